@@ -28,6 +28,9 @@ from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.live import has_pictures
 from edgectl.pipelines.host.protocol import (
     Commit,
+    Configure,
+    Configured,
+    ConfigureFailed,
     Ended,
     EngineRef,
     EventMessage,
@@ -46,6 +49,8 @@ from edgectl.pipelines.host.protocol import (
     ToWorker,
 )
 from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, make_pipeline, open_variant
+from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.kinds.difference import NewStartNeeded
 from edgectl.pipelines.sinks.base import Sink
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.engine_pool import EnginePool
@@ -152,8 +157,7 @@ class HostedStream:
     def _open(self) -> Pipeline:
         began, start = time.monotonic(), self._start
         config = parse_config(start.kind, start.config, what=f"the configuration of stream {self.name}")
-        if config.update_lock is not None:
-            self._lock_on, self._lock_s = frozenset(config.update_lock.on), config.update_lock.seconds
+        self._lock(config)
         engines = {part: _part_variant(ref) for part, ref in start.engines.items()}
         args = PipelineArgs(
             self.name,
@@ -181,6 +185,8 @@ class HostedStream:
             self._swap(pipeline, command)
         elif isinstance(command, ShadowMessage):
             self._shadow(pipeline, command)
+        elif isinstance(command, Configure):
+            self._configure(pipeline, command)
         elif isinstance(command, Commit):
             pipeline.commit(command.part)
         elif isinstance(command, Revert):
@@ -214,6 +220,33 @@ class HostedStream:
             pipeline.shadow(part, _part_variant(command.engine), command.percent, command.frames, done)
         except EdgectlError as e:
             done(e)
+
+    def _configure(self, pipeline: Pipeline, command: Configure) -> None:
+        what = f"the configuration of stream {self.name}"
+        try:
+            config = parse_config(self._start.kind, command.config, what=what)
+            done = pipeline.configure(config, command.told)
+        except EdgectlError as e:
+            self._say(
+                ConfigureFailed(
+                    stream=self.name,
+                    number=command.number,
+                    error=failure_of(e),
+                    needs_start=isinstance(e, NewStartNeeded),
+                )
+            )
+            return
+        self._lock(config)
+        self._say(
+            Configured(stream=self.name, number=command.number, changed=done.changed, in_force=done.in_force)
+        )
+
+    def _lock(self, config: PipelineConfig) -> None:
+        """For which events other engines are kept away."""
+        lock = config.update_lock
+        self._lock_on, self._lock_s = (
+            (frozenset(), 0.0) if lock is None else (frozenset(lock.on), lock.seconds)
+        )
 
     def _finish(self, error: EdgectlError | None) -> None:
         """Stop the pipeline; its last window comes behind its last event."""

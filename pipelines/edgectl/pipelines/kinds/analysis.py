@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -25,11 +25,11 @@ from edgectl.pipelines.stream.trace import Stage
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import Ran
-from edgectl.pipelines.video.frame_path import FramePath, FrameResult
+from edgectl.pipelines.video.frame_path import FramePath, FrameResult, Heard
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.shown import ShownFrame
-from edgectl.pipelines.video.tracker import Tracks
+from edgectl.pipelines.video.tracker import TrackConfig, Tracks
 
 __all__ = ["PART", "Analyser", "Analysis", "ObjectTracker", "releases_of"]
 
@@ -49,6 +49,17 @@ class Analyser(Protocol):
         thread."""
         ...
 
+    def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
+        """Another configuration, ready to be taken over by what is returned, which is called between two steps.
+        From any thread, while another one steps. ``told``: what the event ``configuration`` says of it. Raises
+        :class:`EdgectlError`."""
+        ...
+
+    @property
+    def switched(self) -> Mapping[str, Any] | None:
+        """Other rules took over in the last step: what the track log says of it."""
+        ...
+
     def counters(self) -> dict[str, int]: ...
 
     def close(self) -> None:
@@ -58,6 +69,8 @@ class Analyser(Protocol):
 
 class ObjectTracker(Protocol):
     def update(self, found: Detections, t: float, width: int, height: int) -> Tracks: ...
+
+    def adopt(self, config: TrackConfig, period_s: float | None) -> None: ...
 
 
 class Analysis:
@@ -79,9 +92,10 @@ class Analysis:
         look_after: Callable[[], None],
         ended: threading.Event,
         failed: Callable[[EdgectlError], None],
+        went_back: Callable[[], None] = lambda: None,
     ) -> None:
         """``pictures``: whether the sinks want them. ``naming``: the sinks that name their files in events. ``look_after`` is called now and then. ``ended`` is set
-        when everything is through."""
+        when everything is through. ``went_back``: the rules before have come back, because a new one failed."""
         self.errors = 0
         """Frames on which the engine failed."""
         self.tracking = False
@@ -94,15 +108,23 @@ class Analysis:
         self._sinks = sinks
         self._writer = writer
         self._realtime = realtime
-        self._pictures = pictures
-        self._naming = naming
+        self.pictures = pictures
+        """Whether sinks want pictures. Set from any thread."""
+        self.naming = tuple(naming)
+        """Sinks that name their files in events. Replaced from any thread."""
         self._look_after = look_after
         self._ended = ended
+        self._went_back = went_back
         self._detector: Detector | None = None
         self._last_failure_s = -1e9
         self._previous_done_ns: int | None = None
         self._stop = threading.Event()
         self.thread = stream_thread("analysis", path.stream, self._run, failed)
+
+    def adopt(self, privacy: Privacy) -> None:
+        """Hide other things from the next frame on. From this object's thread."""
+        privacy.go_on_from(self._privacy)
+        self._privacy = privacy
 
     def stop(self) -> None:
         """Begin nothing more."""
@@ -114,8 +136,10 @@ class Analysis:
             item = self._path.next(_POLL_S)
             if isinstance(item, FrameResult):
                 self._analyse(item)
-            elif item is not None:
+            elif isinstance(item, Heard):
                 self.say(item.event, item.stamp)
+            elif item is not None:
+                item.at_analysis()
             elif self._path.finished:
                 break
         self._ended.set()
@@ -151,18 +175,25 @@ class Analysis:
         events = self.analyser.step(frame, tracks, t)
         done = time.monotonic_ns()
         self._offer(frame, raw, tracks, events, done)
+        if any(event.type == "configuration" and event.phase == "reverted" for event in events):
+            self._went_back()
         self._count(result, ran, taken, decoded, tracked, done)
 
     def _offer(self, frame: Frame, found: Detections, tracks: Tracks, events: list[Event], done: int) -> None:
         records = tuple(self._record(e, frame, done) for e in events)
         # Stepped for every frame, shown or not: it remembers where somebody was.
         hidden = self._privacy.step(found, tracks, frame.stamp.t_s)
-        shown = (
-            ShownFrame(frame, hidden, self.analyser.overlay()) if self._pictures and frame.planes else None
-        )
+        shown = ShownFrame(frame, hidden, self.analyser.overlay()) if self.pictures and frame.planes else None
         age_ms = (done - frame.stamp.avail_ns) / 1e6
         self._sinks.offer(
-            StreamOutput(records, shown, self._privacy.clean_tracks(tracks), frame.stamp, age_ms)
+            StreamOutput(
+                records,
+                shown,
+                self._privacy.clean_tracks(tracks),
+                frame.stamp,
+                age_ms,
+                self.analyser.switched,
+            )
         )
 
     def _count(
@@ -208,7 +239,7 @@ class Analysis:
 
     def _record(self, event: Event, frame: Frame, now_ns: int) -> Record:
         record = self._privacy.clean_record(self._writer.record(event, frame.stamp, now_ns=now_ns))
-        for sink in self._naming:
+        for sink in self.naming:
             record |= sink.file_of(record)
         return record
 

@@ -10,28 +10,34 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edgectl.core.errors import EdgectlError, EngineError, ModelError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTracker, releases_of
 from edgectl.pipelines.kinds.base import PipelineArgs
-from edgectl.pipelines.kinds.config import VideoConfig
+from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig
+from edgectl.pipelines.kinds.config_change import ConfigChange, Reconfigured
+from edgectl.pipelines.kinds.difference import difference
+from edgectl.pipelines.kinds.source_facts import degradation_event, engine_event, expected, period_s
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
 from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.line import LineConfig
-from edgectl.pipelines.sinks import open_sinks
+from edgectl.pipelines.sinks import open_sink, open_sinks
 from edgectl.pipelines.sinks.base import Sink, SinkContext, StreamControl
+from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sinks.jsonl import CallbackSink
 from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.sources import SourceInfo, open_source
 from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.borders import Borders
-from edgectl.pipelines.stream.events import Event, EventWriter
+from edgectl.pipelines.stream.events import EventWriter
 from edgectl.pipelines.stream.flow import room
-from edgectl.pipelines.stream.governor import Change, GovernorConfig
+from edgectl.pipelines.stream.governor import GovernorConfig
 from edgectl.pipelines.stream.ledger import Ledger
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.trace import Tracer
@@ -49,8 +55,15 @@ from edgectl.pipelines.video.tracker import Tracker
 __all__ = ["Analyser", "VideoPipeline"]
 
 _JOIN_S = 20.0
+_IN_FORCE_S = 2.0
+"""The answer to another configuration does not wait longer for a frame of a camera that is away."""
 _SETTLE_S = 10.0
 """So long an engine may take for the frames that are under way."""
+
+
+def _as_it_is(config: PipelineConfig) -> VideoConfig:
+    assert isinstance(config, VideoConfig)
+    return config
 
 
 class VideoPipeline:
@@ -65,11 +78,12 @@ class VideoPipeline:
         budget_ms: float,
         *,
         looks: bool = True,
-        govern: GovernorConfig | None = None,
+        govern: Callable[[VideoConfig], GovernorConfig | None] = lambda config: None,
+        complete: Callable[[PipelineConfig], VideoConfig] = _as_it_is,
     ) -> None:
         """``looks``: whether the analyser looks at pictures. Where nobody does, the memory of a frame goes back
         to the decoder as soon as it is preprocessed. ``govern``: when less is done than everything, of a live
-        source; None: never."""
+        source; None: never. ``complete``: another configuration with what it does not say."""
         self._kind = kind
         self._args = args
         self._make_analyser = make_analyser
@@ -77,6 +91,10 @@ class VideoPipeline:
         self._looks = looks
         self._config = config
         self._govern = govern
+        self._complete = complete
+        self._configuring = threading.Lock()
+        self._before: VideoConfig | None = None
+        """The configuration before this one."""
         self._load: LoadWatch | None = None
         self.ledger = Ledger()
         self.tracer = Tracer()
@@ -171,9 +189,10 @@ class VideoPipeline:
     def _plan(self, info: SourceInfo, labels: LabelMap) -> None:
         """Everything that depends on the source: flow, budget, analyser, sinks."""
         flow = self._config.flow
-        place = room(flow, info.realtime)
-        self.expected = _expected(info, self._args.seconds)
-        self._budget_ms = self._config.budget_ms or (self._default_budget_ms if info.realtime else None)
+        self._info, self._labels = info, labels
+        place = self._room = room(flow, info.realtime)
+        self.expected = expected(info, self._args.seconds)
+        self._budget_ms = self._budget(self._config)
         analyser: Analyser
         tracker: ObjectTracker
         if info.kind == "images":
@@ -181,18 +200,11 @@ class VideoPipeline:
             tracker = StillObjects(self._config.track)
         else:
             analyser = self._make_analyser(labels.labels, info)
-            tracker = Tracker(self._config.track, period_s=_period_s(info, flow.target_fps))
-        privacy = Privacy(
-            self._config.privacy,
-            self._engines.detector.labels,
-            self._config,
-            labels.labels,
-            {name: zone.polygon for name, zone in self._config.zones.items()},
-            still=info.kind == "images",
-        )
-        sinks = self._make_sinks(info, labels.labels, analyser)
+            tracker = Tracker(self._config.track, period_s=period_s(info, flow.target_fps))
+        self._tracker = tracker
+        privacy = self._privacy(self._config)
+        sinks = self._make_sinks(analyser)
         pictures = any(sink.pictures for sink in sinks)
-        limits = (self._budget_ms, flow.max_age_ms) if info.realtime else (None, None)
         self._choice = FrameChoice(
             paused=lambda: not self._control.detect,
             # of still pictures each one is asked about
@@ -200,12 +212,11 @@ class VideoPipeline:
             lost_s=self._config.track.lost_s,
             tracking=lambda: self._tracking(place.waits),
         )
-        if self._govern is not None and self._govern.on and info.realtime and not place.waits:
-            self._load = LoadWatch(self._govern, self.ledger.frames, lambda: self._engines.detector.work())
+        self._load = self._load_watch(self._config)
         self._path = FramePath(
             self._args.stream,
             place,
-            Borders(*limits),
+            Borders(*self._limits(self._config)),
             self._engines,
             self.ledger,
             self.tracer,
@@ -232,41 +243,64 @@ class VideoPipeline:
             EventWriter(self._args.stream, releases=releases_of(self._engines.detector.slot)),
             realtime=info.realtime,
             pictures=pictures,
-            naming=[sink for sink in sinks if type(sink).file_of is not Sink.file_of],
+            naming=_naming(sinks),
             look_after=self._look_after,
             ended=self._done,
             failed=self._analysis_failed,
+            went_back=self._went_back,
         )
 
-    def _make_sinks(self, info: SourceInfo, labels: Sequence[str], analyser: Analyser) -> list[Sink]:
-        sinks: list[Sink] = [CallbackSink(self._args.emit)]
-        fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
+    def _make_sinks(self, analyser: Analyser) -> list[Sink]:
         switched = getattr(analyser, "rules", None)
         if isinstance(switched, RuleSet):
             self._control.armed, self._control.arm = lambda: switched.switches, switched.switch
-        lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
-        rules = self._config.model_dump(
-            mode="json", include=set(RulesConfig.model_fields), exclude_unset=True
-        )
-        sinks += open_sinks(
-            self._config,
-            SinkContext(
-                self._args.stream,
-                self._args.out,
-                fps,
-                tuple(labels),
-                tuple(self._config.zones),
-                lines,
-                self._control,
-                self._kind,
-                rules,
-                packets=self._packets,
-                say=self._capture.say,
-            ),
-        )
-        sinks += self._args.sinks
+        self._files = None if self._args.out is None else OutFiles(self._args.out)
+        self._named_sinks = open_sinks(self._config, self._sink_context(self._config))
+        sinks = [CallbackSink(self._args.emit), *self._named_sinks.values(), *self._args.sinks]
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         return sinks
+
+    def _sink_context(self, config: VideoConfig) -> SinkContext:
+        fps = min(self._info.fps or 25.0, config.flow.target_fps or 1000.0)
+        lines = tuple(rule.id for rule in config.rules if isinstance(rule, LineConfig))
+        rules = config.model_dump(mode="json", include=set(RulesConfig.model_fields), exclude_unset=True)
+        return SinkContext(
+            self._args.stream,
+            self._args.out,
+            fps,
+            tuple(self._labels.labels),
+            tuple(config.zones),
+            lines,
+            self._control,
+            self._kind,
+            rules,
+            packets=self._packets,
+            files=self._files,
+            say=self._capture.say,
+        )
+
+    def _privacy(self, config: VideoConfig) -> Privacy:
+        return Privacy(
+            config.privacy,
+            self._engines.detector.labels,
+            config,
+            self._labels.labels,
+            {name: zone.polygon for name, zone in config.zones.items()},
+            still=self._info.kind == "images",
+        )
+
+    def _budget(self, config: VideoConfig) -> float | None:
+        return config.budget_ms or (self._default_budget_ms if self._info.realtime else None)
+
+    def _limits(self, config: VideoConfig) -> tuple[float | None, float | None]:
+        """What a frame's events may take, and how old a frame may be."""
+        return (self._budget(config), config.flow.max_age_ms) if self._info.realtime else (None, None)
+
+    def _load_watch(self, config: VideoConfig) -> LoadWatch | None:
+        govern = self._govern(config)
+        if govern is None or not govern.on or not self._info.realtime or self._room.waits:
+            return None
+        return LoadWatch(govern, self.ledger.frames, lambda: self._engines.detector.work())
 
     def _ring_of(self, source: object) -> PacketRing | None:
         """Keeps the source's packets where a sink wants them."""
@@ -310,14 +344,14 @@ class VideoPipeline:
         if stuck != self._stuck:
             self._stuck = stuck
             stamp = self._capture.now()
-            self._analysis.say(_engine_event(stamp.t_s, available=not stuck), stamp)
+            self._analysis.say(engine_event(stamp.t_s, available=not stuck), stamp)
         if self._load is not None:
             before = self._load.level
             if (changed := self._load.look(time.monotonic())) is not None:
                 change, since_s = changed
                 self._choice.detect_every = change.rung.detect_every
                 stamp = self._capture.now()
-                self._analysis.say(_degradation_event(stamp.t_s, before, change, since_s), stamp)
+                self._analysis.say(degradation_event(stamp.t_s, before, change, since_s), stamp)
 
     # -- hot swap ---------------------------------------------------------------------------------------------------------
 
@@ -361,6 +395,77 @@ class VideoPipeline:
         self._engines.revert()
         self._path.end_shadow("the stream took another engine")
 
+    # -- another configuration --------------------------------------------------------------------------------------------
+
+    def configure(self, config: PipelineConfig, told: Mapping[str, Any]) -> Reconfigured:
+        with self._configuring:
+            if not self._started or self._stopped or self._done.is_set():
+                raise EngineError("the stream is not running: its configuration was not changed")
+            new = self._complete(config)
+            changes = difference(self._config, new)
+            if not changes.changed:
+                return Reconfigured((), in_force=True)
+            changes.check()
+            take = self._analysis.analyser.prepare(new, {**told, "changed": list(changes.changed)})
+            change = self._change(new, changes.sinks, take)
+            self._before, self._config = self._config, new
+            self._path.change(change)
+            in_force = change.done.wait(_IN_FORCE_S)
+            return Reconfigured(changes.changed, in_force)
+
+    def _change(
+        self, config: VideoConfig, sinks: frozenset[str], take: Callable[[], None] | None
+    ) -> ConfigChange:
+        """``take``: lets other rules take over. Raises :class:`UsageError` for a label that the model does not have."""
+        privacy, load = self._privacy(config), self._load_watch(config)
+        governed = self._govern(config) != self._govern(self._config)
+        flow = config.flow
+        context = self._sink_context(config)
+
+        def at_capture() -> None:
+            self._capture.target_fps = flow.target_fps
+            self._choice.gate(config.gate if self._info.kind != "images" else None, config.track.lost_s)
+            self._path.see(blind=privacy.blind, pictures=self._analysis.pictures or self._looks)
+
+        def at_analysis() -> None:
+            self._analysis.adopt(privacy)
+            self._tracker.adopt(config.track, period_s(self._info, flow.target_fps))
+            self._path.limit(*self._limits(config))
+            self._budget_ms = self._budget(config)
+            if governed:
+                self._load, self._choice.detect_every = load, 1
+            if take is not None:
+                take()
+            if sinks:
+                gone = [sink for name in sinks if (sink := self._named_sinks.pop(name, None)) is not None]
+                make = {
+                    name: partial(open_sink, name, config, context)
+                    for name in sinks
+                    if name in config.chosen()
+                }
+                self._sinks.replace(gone, make, partial(self._sinks_opened, privacy))
+
+        return ConfigChange(at_capture, at_analysis)
+
+    def _sinks_opened(self, privacy: Privacy, opened: Mapping[str, Sink]) -> None:
+        """From a thread of the sinks."""
+        self._named_sinks |= opened
+        sinks = [*self._named_sinks.values(), *self._args.sinks]
+        self._analysis.naming = _naming(sinks)
+        self._analysis.pictures = any(sink.pictures for sink in sinks)
+        self._path.see(blind=privacy.blind, pictures=self._analysis.pictures or self._looks)
+        known = set(self.outputs)
+        self.outputs += tuple(s.path for s in opened.values() if s.path is not None and s.path not in known)
+
+    def _went_back(self) -> None:
+        """A new rule has failed, and the rules before have come back: so does the rest of their configuration. From the
+        analysis thread."""
+        before, self._before = self._before, None
+        if before is not None:
+            change = self._change(before, difference(self._config, before).sinks, None)
+            self._config = before
+            self._path.change(change)
+
     # -- numbers ----------------------------------------------------------------------------------------------------------
 
     def stats(self) -> StreamStats:
@@ -395,31 +500,11 @@ class VideoPipeline:
         return self.tracer.totals()
 
 
-def _period_s(info: SourceInfo, target_fps: float | None) -> float | None:
-    """Seconds between two frames that are looked at, as far as the source tells."""
-    rates = [fps for fps in (info.fps, target_fps) if fps]
-    return 1 / min(rates) if rates else None
+def _naming(sinks: Sequence[Sink]) -> tuple[Sink, ...]:
+    """Those that name their files in events."""
+    return tuple(sink for sink in sinks if type(sink).file_of is not Sink.file_of)
 
 
 def _check_part(part: str) -> None:
     if part != PART:
         raise UsageError(f"this pipeline has no engine for the part {part!r}", hint=f"its part is {PART}")
-
-
-def _expected(info: SourceInfo, seconds: float | None) -> int | None:
-    """How many frames there will be, if that can be told."""
-    limit = None if seconds is None or not info.fps else max(1, round(seconds * info.fps))
-    return min((n for n in (info.frames, limit) if n is not None), default=None)
-
-
-def _engine_event(t_s: float, *, available: bool) -> Event:
-    """An engine whose call does not come back, or has come back after all."""
-    data = {"name": "engine", "available": available, "reason": "engine_stuck", "part": PART}
-    return Event("capability", t_s, "end" if available else "start", None, data)
-
-
-def _degradation_event(t_s: float, before: int, change: Change, since_s: float) -> Event:
-    """Another rung. ``since_s``: how long the one before has held."""
-    phase = "start" if before == 0 else "end" if change.level == 0 else "update"
-    data = {"level": change.level, "detect_every": change.rung.detect_every, "reason": change.reason}
-    return Event("degradation", t_s, phase, None, {**data, "after_s": round(since_s, 1)})

@@ -24,7 +24,7 @@ from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType
 from edgectl.pipelines.sinks.files import OutFiles
 
-__all__ = ["SINKS", "SinksConfig", "open_sinks"]
+__all__ = ["SINKS", "SinksConfig", "open_sink", "open_sinks"]
 
 SINKS = Registry(
     "sink",
@@ -112,19 +112,27 @@ class SinksConfig(Config):
         return found
 
 
-def open_sinks(config: SinksConfig, context: SinkContext) -> list[Sink]:
-    """The sinks of a stream. Those that write files are left out where there is no folder for them. On an
+def open_sinks(config: SinksConfig, context: SinkContext) -> dict[str, Sink]:
+    """The sinks of a stream, by name. Those that write files are left out where there is no folder for them. On an
     error none is left open."""
-    if context.out is not None:
+    if context.out is not None and context.files is None:
         context = replace(context, files=OutFiles(context.out))
     with contextlib.ExitStack() as undo:
-        sinks: list[Sink] = []
-        for name, options in config.chosen().items():
-            with SINKS.using(name) as type_:
-                left_out = type_.files and context.out is None
-                sink = None if left_out else type_.make(options, context)
+        sinks: dict[str, Sink] = {}
+        for name in config.chosen():
+            sink = open_sink(name, config, context)
             if sink is not None:
-                sinks.append(sink)
+                sinks[name] = sink
                 undo.callback(sink.close)
         undo.pop_all()
     return sinks
+
+
+def open_sink(name: str, config: SinksConfig, context: SinkContext) -> Sink | None:
+    """One of them; None where it has nothing to do."""
+    options = config.chosen().get(name)
+    if options is None:
+        return None
+    with SINKS.using(name) as type_:
+        left_out = type_.files and context.out is None
+        return None if left_out else type_.make(options, context)

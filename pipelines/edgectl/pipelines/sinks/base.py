@@ -141,3 +141,7 @@ class SinkType:
     """Whether it writes into the folder for files, and is left out where there is none."""
     pictures: bool = False
     """Whether it needs frames or tracks. It is refused in a kind of pipeline that has none."""
+    begins_anew: bool = False
+    """Whether a file that it writes begins anew each time it is opened: other options need a new start of the stream."""
+    names_zones: bool = False
+    """Whether it tells others which zones and rules there are: it is opened anew when these change."""

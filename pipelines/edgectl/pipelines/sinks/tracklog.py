@@ -268,6 +268,7 @@ SINK = SinkType(
     _open,
     "every frame's tracks, for `edgectl replay` and `edgectl why`: `tracks.jsonl`",
     TrackLogConfig,
+    begins_anew=True,
     files=True,
     pictures=True,
 )

@@ -65,7 +65,8 @@ class Capture:
         """Reason code while the source is away."""
         self._source = source
         self._ledger = ledger
-        self._target_fps = target_fps
+        self.target_fps = target_fps
+        """Frames beyond that are dropped; None: none are. Set from any thread."""
         self._seconds = seconds
         self._failed = failed
         self._thread = stream_thread("capture", stream, self._run, self._fail)
@@ -252,7 +253,7 @@ class Capture:
 
     def _gated(self, t_s: float) -> bool:
         """Whether ``target_fps`` leaves this frame out."""
-        fps = self._target_fps
+        fps = self.target_fps
         if fps is None:
             return False
         if self._gate_next_s is None or t_s > self._gate_next_s + 1:

@@ -36,9 +36,20 @@ class FrameChoice:
         self._tracking = tracking
         self._since_looked = 0
         self._motion: MotionDetector | None = None
-        if gate is not None and gate.motion:
+        self._gate_config: MotionGateConfig | None = None
+        self.gate(gate, lost_s)
+
+    def gate(self, gate: MotionGateConfig | None, lost_s: float) -> None:
+        """Another motion gate from the next frame on. What is known of the background stays, where it means the
+        same."""
+        before, self._gate_config = self._gate_config, gate
+        if gate is None or not gate.motion:
+            self._motion = None
+            return
+        same = before is not None and (before.threshold, before.min_area) == (gate.threshold, gate.min_area)
+        if self._motion is None or not same:
             self._motion = MotionDetector(gate.threshold, gate.min_area)
-            self._gate = MotionGate(gate, lost_s)
+        self._gate = MotionGate(gate, lost_s)
 
     def left_out(self) -> Cause | None:
         """Why the next frame is left out whatever is in it; None: it is not."""

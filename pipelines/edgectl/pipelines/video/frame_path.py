@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -31,7 +32,7 @@ from edgectl.pipelines.video.preprocess import LetterboxMeta, Staging
 from edgectl.pipelines.video.shadow import Shadow
 from edgectl.pipelines.video.swap import HotSwap
 
-__all__ = ["FramePath", "FrameResult", "Heard"]
+__all__ = ["Between", "FramePath", "FrameResult", "Heard"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +47,15 @@ class Heard:
 
     event: Event
     stamp: Stamp
+
+
+class Between(Protocol):
+    """A change between two frames: what is done for the frame behind it in the capture thread, and later, when the
+    frames before it are through, in the analysis thread."""
+
+    def at_capture(self) -> None: ...
+
+    def at_analysis(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -94,7 +104,8 @@ class FramePath:
         self._choice = choice or FrameChoice()
         self._blind = blind
         self._pictures = pictures
-        self._order: InOrder[FrameResult | Heard] = InOrder()
+        self._changes: deque[Between] = deque()
+        self._order: InOrder[FrameResult | Heard | Between] = InOrder()
         self._crossing = threading.Lock()
         self._shadow: Shadow | None = None
         self._shadow_lock = threading.Lock()
@@ -110,6 +121,10 @@ class FramePath:
     def take_over(self, frame: Frame) -> None:
         """Preprocess a frame that is booked as captured, and let it wait for the engine; where the source waits,
         until there is room."""
+        while self._changes:
+            change = self._changes.popleft()
+            change.at_capture()
+            self._order.settle(self._order.place(), change)
         stamp = frame.stamp
         began = time.monotonic_ns()
         if (cause := self._choice.left_out()) is not None:
@@ -151,13 +166,26 @@ class FramePath:
         """What becomes of the source: told behind every frame that came before. From any thread."""
         self._order.settle(self._order.place(), Heard(event, stamp))
 
+    def change(self, change: Between) -> None:
+        """Before the next frame. From any thread."""
+        self._changes.append(change)
+
+    def see(self, *, blind: Callable[[Frame], Frame], pictures: bool) -> None:
+        """What the detector may see, and whether pictures are kept, from the next frame on."""
+        self._blind, self._pictures = blind, pictures
+
+    def limit(self, budget_ms: float | None, max_age_ms: float | None) -> None:
+        """How old frames may become, from now on."""
+        with self._crossing:
+            self.borders.limit(budget_ms, max_age_ms)
+
     def end(self) -> None:
         """No more frames."""
         self._order.end()
 
     # -- analysis thread --
 
-    def next(self, timeout_s: float) -> FrameResult | Heard | None:
+    def next(self, timeout_s: float) -> FrameResult | Heard | Between | None:
         """The next in order; None after ``timeout_s``, or when :attr:`finished`."""
         item = self._order.take(timeout_s)
         if item is not None:
@@ -244,7 +272,11 @@ class _Job:
     __slots__ = ("_path", "_staging", "place", "result", "tensor")
 
     def __init__(
-        self, path: FramePath, result: FrameResult, place: Place[FrameResult | Heard], staging: Staging
+        self,
+        path: FramePath,
+        result: FrameResult,
+        place: Place[FrameResult | Heard | Between],
+        staging: Staging,
     ) -> None:
         self.tensor: NDArray[Any] = staging.tensor
         self.result = result

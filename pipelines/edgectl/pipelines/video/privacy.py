@@ -116,6 +116,11 @@ class Privacy:
         self._last_s = np.empty(0, np.float64)
         """When each of the held boxes was seen last."""
 
+    def go_on_from(self, before: Privacy) -> None:
+        """Take over from one with other settings: what it held hidden stays hidden as long."""
+        if self._blur is not None:
+            self._held, self._last_s = before._held, before._last_s
+
     def blind(self, frame: Frame) -> Frame:
         """What the detector may see: the frame, or a copy in which some masks are painted."""
         hidden = [m.polygon for m in self._config.masks if not m.detect]

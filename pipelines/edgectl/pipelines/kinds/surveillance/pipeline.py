@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import cv2
@@ -15,7 +17,7 @@ from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.surveillance.kept import KeptState
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
-from edgectl.pipelines.rules import RuleSet
+from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.line import LineConfig, LineRule
 from edgectl.pipelines.rules.observation import Lasting, Wall, pixels
 from edgectl.pipelines.rules.traffic import TrafficConfig
@@ -47,7 +49,11 @@ def _make(args: PipelineArgs) -> VideoPipeline:
         kept = None if args.out is None else KeptState(args.out / "rules.json", args.stream)
         return SurveillanceAnalyser(config, labels, kept)
 
-    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS, looks=False, govern=config.govern)
+    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS, looks=False, govern=_govern)
+
+
+def _govern(config: VideoConfig) -> GovernorConfig | None:
+    return config.govern if isinstance(config, SurveillanceConfig) else None
 
 
 KIND = KindType(("detector",), SurveillanceConfig, _make, "who and what goes where: detector, tracker, rules")
@@ -56,29 +62,47 @@ KIND = KindType(("detector",), SurveillanceConfig, _make, "who and what goes whe
 class SurveillanceAnalyser:
     """Rules on tracks. Their counts outlast the process in ``kept``, where there is one."""
 
-    def __init__(self, config: VideoConfig, labels: Sequence[str], kept: KeptState | None = None) -> None:
-        self._config = config
+    def __init__(self, config: RulesConfig, labels: Sequence[str], kept: KeptState | None = None) -> None:
         self._labels = labels
         self.rules = RuleSet(config, labels)
-        self._lines = [rule for rule in self.rules.rules.values() if isinstance(rule, LineRule)]
-        self._lasting = {name for name, rule in self.rules.rules.items() if isinstance(rule, Lasting)}
         self._tracks: Tracks | None = None
         self._alarms: dict[int, set[str]] = {}
-        self._kept, self._kept_at = kept if self._lasting else None, -math.inf
+        self._file = kept
+        self._kept_at = -math.inf
+        self._look_up()
         if self._kept is not None and (state := self._kept.read()) is not None:
             self.rules.load(state)
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
         self._tracks = tracks
         events = self.rules.step(tracks, t, wall=Wall.of(frame.stamp))
+        if self.rules.switched is not None:
+            self._look_up()
+            self._kept_at = -math.inf
         self._follow(events)
         self._keep(events, t)
         return events
 
+    def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
+        return partial(self.rules.succeed, self.rules.prepare(config, told))
+
+    @property
+    def switched(self) -> Mapping[str, Any] | None:
+        switched = self.rules.switched
+        return None if switched is None else asdict(switched)
+
+    def _look_up(self) -> None:
+        """What is drawn and kept of the rules that there are."""
+        self._config = self.rules.config
+        self._lines = [rule for rule in self.rules.rules.values() if isinstance(rule, LineRule)]
+        self._lasting = {name for name, rule in self.rules.rules.items() if isinstance(rule, Lasting)}
+        self._kept = self._file if self._lasting else None
+
     def close(self) -> None:
         if self._kept is not None:
             self._kept.keep(self.rules.save())
-            self._kept.close()
+        if self._file is not None:
+            self._file.close()
 
     def overlay(self) -> Callable[[NDArray[Any]], None]:
         tracks, labels, config = self._tracks, self._labels, self._config

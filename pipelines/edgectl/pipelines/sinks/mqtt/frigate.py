@@ -290,4 +290,5 @@ SINK = SinkType(
     "`/snapshot`, `/<camera>/motion`, `/<zone>/<label>`, `/<camera>/detect/set`",
     FrigateConfig,
     pictures=True,
+    names_zones=True,
 )

@@ -166,4 +166,5 @@ SINK = SinkType(
     "events to an MQTT broker, which wait on disk while it is away; the stream's state, its picture, and a device in "
     "Home Assistant: `<topic>/events`, `/state`, `/picture`, `/available`, `/detect/set`, `/arm/<rule>/set`",
     OwnMqttConfig,
+    names_zones=True,
 )

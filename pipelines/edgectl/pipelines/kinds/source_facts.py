@@ -1,0 +1,36 @@
+"""Small facts of a video stream: how often its pictures come, how many there will be, and what is told when its engine
+hangs or it does less."""
+
+from __future__ import annotations
+
+from edgectl.pipelines.kinds.analysis import PART
+from edgectl.pipelines.sources import SourceInfo
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.stream.governor import Change
+
+__all__ = ["degradation_event", "engine_event", "expected", "period_s"]
+
+
+def period_s(info: SourceInfo, target_fps: float | None) -> float | None:
+    """Seconds between two frames that are looked at, as far as the source tells."""
+    rates = [fps for fps in (info.fps, target_fps) if fps]
+    return 1 / min(rates) if rates else None
+
+
+def expected(info: SourceInfo, seconds: float | None) -> int | None:
+    """How many frames there will be, if that can be told."""
+    limit = None if seconds is None or not info.fps else max(1, round(seconds * info.fps))
+    return min((n for n in (info.frames, limit) if n is not None), default=None)
+
+
+def engine_event(t_s: float, *, available: bool) -> Event:
+    """An engine whose call does not come back, or has come back after all."""
+    data = {"name": "engine", "available": available, "reason": "engine_stuck", "part": PART}
+    return Event("capability", t_s, "end" if available else "start", None, data)
+
+
+def degradation_event(t_s: float, before: int, change: Change, since_s: float) -> Event:
+    """Another rung. ``since_s``: how long the one before has held."""
+    phase = "start" if before == 0 else "end" if change.level == 0 else "update"
+    data = {"level": change.level, "detect_every": change.rung.detect_every, "reason": change.reason}
+    return Event("degradation", t_s, phase, None, {**data, "after_s": round(since_s, 1)})
