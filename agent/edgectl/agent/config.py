@@ -8,14 +8,14 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from edgectl.core.bundle import Preference
-from edgectl.core.config_file import read_toml
+from edgectl.core.config_file import ConfigFile, read_toml
 from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config, Name
 from edgectl.link.config import BrokerConfig
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.view.guard import DEFAULT_PORT, is_loopback, parse_address
 
-__all__ = ["AgentConfig", "StreamConfig", "ViewConfig", "load_agent_config"]
+__all__ = ["AgentConfig", "StreamConfig", "ViewConfig", "load_agent_config", "read_agent_config"]
 
 
 class StreamConfig(Config):
@@ -118,7 +118,13 @@ class AgentConfig(Config):
 def load_agent_config(path: Path) -> AgentConfig:
     """Read ``agent.toml``; relative paths are relative to it. Raises :class:`UsageError` with the line and the
     setting."""
-    config = read_toml(path, hint="`edgectl device enroll NAME` writes one").validate(AgentConfig)
+    return read_agent_config(path)[0]
+
+
+def read_agent_config(path: Path) -> tuple[AgentConfig, ConfigFile]:
+    """The same, with the file, which can say where a setting stands."""
+    file = read_toml(path, hint="`edgectl device enroll NAME` writes one")
+    config = file.validate(AgentConfig)
     base = path.resolve().parent
     places: dict[str, Any] = {
         "state_dir": base / config.state_dir,
@@ -128,4 +134,4 @@ def load_agent_config(path: Path) -> AgentConfig:
     view = config.view
     if view is not None and view.token_file is not None:
         places["view"] = view.model_copy(update={"token_file": base / view.token_file})
-    return config.model_copy(update=places)
+    return config.model_copy(update=places), file

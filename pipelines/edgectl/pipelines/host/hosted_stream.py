@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from edgectl.core.bundle import Variant
-from edgectl.core.errors import EdgectlError, EngineError, ProtocolError
+from edgectl.core.errors import EdgectlError, EngineError, ProtocolError, UsageError
 from edgectl.core.schema import Message
 from edgectl.core.wire import Failure
 from edgectl.pipelines.host.config import parse_config
@@ -232,6 +232,7 @@ class HostedStream:
                     stream=self.name,
                     number=command.number,
                     error=failure_of(e),
+                    key=_key_of(e),
                     needs_start=isinstance(e, NewStartNeeded),
                 )
             )
@@ -343,7 +344,7 @@ class HostedStream:
             self._silent = True
             if error is not None:
                 _log.error("%s: %s", self.name, error)
-                self._out(Fault(stream=self.name, error=failure_of(error)))
+                self._out(Fault(stream=self.name, error=failure_of(error), key=_key_of(error)))
             if stuck:
                 _log.error("%s does not stop (%s) and is left behind", self.name, ", ".join(stuck))
             # before it is said: the agent may start it again at once
@@ -364,6 +365,10 @@ def _reason_of(stuck: str) -> str:
 
 def _part_variant(ref: EngineRef) -> PartVariant:
     return PartVariant(Variant.open(ref.blobs, ref.manifest), ref.release, ref.bundle)
+
+
+def _key_of(e: EdgectlError) -> tuple[str | int, ...]:
+    return e.key if isinstance(e, UsageError) else ()
 
 
 def failure_of(e: EdgectlError) -> Failure:

@@ -228,6 +228,8 @@ class ConfigureFailed(Message):
     stream: Name
     number: int
     error: Failure
+    key: tuple[str | int, ...] = ()
+    """The setting that is wrong, where it is one."""
     needs_start: bool = False
     """Nothing is wrong with it, but it holds only from the next start of the stream on."""
 
@@ -249,6 +251,8 @@ class Fault(Message):
     op: Literal["fault"] = "fault"
     stream: Name | None = None
     error: Failure
+    key: tuple[str | int, ...] = ()
+    """The setting of the stream's configuration that is wrong, where it is one."""
 
 
 class Ended(Message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,10 +60,7 @@ class ConfigDifference:
 
 def difference(old: VideoConfig, new: VideoConfig) -> ConfigDifference:
     """Of two configurations of one kind."""
-    before, after = _settings(old), _settings(new)
-    changed = [
-        key for key in (*before, *(k for k in after if k not in before)) if before.get(key) != after.get(key)
-    ]
+    changed = _changed(old, new)
     sinks = _sinks(old, new)
     kept = set(old.chosen()) & set(new.chosen())
     start = [key for key in changed if not _is_in_place(key)]
@@ -75,18 +71,19 @@ def difference(old: VideoConfig, new: VideoConfig) -> ConfigDifference:
     return ConfigDifference((*changed, *sorted(sinks)), tuple(dict.fromkeys(start)), frozenset(sinks))
 
 
-def _settings(config: VideoConfig) -> dict[str, Any]:
-    """Setting, two levels deep → value; rules by their ids. Without sinks."""
-    found: dict[str, Any] = {}
-    for name, value in config.model_dump(mode="json").items():
-        if name not in type(config).model_fields:
-            continue  # a sink
+def _changed(old: VideoConfig, new: VideoConfig) -> list[str]:
+    """Settings, two levels deep; rules by their ids. Without sinks."""
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    found = []
+    for name in type(new).model_fields:
+        was, now = before.get(name), after.get(name)
         if name == "rules":
-            found |= {f"rules.{rule['id']}": rule for rule in value}
-        elif isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": of for inner, of in value.items()}
-        else:
-            found[name] = value
+            was, now = ({rule["id"]: rule for rule in rules or ()} for rules in (was, now))
+        if isinstance(was, dict) and isinstance(now, dict):
+            inner = [*was, *(key for key in now if key not in was)]
+            found += [f"{name}.{key}" for key in inner if was.get(key) != now.get(key)]
+        elif was != now:
+            found.append(name)
     return found
 
 
