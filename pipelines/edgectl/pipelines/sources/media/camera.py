@@ -22,7 +22,7 @@ __all__ = ["Camera", "CameraReader", "LiveSource", "backoff_s"]
 
 _log = logging.getLogger(__name__)
 _END = object()
-_LONG_S = 600.0
+_LONG_S = 900.0
 """After an outage of this long nobody waits for the first second of the picture."""
 _LATE_S = 10.0
 _TELL_S = 60.0
@@ -70,7 +70,7 @@ class Camera:
 def backoff_s(attempt: int, ceiling_s: float, away_s: float, jitter: float) -> float:
     """Seconds to wait before try ``attempt`` (0, 1, …) for one reason: 0.5·2ⁿ up to the ceiling, × (1 ± 0.2).
 
-    ``away_s``: how long the camera has been away; after ten minutes the ceiling is at least 10 s. ``jitter`` is a
+    ``away_s``: how long the camera has been away; after a quarter of an hour the ceiling is at least 10 s. ``jitter`` is a
     random number in [-1, 1].
     """
     ceiling = ceiling_s if away_s < _LONG_S else max(ceiling_s, _LATE_S)
