@@ -119,8 +119,8 @@ def run(
     from edgectl.device_profiles.machine import probe
     from edgectl.pipelines.host.config import parse_config, read_config
     from edgectl.pipelines.host.live import has_pictures, shape_editor
+    from edgectl.pipelines.host.live_config import LiveConfig
     from edgectl.pipelines.host.run import StreamResult, StreamToRun, run_streams
-    from edgectl.pipelines.host.running_config import RunningConfig
     from edgectl.pipelines.stream.threads import prepare_process
 
     if debug:
@@ -156,7 +156,7 @@ def run(
         return chosen
 
     paths = {name: configs.get(name, configs.get("")) for name in sources}
-    live = {name: RunningConfig(kind, path, adjusted) for name, path in paths.items()}
+    live = {name: LiveConfig(kind, path, adjusted) for name, path in paths.items()}
 
     def settings(name: str) -> PipelineConfig:
         path = paths[name]

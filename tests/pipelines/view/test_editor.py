@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.live_page import CONFIG
 
-from edgectl.core.errors import StorageError, UsageError
+from edgectl.core.errors import EngineError, StorageError, UsageError
 from edgectl.pipelines.host.config import load_config, parse_config, yaml_values
 from edgectl.pipelines.host.live import shape_editor
 from edgectl.pipelines.view.editor import ShapeEditor
@@ -142,3 +142,27 @@ def test_without_a_file_the_yaml_can_be_copied_and_not_saved() -> None:
 
 def test_a_stream_without_pictures_has_none() -> None:
     assert shape_editor("speech", parse_config("speech", None)) is None
+
+
+def test_what_was_drawn_reaches_the_stream_before_it_is_written(path: Path) -> None:
+    heard: list[tuple[str, str, str]] = []
+
+    def apply(text: str, name: str) -> str:
+        heard.append((text, name, path.read_text()))
+        return "zones.court: in force"
+
+    editor = shape_editor("surveillance", load_config("surveillance", path), path, apply)
+    assert editor is not None
+    assert editor.save(request(editor, name="court"))["applied"] == "zones.court: in force"
+    assert heard == [(path.read_text(), str(path), CONFIG)]
+
+
+def test_what_the_stream_does_not_take_is_not_written(path: Path) -> None:
+    def apply(text: str, name: str) -> str:
+        raise EngineError("rule 'lurk' failed on the last minute")
+
+    editor = shape_editor("surveillance", load_config("surveillance", path), path, apply)
+    assert editor is not None
+    with pytest.raises(EngineError, match="lurk"):
+        editor.save(request(editor, name="court"))
+    assert (path.read_text(), list(path.parent.iterdir())) == (CONFIG, [path])

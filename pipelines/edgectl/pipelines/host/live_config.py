@@ -15,10 +15,10 @@ from edgectl.pipelines.kinds.config import PipelineConfig
 from edgectl.pipelines.kinds.config_change import Reconfigured
 from edgectl.pipelines.kinds.difference import NewStartNeeded
 
-__all__ = ["RunningConfig", "digest_of_text"]
+__all__ = ["LiveConfig", "digest_of_text"]
 
 
-class RunningConfig:
+class LiveConfig:
     """Of one stream. Usable from any thread."""
 
     def __init__(
