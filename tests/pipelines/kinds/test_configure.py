@@ -339,3 +339,20 @@ def test_warnings_that_nobody_named_are_the_same_after_a_change(stream: Make) ->
     (event,) = s.of("configuration")
     assert (event["kept"], event["begun"]) == (["ldw", "fcw"], [])
     assert np.isfinite(s.frames().processed)
+
+
+def test_a_sink_that_is_made_anew_knows_who_is_there(stream: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts: list[Any] = []
+
+    def note(name: str, config: Any, context: Any) -> Sink | None:
+        contexts.append(context)
+        return None
+
+    s = stream({**BEFORE, "rules": [{"id": "mid", "line": [0.28, 1, 0.28, 0]}]})
+    monkeypatch.setattr(video_runner, "open_sink", note)
+    s.change_after(25, {**AFTER, "snapshots": {"best": True}})
+    s.end()
+    (context,) = contexts
+    assert context.inside == {"all": {1: "person"}}
+    assert sum(context.counted["mid"].values()) == 1
+    assert context.zones == ("all", "left")

@@ -19,7 +19,7 @@ from edgectl.pipelines.video.motion_gate import MotionGateConfig
 from edgectl.pipelines.video.privacy import PrivacyConfig
 from edgectl.pipelines.video.tracker import TrackConfig
 
-__all__ = ["PipelineConfig", "UpdateLock", "VideoConfig"]
+__all__ = ["PipelineConfig", "UpdateLock", "VideoConfig", "as_video"]
 
 
 class UpdateLock(Config):
@@ -82,3 +82,9 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
 
     def event_names(self) -> frozenset[str]:
         return frozenset((*self.zones, *(rule.id for rule in self.rules)))
+
+
+def as_video(config: PipelineConfig) -> VideoConfig:
+    """Of a kind that has a camera."""
+    assert isinstance(config, VideoConfig)
+    return config

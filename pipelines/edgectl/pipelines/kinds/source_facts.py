@@ -3,12 +3,17 @@ hangs or it does less."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from edgectl.core.errors import UsageError
 from edgectl.pipelines.kinds.analysis import PART
+from edgectl.pipelines.sinks.base import SinkOptions
 from edgectl.pipelines.sources import SourceInfo
+from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.governor import Change
 
-__all__ = ["degradation_event", "engine_event", "expected", "period_s"]
+__all__ = ["degradation_event", "engine_event", "expected", "packet_ring", "period_s"]
 
 
 def period_s(info: SourceInfo, target_fps: float | None) -> float | None:
@@ -34,3 +39,17 @@ def degradation_event(t_s: float, before: int, change: Change, since_s: float) -
     phase = "start" if before == 0 else "end" if change.level == 0 else "update"
     data = {"level": change.level, "detect_every": change.rung.detect_every, "reason": change.reason}
     return Event("degradation", t_s, phase, None, {**data, "after_s": round(since_s, 1)})
+
+
+def packet_ring(sinks: Mapping[str, SinkOptions], source: object) -> PacketRing | None:
+    """Keeps the source's packets where a sink wants them. Raises :class:`UsageError` for a source that has none."""
+    wanted = {name: s for name, o in sinks.items() if (s := o.packet_seconds())}
+    if not wanted:
+        return None
+    ring = PacketRing(max(wanted.values()))
+    if not isinstance(source, PacketSource) or not source.keep_packets(ring):
+        raise UsageError(
+            f"{min(wanted)}: this source gives no packets that could be kept",
+            hint="it needs a network camera or a video file; annotate writes a video of any source",
+        )
+    return ring

@@ -20,20 +20,25 @@ from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTracker, releases_of
 from edgectl.pipelines.kinds.base import PipelineArgs
-from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig
+from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig, as_video
 from edgectl.pipelines.kinds.config_change import ConfigChange, Reconfigured
 from edgectl.pipelines.kinds.difference import difference
-from edgectl.pipelines.kinds.source_facts import degradation_event, engine_event, expected, period_s
+from edgectl.pipelines.kinds.source_facts import (
+    degradation_event,
+    engine_event,
+    expected,
+    packet_ring,
+    period_s,
+)
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
 from edgectl.pipelines.rules import RulesConfig, RuleSet
-from edgectl.pipelines.rules.line import LineConfig
+from edgectl.pipelines.rules.line import LineConfig, counted
 from edgectl.pipelines.sinks import open_sink, open_sinks
 from edgectl.pipelines.sinks.base import Sink, SinkContext, StreamControl
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sinks.jsonl import CallbackSink
 from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.sources import SourceInfo, open_source
-from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.borders import Borders
 from edgectl.pipelines.stream.events import EventWriter
 from edgectl.pipelines.stream.flow import room
@@ -61,11 +66,6 @@ _SETTLE_S = 10.0
 """So long an engine may take for the frames that are under way."""
 
 
-def _as_it_is(config: PipelineConfig) -> VideoConfig:
-    assert isinstance(config, VideoConfig)
-    return config
-
-
 class VideoPipeline:
     """See :class:`edgectl.pipelines.kinds.base.Pipeline`."""
 
@@ -79,7 +79,7 @@ class VideoPipeline:
         *,
         looks: bool = True,
         govern: Callable[[VideoConfig], GovernorConfig | None] = lambda config: None,
-        complete: Callable[[PipelineConfig], VideoConfig] = _as_it_is,
+        complete: Callable[[PipelineConfig], VideoConfig] = as_video,
     ) -> None:
         """``looks``: whether the analyser looks at pictures. Where nobody does, the memory of a frame goes back
         to the decoder as soon as it is preprocessed. ``govern``: when less is done than everything, of a live
@@ -114,7 +114,7 @@ class VideoPipeline:
 
     def start(self) -> None:
         source = open_source(self._args.source, patient=self._args.patient)
-        self._packets = self._ring_of(source)
+        self._packets = packet_ring(self._config.chosen() if self._args.out is not None else {}, source)
         with contextlib.ExitStack() as undo:
             self._engines = HotSwap(self._open(self._args.engines[PART]), self._done.is_set)
             undo.callback(self._engines.close)
@@ -251,9 +251,11 @@ class VideoPipeline:
         )
 
     def _make_sinks(self, analyser: Analyser) -> list[Sink]:
-        switched = getattr(analyser, "rules", None)
-        if isinstance(switched, RuleSet):
-            self._control.armed, self._control.arm = lambda: switched.switches, switched.switch
+        rules = getattr(analyser, "rules", None)
+        self._rules = None
+        if isinstance(rules, RuleSet):
+            self._rules = rules
+            self._control.armed, self._control.arm = lambda: rules.switches, rules.switch
         self._files = None if self._args.out is None else OutFiles(self._args.out)
         self._named_sinks = open_sinks(self._config, self._sink_context(self._config))
         sinks = [CallbackSink(self._args.emit), *self._named_sinks.values(), *self._args.sinks]
@@ -277,6 +279,8 @@ class VideoPipeline:
             packets=self._packets,
             files=self._files,
             say=self._capture.say,
+            inside={} if self._rules is None else self._rules.inside(),
+            counted={} if self._rules is None else counted(self._rules),
         )
 
     def _privacy(self, config: VideoConfig) -> Privacy:
@@ -301,20 +305,6 @@ class VideoPipeline:
         if govern is None or not govern.on or not self._info.realtime or self._room.waits:
             return None
         return LoadWatch(govern, self.ledger.frames, lambda: self._engines.detector.work())
-
-    def _ring_of(self, source: object) -> PacketRing | None:
-        """Keeps the source's packets where a sink wants them."""
-        sinks = self._config.chosen() if self._args.out is not None else {}
-        wanted = {name: s for name, o in sinks.items() if (s := o.packet_seconds())}
-        if not wanted:
-            return None
-        ring = PacketRing(max(wanted.values()))
-        if not isinstance(source, PacketSource) or not source.keep_packets(ring):
-            raise UsageError(
-                f"{min(wanted)}: this source gives no packets that could be kept",
-                hint="it needs a network camera or a video file; annotate writes a video of any source",
-            )
-        return ring
 
     def _tracking(self, waits: bool) -> bool:
         """Whether there are tracks, in the capture thread. A recording waits for the frames before, so that the
@@ -420,7 +410,6 @@ class VideoPipeline:
         privacy, load = self._privacy(config), self._load_watch(config)
         governed = self._govern(config) != self._govern(self._config)
         flow = config.flow
-        context = self._sink_context(config)
 
         def at_capture() -> None:
             self._capture.target_fps = flow.target_fps
@@ -437,6 +426,7 @@ class VideoPipeline:
             if take is not None:
                 take()
             if sinks:
+                context = self._sink_context(config)
                 gone = [sink for name in sinks if (sink := self._named_sinks.pop(name, None)) is not None]
                 make = {
                     name: partial(open_sink, name, config, context)

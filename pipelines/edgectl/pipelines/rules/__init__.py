@@ -329,6 +329,12 @@ class RuleSet:
         # An object is new before anything else is said of it.
         return sorted(events, key=lambda event: not (event.type == "tracked_object" and event.phase == "new"))
 
+    def inside(self) -> dict[str, dict[int, str]]:
+        """Zone → track → label, of who is in it now."""
+        return {
+            z.name: {track: self.labels[stay.cls] for track, stay in z.inside.items()} for z in self.zones
+        }
+
     def explain(self) -> dict[str, list[Explained]]:
         """Zone or rule → what it asked of each track, or of the scene, in the last step. Rules that do not explain
         themselves are left out."""

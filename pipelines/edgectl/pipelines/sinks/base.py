@@ -126,6 +126,10 @@ class SinkContext:
     """What was written into ``out``: a sink that makes many files says so, and they are deleted when they are old."""
     say: Callable[[Callable[[float], Event]], None] | None = None
     """Makes an event of the stream, from the time of now. It goes to every sink, in order with the others."""
+    inside: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """Zone → track → label, of who is in it when the sink begins: it may begin in the middle of a stream."""
+    counted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Line → direction → how many crossed it before the sink began."""
 
 
 @dataclass(frozen=True)

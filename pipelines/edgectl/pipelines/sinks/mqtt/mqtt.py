@@ -52,7 +52,14 @@ class EventsVoice:
         self.sends_pictures = context.fps is not None and (
             options.picture or options.home_assistant is not None
         )
-        self._state = StreamState(context.labels, context.zones, context.lines, now_s)
+        self._state = StreamState(
+            context.labels,
+            context.zones,
+            context.lines,
+            now_s,
+            inside=context.inside,
+            counted=context.counted,
+        )
         self._said_s = self._pictured_s = -1e18
         self._dirty = False
         self._lock = threading.Lock()

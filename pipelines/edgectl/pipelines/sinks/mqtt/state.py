@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgectl.pipelines.sinks.base import Record, StreamOutput
@@ -17,12 +17,22 @@ _MAX_SAMPLES = 4096
 
 class StreamState:
     def __init__(
-        self, labels: Sequence[str], zones: Sequence[str], lines: Sequence[str], now_s: float
+        self,
+        labels: Sequence[str],
+        zones: Sequence[str],
+        lines: Sequence[str],
+        now_s: float,
+        *,
+        inside: Mapping[str, Mapping[int, str]] | None = None,
+        counted: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
+        """``inside`` and ``counted``: who is in a zone, and what a line has counted, to begin with."""
         self._labels = tuple(labels)
-        self._inside: dict[str, dict[int, str]] = {zone: {} for zone in zones}
+        self._inside: dict[str, dict[int, str]] = {zone: dict((inside or {}).get(zone, {})) for zone in zones}
         """Zone → track → label."""
-        self._lines: dict[str, dict[str, int]] = {line: {"in": 0, "out": 0} for line in lines}
+        self._lines: dict[str, dict[str, int]] = {
+            line: {"in": 0, "out": 0, **(counted or {}).get(line, {})} for line in lines
+        }
         self._objects: dict[str, int] = {}
         self._source: str | None = None
         self._since_s = now_s
