@@ -125,7 +125,7 @@ def step_frame(rules: RuleSet, frame: LoggedTracks) -> list[Event]:
             rules.reset(name)
         elif on is not None and name in rules.switches:
             rules.switch(name, on)
-    return rules.step(frame.tracks, frame.t, wall=Wall.of(frame.stamp()))
+    return rules.step(frame.tracks, frame.t, wall=Wall.of(frame.stamp()), blind=frame.blind)
 
 
 class RecordedRules(RuleSet):

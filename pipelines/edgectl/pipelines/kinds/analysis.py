@@ -137,7 +137,7 @@ class Analysis:
             if isinstance(item, FrameResult):
                 self._analyse(item)
             elif isinstance(item, Heard):
-                self.say(item.event, item.stamp)
+                self.say(item.event, item.stamp, item.frame)
             elif item is not None:
                 item.at_analysis()
             elif self._path.finished:
@@ -193,6 +193,7 @@ class Analysis:
                 frame.stamp,
                 age_ms,
                 self.analyser.switched,
+                frame.view,
             )
         )
 
@@ -233,9 +234,15 @@ class Analysis:
         data = {"part": PART, "code": e.code, "detail": e.message[:500], "errors": self.errors}
         self.say(Event("inference_failed", t, data=data), frame.stamp)
 
-    def say(self, event: Event, stamp: Stamp) -> None:
-        """To the sinks. From this object's thread, and what it calls."""
-        self._sinks.offer(StreamOutput((self._writer.record(event, stamp),)))
+    def say(self, event: Event, stamp: Stamp, frame: Frame | None = None) -> None:
+        """To the sinks. From this object's thread, and what it calls. ``frame`` shows it; nobody has looked yet for
+        what must not be seen in it, and where that would be asked for it is left out."""
+        hidden = self._privacy.unlooked() if frame is not None and self.pictures else None
+        if frame is None or hidden is None:
+            self._sinks.offer(StreamOutput((self._writer.record(event, stamp),)))
+            return
+        record = self._record(event, frame, time.monotonic_ns())
+        self._sinks.offer(StreamOutput((record,), ShownFrame(frame, hidden)))
 
     def _record(self, event: Event, frame: Frame, now_ns: int) -> Record:
         record = self._privacy.clean_record(self._writer.record(event, frame.stamp, now_ns=now_ns))

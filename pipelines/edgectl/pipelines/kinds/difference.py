@@ -19,6 +19,7 @@ _IN_PLACE = frozenset(
         "gate",
         "govern",
         "ground",
+        "health",
         "privacy",
         "review",
         "rules",

@@ -20,6 +20,7 @@ from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTracker, releases_of
 from edgectl.pipelines.kinds.base import PipelineArgs
+from edgectl.pipelines.kinds.camera_view import CameraView
 from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig, as_video
 from edgectl.pipelines.kinds.config_change import ConfigChange, Reconfigured
 from edgectl.pipelines.kinds.difference import difference
@@ -50,6 +51,7 @@ from edgectl.pipelines.video.capture import Capture
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.frame_path import FramePath
+from edgectl.pipelines.video.health.judge import HealthConfig
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.load_watch import LoadWatch
 from edgectl.pipelines.video.privacy import Privacy
@@ -79,6 +81,7 @@ class VideoPipeline:
         *,
         looks: bool = True,
         govern: Callable[[VideoConfig], GovernorConfig | None] = lambda config: None,
+        health: Callable[[VideoConfig], HealthConfig | None] = lambda config: None,
         complete: Callable[[PipelineConfig], VideoConfig] = as_video,
     ) -> None:
         """``looks``: whether the analyser looks at pictures. Where nobody does, the memory of a frame goes back
@@ -92,6 +95,7 @@ class VideoPipeline:
         self._config = config
         self._govern = govern
         self._complete = complete
+        self._health_of = health
         self._configuring = threading.Lock()
         self._before: VideoConfig | None = None
         """The configuration before this one."""
@@ -119,6 +123,7 @@ class VideoPipeline:
             self._engines = HotSwap(self._open(self._args.engines[PART]), self._done.is_set)
             undo.callback(self._engines.close)
             labels = LabelMap(self._config, self._engines.detector.labels)
+            self._view = CameraView(self._health_of(self._config), self._args.out, self._args.stream)
             self._capture = Capture(
                 self._args.stream,
                 source,
@@ -126,6 +131,7 @@ class VideoPipeline:
                 target_fps=self._config.flow.target_fps,
                 seconds=self._args.seconds,
                 failed=self._source_failed,
+                health=self._view.watch,
             )
             self._capturing = self._capture
             undo.callback(self._capture.join, _JOIN_S)
@@ -156,6 +162,7 @@ class VideoPipeline:
             self._stopped = True
             raise self._does_not_stop()
         self._analysis.analyser.close()
+        self._view.close()
         self._sinks.close()
         # not before: who was interrupted (Ctrl-C) asks again
         self._stopped = True
@@ -413,6 +420,7 @@ class VideoPipeline:
 
         def at_capture() -> None:
             self._capture.target_fps = flow.target_fps
+            self._view.adopt(self._health_of(config))
             self._choice.gate(config.gate if self._info.kind != "images" else None, config.track.lost_s)
             self._path.see(blind=privacy.blind, pictures=self._analysis.pictures or self._looks)
 
@@ -478,7 +486,7 @@ class VideoPipeline:
             fps=round(done / seconds, 3) if seconds > 0 else 0.0,
             budget_ms=self._budget_ms,
             state=state,
-            reason=outage,
+            reason=outage or self._capture.view,
             counters={
                 **self._analysis.analyser.counters(),
                 **self._sinks.counters,

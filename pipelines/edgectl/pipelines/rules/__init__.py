@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -19,6 +16,7 @@ from edgectl.core.errors import EngineError, UsageError
 from edgectl.core.schema import Config, Key, Name, mistakes_below, wrong_at
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.rules.base import RuleConfig, RuleType
+from edgectl.pipelines.rules.failure import check_made, line_of
 from edgectl.pipelines.rules.ground import Ground, GroundConfig
 from edgectl.pipelines.rules.lifecycle import LifecycleRule
 from edgectl.pipelines.rules.motion import MotionEstimator
@@ -236,6 +234,7 @@ class RuleSet:
         self._trial: tuple[RulesConfig, frozenset[str], float] | None = None
         """The configuration before, the steps that it did not have, and until when it comes back if one of them
         fails."""
+        self._blind: str | None = None
         self.switched: Switched | None = None
         """That other rules took over in the last step."""
 
@@ -300,31 +299,33 @@ class RuleSet:
         lanes: Lanes | None = None,
         speed_mps: float | None = None,
         wall: Wall | None = None,
+        blind: str | None = None,
     ) -> list[Event]:
-        """Raises :class:`EngineError` that names the rule, for a rule that fails: it may be another
+        """``blind``: what is wrong with what the camera sees; whatever is made meanwhile says so. Raises
+        :class:`EngineError` that names the rule, for a rule that fails: it may be another
         package's."""
         self.switched = None
         successor, self._successor = self._successor, None
         events = [] if successor is None else self._give_way(successor, t)
-        events += self._obey(t)
+        events += [*self._obey(t), *self._see(blind, t)]
         now = self._now = Observation(tracks, t, lanes, speed_mps, wall, events, self._motion.step(tracks, t))
         for name, rule in self._steps.items():
             try:
                 made = rule.step(now)
                 if made:
-                    _check(made)
+                    check_made(made)
             except Exception as e:
                 _log.debug("rule %s", name, exc_info=True)
                 error = EngineError(
                     f"rule {name!r} failed at {t:.3f} s: {type(e).__name__}: {e}",
-                    hint=_line(e, type(rule).__module__),
+                    hint=line_of(e, type(rule).__module__),
                 )
                 if not self._go_back(name, t, error):
                     raise error from e
                 continue
             if made:
                 self._open.follow(name, made)
-                events += made
+                events += made if blind is None else [_said_blindly(event, blind) for event in made]
         self._recent.keep(SeenFrame(tracks, t, lanes, speed_mps, wall))
         # An object is new before anything else is said of it.
         return sorted(events, key=lambda event: not (event.type == "tracked_object" and event.phase == "new"))
@@ -438,6 +439,15 @@ class RuleSet:
         self.succeed(self.prepare(config, {"detail": said[:500]}, phase="reverted"))
         return True
 
+    def _see(self, blind: str | None, t: float) -> list[Event]:
+        """Say once that zones and rules are blind, and once that they see again."""
+        before, self._blind = self._blind, blind
+        if blind == before:
+            return []
+        names = [_shown(name) for name in self._steps if name not in ("lifecycle", "review")]
+        data = {"name": "rules", "available": blind is None, "reason": blind or before, "rules": names}
+        return [Event("capability", t, "end" if blind is None else "start", None, data)]
+
     def _obey(self, t: float) -> list[Event]:
         """What was asked for from outside since the step before."""
         events = [Event("reset", t, None, name, {"reason": reason}) for name, reason in self._begun_anew]
@@ -451,24 +461,6 @@ class RuleSet:
                 rule.switch(on)
                 events.append(Event("switch", t, None, name, {"on": on}))
         return events
-
-
-def _check(made: Sequence[Event]) -> None:
-    """Raises :class:`TypeError` for what no sink could write."""
-    if not isinstance(made, list | tuple) or not all(isinstance(event, Event) for event in made):
-        raise TypeError("step must return a list of Event")
-    for event in made:
-        json.dumps(dict(event.data))
-
-
-def _line(e: Exception, module: str) -> str | None:
-    """The line of the rule's own module that failed."""
-    own = [
-        f"look at {Path(frame.f_code.co_filename).name}, line {line}"
-        for frame, line in traceback.walk_tb(e.__traceback__)
-        if frame.f_globals.get("__name__") == module
-    ]
-    return own[-1] if own else None
 
 
 def _names(keys: Iterable[str]) -> list[str]:
@@ -486,6 +478,10 @@ def _classes(config: RulesConfig) -> list[tuple[str, Sequence[str], Callable[[st
     return named + [
         (f"rule {r.id!r}", r.label_names(), partial(where, "rules", i, r)) for i, r in enumerate(config.rules)
     ]
+
+
+def _said_blindly(event: Event, blind: str) -> Event:
+    return replace(event, data={**event.data, "blind": blind})
 
 
 def _shown(step: str) -> str:

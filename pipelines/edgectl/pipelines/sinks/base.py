@@ -33,6 +33,8 @@ class StreamOutput:
     """From the moment the frame was available to its events."""
     switched: Mapping[str, Any] | None = None
     """Other zones and rules took over with this frame: ``rules``, and what a replay needs to do the same."""
+    blind: str | None = None
+    """What is wrong with what the camera sees."""
 
 
 class StreamControl:

@@ -63,6 +63,8 @@ class LoggedTracks(NamedTuple):
     switched: Mapping[str, Any] | None = None
     """Other zones and rules took over with this frame, before anything that was asked: ``rules`` (their configuration),
     ``after_s``, ``told`` and ``phase``."""
+    blind: str | None = None
+    """What was wrong with what the camera saw."""
 
     def stamp(self, seq: int = 0) -> Stamp:
         """When the tracks were taken."""
@@ -76,6 +78,7 @@ def encode_tracks(
     clock: ClockQuality = "pts",
     asked: Sequence[tuple[str, bool | None]] = (),
     switched: Mapping[str, Any] | None = None,
+    blind: str | None = None,
 ) -> str:
     """One line: floats are written so that they read back to the same bits."""
     record: dict[str, Any] = {
@@ -94,6 +97,8 @@ def encode_tracks(
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
     if asked:
         record["asked"] = [list(one) for one in asked]
+    if blind is not None:
+        record["blind"] = blind
     if switched is not None:
         record["switched"] = dict(switched)
     return json.dumps(record, separators=(",", ":"))
@@ -160,7 +165,13 @@ def _decode(v: dict[str, Any]) -> LoggedTracks:
             "phase": str(switched["phase"]),
         }
     return LoggedTracks(
-        tracks, float(v["t"]), None if offset is None else int(offset), v.get("clock", "pts"), asked, switched
+        tracks,
+        float(v["t"]),
+        None if offset is None else int(offset),
+        v.get("clock", "pts"),
+        asked,
+        switched,
+        None if v.get("blind") is None else str(v["blind"]),
     )
 
 
@@ -205,7 +216,13 @@ class TrackLog(Sink):
             return
         asked = _asked(output.records)
         line = encode_tracks(
-            output.tracks, stamp.t_s, stamp.wall_offset_ns, stamp.quality, asked, output.switched
+            output.tracks,
+            stamp.t_s,
+            stamp.wall_offset_ns,
+            stamp.quality,
+            asked,
+            output.switched,
+            output.blind,
         )
         if self._most is None:
             self._file.write(line)

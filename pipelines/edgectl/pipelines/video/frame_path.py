@@ -47,6 +47,8 @@ class Heard:
 
     event: Event
     stamp: Stamp
+    frame: Frame | None = None
+    """The picture that shows it."""
 
 
 class Between(Protocol):
@@ -162,9 +164,10 @@ class FramePath:
         if lost is not None:
             lost.gone()
 
-    def tell(self, event: Event, stamp: Stamp) -> None:
+    def tell(self, event: Event, stamp: Stamp, frame: Frame | None = None) -> None:
         """What becomes of the source: told behind every frame that came before. From any thread."""
-        self._order.settle(self._order.place(), Heard(event, stamp))
+        shown = frame if self._pictures else None
+        self._order.settle(self._order.place(), Heard(event, stamp, shown))
 
     def change(self, change: Between) -> None:
         """Before the next frame. From any thread."""

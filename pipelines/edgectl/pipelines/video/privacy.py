@@ -121,6 +121,13 @@ class Privacy:
         if self._blur is not None:
             self._held, self._last_s = before._held, before._last_s
 
+    def unlooked(self) -> Hidden | None:
+        """What is hidden in a frame in which nobody has looked for objects. None: there might be some that must not be
+        seen."""
+        if self._blur is not None:
+            return None
+        return Hidden((1, 1), tuple(m.polygon for m in self._config.masks))
+
     def blind(self, frame: Frame) -> Frame:
         """What the detector may see: the frame, or a copy in which some masks are painted."""
         hidden = [m.polygon for m in self._config.masks if not m.detect]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
-from edgectl.pipelines.kinds.surveillance.kept import KeptState
+from edgectl.pipelines.kinds.kept import KeptState
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
 from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.line import LineConfig, LineRule
@@ -27,6 +27,8 @@ from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.stream.governor import GovernorConfig
 from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_tracks
+from edgectl.pipelines.video.health.judge import HealthConfig
+from edgectl.pipelines.video.health.watch import CAMERA
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["KIND", "SurveillanceAnalyser", "SurveillanceConfig"]
@@ -39,6 +41,10 @@ _KEEP_S, _KEEP_COUNTED_S = 60.0, 1.0
 
 class SurveillanceConfig(VideoConfig):
     govern: GovernorConfig = GovernorConfig()
+    health: HealthConfig = HealthConfig()
+
+    def event_names(self) -> frozenset[str]:
+        return super().event_names() | ({CAMERA} if self.health.on else set())
 
 
 def _make(args: PipelineArgs) -> VideoPipeline:
@@ -49,11 +55,17 @@ def _make(args: PipelineArgs) -> VideoPipeline:
         kept = None if args.out is None else KeptState(args.out / "rules.json", args.stream)
         return SurveillanceAnalyser(config, labels, kept)
 
-    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS, looks=False, govern=_govern)
+    return VideoPipeline(
+        "surveillance", args, config, analyser, BUDGET_MS, looks=False, govern=_govern, health=_health
+    )
 
 
 def _govern(config: VideoConfig) -> GovernorConfig | None:
     return config.govern if isinstance(config, SurveillanceConfig) else None
+
+
+def _health(config: VideoConfig) -> HealthConfig | None:
+    return config.health if isinstance(config, SurveillanceConfig) else None
 
 
 KIND = KindType(("detector",), SurveillanceConfig, _make, "who and what goes where: detector, tracker, rules")
@@ -75,7 +87,7 @@ class SurveillanceAnalyser:
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
         self._tracks = tracks
-        events = self.rules.step(tracks, t, wall=Wall.of(frame.stamp))
+        events = self.rules.step(tracks, t, wall=Wall.of(frame.stamp), blind=frame.view)
         if self.rules.switched is not None:
             self._look_up()
             self._kept_at = -math.inf

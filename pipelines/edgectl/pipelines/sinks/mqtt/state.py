@@ -34,7 +34,9 @@ class StreamState:
             line: {"in": 0, "out": 0, **(counted or {}).get(line, {})} for line in lines
         }
         self._objects: dict[str, int] = {}
-        self._source: str | None = None
+        self._troubles: dict[tuple[str, str], None] = {}
+        """What is wrong with the camera, the last that began at the end."""
+        self._blind: str | None = None
         self._since_s = now_s
         self._frames = 0
         self._ages_ms: list[float] = []
@@ -42,7 +44,7 @@ class StreamState:
 
     def hear(self, output: StreamOutput) -> bool:
         """Whether it is another state now, figures of speed aside."""
-        before = (self._objects, self._source, self.zones(), str(self._lines))
+        before = self._seen()
         for record in output.records:
             self._take(record)
         if output.tracks is not None:
@@ -50,7 +52,10 @@ class StreamState:
             if output.age_ms is not None and len(self._ages_ms) < _MAX_SAMPLES:
                 self._ages_ms.append(output.age_ms)
             self._objects = dict(Counter(self._labels[int(c)] for c in output.tracks.cls))
-        return before != (self._objects, self._source, self.zones(), str(self._lines))
+        return before != self._seen()
+
+    def _seen(self) -> tuple[Any, ...]:
+        return self._objects, tuple(self._troubles), self._blind, self.zones(), str(self._lines)
 
     def zones(self) -> dict[str, dict[str, int]]:
         """Zone → label → how many are in it."""
@@ -67,9 +72,11 @@ class StreamState:
         self._since_s, self._frames, self._ages_ms = now_s, 0, []
 
     def value(self) -> dict[str, Any]:
-        """JSON values. ``source`` is ``ok`` or the reason why it is not."""
+        """JSON values. ``source`` is ``ok`` or the reason why it is not; ``blind``: why zones and rules cannot be
+        believed, or null."""
         return {
-            "source": self._source or "ok",
+            "source": next(reversed(self._troubles), ("", "ok"))[1],
+            "blind": self._blind,
             **self._rates,
             "objects": {
                 "all": sum(self._objects.values()),
@@ -94,6 +101,16 @@ class StreamState:
             counts = record.get("counts", {})
             self._lines[rule] = {way: sum(counts.get(way, {}).values()) for way in ("in", "out")}
         elif kind == "capability" and record.get("name") in ("source", "picture"):
-            self._source = None if record.get("available") else str(record.get("reason"))
-            if record.get("name") == "source" and self._source:
+            self._trouble(str(record["name"]), str(record.get("reason")), over=bool(record.get("available")))
+        elif kind == "capability" and record.get("name") == "rules":
+            self._blind = None if record.get("available") else str(record.get("reason"))
+
+    def _trouble(self, name: str, reason: str, *, over: bool) -> None:
+        if name == "source":
+            # of a source there is one at a time, whatever ends it
+            self._troubles = {key: None for key in self._troubles if key[0] != name}
+        self._troubles.pop((name, reason), None)
+        if not over:
+            self._troubles[name, reason] = None
+            if name == "source":
                 self._rates = {"fps": 0.0, "age_p95_ms": None}
