@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -348,11 +349,52 @@ def test_a_sink_that_is_made_anew_knows_who_is_there(stream: Make, monkeypatch: 
         contexts.append(context)
         return None
 
-    s = stream({**BEFORE, "rules": [{"id": "mid", "line": [0.28, 1, 0.28, 0]}]})
+    s = stream({**BEFORE, "rules": [{"id": "mid", "line": [0.38, 1, 0.38, 0]}]})
     monkeypatch.setattr(video_runner, "open_sink", note)
-    s.change_after(25, {**AFTER, "snapshots": {"best": True}})
+    s.change_after(40, {**AFTER, "snapshots": {"best": True}})
     s.end()
     (context,) = contexts
     assert context.inside == {"all": {1: "person"}}
     assert sum(context.counted["mid"].values()) == 1
     assert context.zones == ("all", "left")
+
+
+def test_a_camera_that_goes_dark_is_told_with_a_picture_and_its_rules_are_blind(
+    tmp_path: Path, stream: Make
+) -> None:
+    config = {**BEFORE, "health": {"after_s": 1, "clear_s": 0}, "snapshots": {"on": ["camera"]}}
+    clip = tmp_path / "dark.mp4"
+    black = write_dark(clip, 4.0)
+    s = stream(config, source=str(clip))
+    s.end()
+    start = next(e for e in s.of("capability") if e["name"] == "picture" and e["reason"] == "dark")
+    assert (start["phase"], start["rule"], start["because"]["unit"]) == ("start", "camera", "grey levels")
+    assert (s.out / start["snapshot"]).stat().st_size > 300
+    blind = next(e for e in s.of("capability") if e["name"] == "rules")
+    assert (blind["reason"], blind["rules"]) == ("dark", ["all"])
+    assert s.pipeline.stats().reason == "dark"
+    assert black > 10
+    with open_track_log(s.out) as log:
+        assert {frame.blind for frame in log.frames} == {None, "dark"}
+    with open_track_log(s.out) as log:
+        _, (again,) = replay(log, [None])
+    assert [e.data["name"] for e in again.events if e.type == "capability"] == ["rules"]
+
+
+def write_dark(path: Path, seconds: float) -> int:
+    """A picture with noise that goes dark after a second. Returns how many frames are dark."""
+    rng = np.random.default_rng(3)
+    place = rng.integers(0, 255, (12, 16)).repeat(16, axis=0).repeat(16, axis=1)
+    frames = []
+    for i in range(round(seconds * 15)):
+        light = 1.0 if i < 15 else 0.02
+        picture = np.clip(place * light + rng.integers(0, 6, place.shape), 0, 255).astype(np.uint8)
+        frames.append(np.repeat(picture[..., None], 3, axis=2))
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=15)
+        assert isinstance(video, av.VideoStream)
+        video.width, video.height, video.pix_fmt = place.shape[1], place.shape[0], "yuv420p"
+        for picture in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        container.mux(video.encode(None))
+    return len(frames) - 15

@@ -85,8 +85,10 @@ def _is_veiled(m: ViewMeasure) -> bool:
 
 def _move(m: ViewMeasure) -> float | None:
     """How unlike the usual view the edges are although there are as many, 0..1."""
-    if m.outline is None or m.edges is None or m.usual_bright is None:
+    if m.outline is None or m.edges is None or m.alike is None or m.usual_bright is None:
         return None
+    if m.alike > _SAME:
+        return 0.0
     if abs(m.bright - m.usual_bright) > _OTHER_LIGHT:
         return None  # lamps, or infrared instead of colours: other edges of the same view
     if m.shift >= 0.012 and m.shifted_outline >= 0.5 and m.shifted_outline >= m.outline + 0.15:
@@ -94,6 +96,8 @@ def _move(m: ViewMeasure) -> float | None:
     return 1 - max(m.outline, 0.0) if m.edges >= 0.5 else 0.0
 
 
+_SAME = 0.95
+"""Light and dark lie where they usually do, so nothing has moved."""
 _OTHER_LIGHT = 60.0
 """Grey levels."""
 
@@ -102,8 +106,8 @@ TROUBLES: dict[Trouble, _Test] = {
     "blinded": _Test("white share of the picture", "", lambda m: m.white, 0.5, 0.35),
     "noisy": _Test("noise", "grey levels", lambda m: m.noise, 14.0, 9.0),
     "covered": _Test("edges left", "of usual", _cover, 0.3, 0.5),
-    "defocused": _Test("detail left", "of usual", _defocus, 0.4, 0.6),
-    "moved": _Test("unlike the usual view", "", _move, 0.65, 0.5),
+    "defocused": _Test("detail left", "of usual", _defocus, 0.45, 0.65),
+    "moved": _Test("unlike the usual view", "", _move, 0.47, 0.35),
 }
 """In the order in which they are asked: the first that holds leaves those behind it untold."""
 

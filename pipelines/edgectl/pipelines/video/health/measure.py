@@ -25,11 +25,16 @@ F32 = NDArray[np.float32]
 _WIDTH, _HEIGHT = 160, 90
 _ROWS = 16
 AVERAGE_S = 2.0
+_MOVES = 12.0
+"""Grey levels by which something that moves differs from its mean over two seconds."""
 _EDGE = 12.0
 """Grey levels a small pixel that are an edge."""
+_STRONG = 32.0
 _WHITE = 250.0
 _MOST_ROW = 1920
 """Pixels of a row that are looked at, from its middle."""
+_NOISY = 0.7
+"""Share of the finest detail that may be noise; more hides what there is besides."""
 _FAR = 16
 """Pixels."""
 _TELLING = 30.0
@@ -84,11 +89,14 @@ class UsualView:
     def known(self) -> bool:
         return self.seconds >= _FAST_S
 
-    def learn(self, bright: F32, edges: F32, sharp: float | None, share: float, dt: float) -> None:
+    def learn(
+        self, bright: F32, edges: F32, still: NDArray[np.uint8], sharp: float | None, share: float, dt: float
+    ) -> None:
+        """``still``: 0 where something moves."""
         self.seconds = min(self.seconds + dt, _SLOW_S)
         part = min(1.0, dt / max(self.seconds, dt))
-        cv2.accumulateWeighted(bright, self.bright, part)
-        cv2.accumulateWeighted(edges, self.edges, part)
+        cv2.accumulateWeighted(bright, self.bright, part, still)
+        cv2.accumulateWeighted(edges, self.edges, part, still)
         self.share += part * (share - self.share)
         if sharp is not None:
             self.sharp = sharp if self.sharp == 0 else self.sharp + part * (sharp - self.sharp)
@@ -123,9 +131,10 @@ class ViewMeter:
     def __init__(self, usual: UsualView | None = None) -> None:
         self.usual = usual or UsualView()
         self._mean: F32 | None = None
+        self._mean_rows: F32 | None = None
         self._rows: NDArray[np.int16] | None = None
         self._last_s: float | None = None
-        self._now: tuple[F32, F32, float | None, float, float] | None = None
+        self._now: tuple[F32, F32, NDArray[np.uint8], float | None, float, float] | None = None
 
     def pair(self, luma: NDArray[np.uint8]) -> None:
         """The frame right before the one that is measured: noise is what differs between the two."""
@@ -137,18 +146,29 @@ class ViewMeter:
         self._rows = None
         noise = None
         if before is not None and before.shape == rows.shape:
-            noise = float(np.median(np.abs(rows - before))) / 0.954
+            noise = _noise(np.abs(rows - before))
         small = _small(luma, full_range=full_range)
         dt = 0.5 if self._last_s is None else max(0.0, t_s - self._last_s)
         self._last_s = t_s
-        if self._mean is None or dt > 5 * AVERAGE_S:
-            self._mean = small.copy()
+        part = 1 - math.exp(-dt / AVERAGE_S)
+        fresh = rows.astype(np.float32)
+        if (
+            self._mean is None
+            or self._mean_rows is None
+            or dt > 5 * AVERAGE_S
+            or fresh.shape != self._mean_rows.shape
+        ):
+            self._mean, self._mean_rows = small.copy(), fresh
         else:
-            cv2.accumulateWeighted(small, self._mean, 1 - math.exp(-dt / AVERAGE_S))
+            cv2.accumulateWeighted(small, self._mean, part)
+            cv2.accumulateWeighted(fresh, self._mean_rows, part)
         edges = _edges(self._mean)
         share = float((edges > _EDGE).mean())
-        sharp = _sharpness(rows, noise or 0.0)
-        self._now = (self._mean, edges, sharp, share, dt)
+        # what is left of noise in a mean like this
+        sharp = _sharpness(self._mean_rows, (noise or 0.0) * math.sqrt(part / (2 - part)))
+        change = small - self._mean
+        still = (np.abs(change - np.median(change)) < _MOVES).astype(np.uint8)
+        self._now = (self._mean, edges, still, sharp, share, dt)
         plain = ViewMeasure(
             bright=float(np.median(small)),
             top=float(np.percentile(small, 99)),
@@ -206,23 +226,29 @@ def _rows(luma: NDArray[np.uint8]) -> NDArray[np.int16]:
     return luma[step // 2 :: step, left : left + _MOST_ROW].astype(np.int16)
 
 
+def _noise(apart: NDArray[np.int16]) -> float:
+    """Standard deviation of noise, from what two frames differ by; what moves is left out."""
+    still = apart[apart <= 3 * (np.median(apart) + 1)]
+    return float(still.mean()) / 1.128
+
+
 def _edges(small: F32) -> F32:
     dx, dy = cv2.Sobel(small, cv2.CV_32F, 1, 0, scale=0.25), cv2.Sobel(small, cv2.CV_32F, 0, 1, scale=0.25)
-    return np.asarray(cv2.magnitude(dx, dy), np.float32)
+    # a few strong edges of what passed by must not outweigh all others
+    return np.minimum(cv2.magnitude(dx, dy), _STRONG)
 
 
-def _sharpness(rows: NDArray[np.int16], noise: float) -> float | None:
+def _sharpness(rows: F32, noise: float) -> float | None:
     """Of differences between neighbours in those over 16 pixels, noise aside: of an edge 1/16, and the less the wider
     it is smeared."""
     if rows.shape[1] <= _FAR:
         return None
-    near = (rows[:, 1:] - rows[:, :-1]).astype(np.float32)
-    far = (rows[:, _FAR:] - rows[:, :-_FAR]).astype(np.float32)
+    near, far = rows[:, 1:] - rows[:, :-1], rows[:, _FAR:] - rows[:, :-_FAR]
     floor = 2 * noise * noise
-    coarse = float((far * far).mean()) - floor
-    if coarse < max(_TELLING, floor):
+    fine, coarse = float((near * near).mean()), float((far * far).mean()) - floor
+    if coarse < max(_TELLING, floor) or floor > _NOISY * fine:
         return None
-    return min(max(float((near * near).mean()) - floor, 0.0) / coarse, 2.0)
+    return max(fine - floor, 0.0) / coarse
 
 
 def _correlation(a: F32, b: F32) -> float:
@@ -234,7 +260,8 @@ def _correlation(a: F32, b: F32) -> float:
 def _shift(usual: F32, now: F32) -> tuple[float, float]:
     """How far edges have shifted, of the picture's width, and how well they fit then."""
     window = cv2.createHanningWindow((_WIDTH, _HEIGHT), cv2.CV_32F)
-    (dx, dy), _ = cv2.phaseCorrelate(usual, now, window)
+    # of copies: OpenCV multiplies its inputs by the window in place
+    (dx, dy), _ = cv2.phaseCorrelate(usual.copy(), now.copy(), window)
     x, y = round(dx), round(dy)
     if abs(x) >= _WIDTH // 2 or abs(y) >= _HEIGHT // 2 or (x, y) == (0, 0):
         return 0.0, 0.0
