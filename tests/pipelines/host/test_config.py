@@ -124,10 +124,6 @@ def test_a_mistake_is_one_sentence_about_the_right_place(tmp_path: Path, text: s
         ("privacy:\n  blur:\n    zones:\n    - yard\n", "4: privacy.blur.zones.0: 'yard' is no zone"),
         ("clips:\n  on: []\n", "2: clips.on: it has too few entries"),
         (
-            "zones: {y: {polygon: [0,0,1,0,1,1]}}\nprivacy: {masks: [{polygon: [0,0,1,0,1,1]}]}\nclips:\n  on: [y]\n",
-            "3: clips: it gives",
-        ),
-        (
             "flow:\n  mode: fifo\nupdate_s: 3\nflow: {mode: every}\n",
             "4: this is not valid YAML: 'flow' stands here twice, first in line 1",
         ),

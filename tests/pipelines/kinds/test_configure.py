@@ -17,7 +17,7 @@ from support.pipelines import BoxEngine, box_task, make_variant, write_clip
 from edgectl.core.errors import EngineError, StorageError, UsageError
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.replay import open_track_log, replay
-from edgectl.pipelines.kinds import video_runner
+from edgectl.pipelines.kinds import configurable
 from edgectl.pipelines.kinds.base import PipelineArgs, make_pipeline
 from edgectl.pipelines.kinds.config_change import Reconfigured
 from edgectl.pipelines.kinds.difference import NewStartNeeded
@@ -275,7 +275,7 @@ def test_a_sink_that_cannot_be_opened_is_told_and_the_stream_goes_on(
         raise StorageError("the disk is full")
 
     s = stream(BEFORE)
-    monkeypatch.setattr(video_runner, "open_sink", full)
+    monkeypatch.setattr(configurable, "open_sink", full)
     s.change_after(20, {**BEFORE, "snapshots": {"best": True}})
     for thread in s.pipeline._sinks._replacing:  # type: ignore[attr-defined]
         thread.join()
@@ -313,7 +313,7 @@ def test_a_rule_that_fails_brings_the_whole_configuration_before_back(
 def test_a_camera_that_gives_no_frames_keeps_nobody_waiting(
     stream: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video_runner, "_IN_FORCE_S", 0.05)
+    monkeypatch.setattr(configurable, "_IN_FORCE_S", 0.05)
     s = stream(BEFORE)
     s.settle(0)
     assert not s.configure(AFTER).in_force
@@ -350,7 +350,7 @@ def test_a_sink_that_is_made_anew_knows_who_is_there(stream: Make, monkeypatch: 
         return None
 
     s = stream({**BEFORE, "rules": [{"id": "mid", "line": [0.38, 1, 0.38, 0]}]})
-    monkeypatch.setattr(video_runner, "open_sink", note)
+    monkeypatch.setattr(configurable, "open_sink", note)
     s.change_after(40, {**AFTER, "snapshots": {"best": True}})
     s.end()
     (context,) = contexts

@@ -42,7 +42,6 @@ def of(kind: str = "surveillance", **more: Any) -> ConfigDifference:
         ({"track": {"lost_s": 3}}, ("track.lost_s",), set()),
         ({"flow": {"target_fps": 5, "max_age_ms": 50}}, ("flow.max_age_ms", "flow.target_fps"), set()),
         ({"budget_ms": 99}, ("budget_ms",), set()),
-        ({"govern": {"on": False}}, ("govern.on",), set()),
         ({"gate": {"motion": True}}, ("gate.motion",), set()),
     ],
 )
@@ -60,6 +59,8 @@ def test_what_a_running_stream_takes(more: dict[str, Any], changed: tuple[str, .
         ("surveillance", {"merge": {"vehicle": ["car"]}}, ("merge.vehicle",)),
         ("surveillance", {"annotate": {"max_width": 640}}, ("annotate",)),
         ("surveillance", {"clips": {"on": ["gate"]}}, ("clips",)),
+        ("surveillance", {"govern": {"on": False}}, ("govern.on",)),
+        ("surveillance", {"regions": {"on": True}}, ("regions.on",)),
         ("driving", {"camera": {"hood": 0.8}}, ("camera.hood",)),
     ],
 )
@@ -68,3 +69,17 @@ def test_what_needs_a_new_start_is_named(kind: str, more: dict[str, Any], needs:
     assert found.needs_start == needs
     with pytest.raises(NewStartNeeded, match=f"{needs[0]} cannot change while the stream runs"):
         found.check()
+
+
+def test_masks_beside_clips_are_there_from_the_start_or_not_at_all() -> None:
+    clips = {"clips": {"on": ["gate"]}}
+    mask = {"privacy": {"masks": [{"polygon": SQUARE}]}}
+    two = {"privacy": {"masks": [{"polygon": SQUARE}, {"polygon": SQUARE}]}}
+    for before, after, needs in (
+        (clips, {**clips, **mask}, ("privacy",)),
+        ({**clips, **mask}, {**clips, **two}, ()),
+    ):
+        old, new = (parse_config("surveillance", {**BASE, **v}) for v in (before, after))
+        assert isinstance(old, VideoConfig)
+        assert isinstance(new, VideoConfig)
+        assert difference(old, new).needs_start == needs

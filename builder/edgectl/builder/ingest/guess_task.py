@@ -26,12 +26,14 @@ from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Outputs
 from edgectl.engines.finalise.open import open_model
 from edgectl.pipelines.tasks import load_task, usable_tasks
+from edgectl.pipelines.video.keypoints import COCO_NAMES
 
 __all__ = ["Seen", "guess_task", "judge_seen", "look_at"]
 
 _USUAL_SIDE = 640
-_WITH_BOXES = ("detect", "pose", "segment")
-"""The tasks of Ultralytics whose boxes a decoder reads."""
+_MOST_KEYPOINTS = 64
+_READ = ("detect", "pose", "segment", "classify", "semantic")
+"""The tasks of Ultralytics that a decoder reads."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class _TaskFit:
     why: str
     classes: int | None = None
     decode: Mapping[str, Any] = field(default_factory=dict)
+    input: Mapping[str, Any] = field(default_factory=dict)
 
 
 def guess_task(model: ModelProto, shapes: Mapping[str, Shape]) -> tuple[TaskSpec, str]:
@@ -117,8 +120,8 @@ def look_at(model: ModelProto, shapes: Mapping[str, Shape]) -> Seen:
 
 def judge_seen(seen: Seen) -> tuple[TaskSpec, str]:
     """:func:`guess_task`, without a run. Raises :class:`UsageError`."""
-    theirs = seen.metadata.get("task", _WITH_BOXES[0])
-    if theirs not in _WITH_BOXES:
+    theirs = seen.metadata.get("task", _READ[0])
+    if theirs not in _READ:
         raise UsageError(
             f"the model's metadata says that its task is {theirs!r}, which no decoder reads",
             hint="--task tensor builds it all the same, and decodes nothing",
@@ -148,13 +151,15 @@ def judge_seen(seen: Seen) -> tuple[TaskSpec, str]:
 
 
 def _made(fit: _TaskFit, labels: tuple[str, ...], seen: Seen) -> tuple[TaskSpec, str]:
-    task = load_task(fit.task)
+    task = load_task(fit.task, labels)
     update: dict[str, Any] = {"labels": labels}
     if fit.decode:
         update["decode"] = task.decode.model_copy(update=dict(fit.decode))
     size = ""
     if isinstance(task.input, ImageInput):
-        update["input"] = task.input.model_copy(update={"width": seen.width, "height": seen.height})
+        update["input"] = task.input.model_copy(
+            update={"width": seen.width, "height": seen.height, **fit.input}
+        )
         size = f", picture {seen.width}x{seen.height}"
     whose = "the metadata's" if seen.names == labels and labels else "COCO's"
     said = f", {whose} {len(labels)} labels" if labels and isinstance(task.input, ImageInput) else ""
@@ -163,10 +168,11 @@ def _made(fit: _TaskFit, labels: tuple[str, ...], seen: Seen) -> tuple[TaskSpec,
 
 def _labels(fit: _TaskFit, seen: Seen) -> tuple[str, ...] | None:
     """Labels of a fit; None where nothing says them, or they are not as many as the classes."""
-    own = load_task(fit.task).labels
+    base = fit.task not in usable_tasks()
+    own = () if base else load_task(fit.task).labels
     if seen.names is not None:
         return seen.names if fit.classes in (None, len(seen.names)) else None
-    if not own:
+    if not own and not base and fit.classes is None:
         return own
     return own if fit.classes == len(own) else None
 
@@ -237,32 +243,66 @@ def _ultralytics(seen: Seen) -> Iterator[_TaskFit]:
         if columns == 5 + n:
             yield _TaskFit("yolov5", why, n)
         return
-    extra = _extra(seen) if kind != "detect" else 0
-    if extra is None:
+    if kind == "pose":
+        yield from _pose(seen, out, why, n)
         return
-    options = {"extra": extra} if extra else {}
-    if extra:
-        why += f", of which the boxes are read and the {'points' if kind == 'pose' else 'masks'} are not"
+    if kind == "segment":
+        yield from _segment(seen, out, why, n)
+        return
     detr = "RTDETR" in seen.metadata.get("head", "") or "rt-detr" in says.lower() or "rtdetr" in says.lower()
     if columns == 6 and detr:
         yield _TaskFit("rtdetr-ultralytics", why, n)
-    elif columns == 6 + extra and out.shape[1] != 4 + n + extra:
-        yield _TaskFit("yolo26", why, n, options)
-    elif 4 + n + extra in out.shape[1:] and not detr:
-        yield _TaskFit("yolov8", why, n, options)
+    elif columns == 6 and out.shape[1] != 4 + n:
+        yield _TaskFit("yolo26", why, n)
+    elif 4 + n in out.shape[1:] and not detr:
+        yield _TaskFit("yolov8", why, n)
 
 
-def _extra(seen: Seen) -> int | None:
-    """Numbers of a box after its classes: points by the metadata, mask coefficients by the prototypes; None where
-    nothing tells."""
-    if seen.metadata["task"] == "segment":
-        maps = [o for o in seen.outputs.values() if o.ndim == 4]
-        return int(maps[0].shape[1]) if len(maps) == 1 else None
+def _pose(seen: Seen, out: NDArray[Any], why: str, n: int) -> Iterator[_TaskFit]:
+    """Keypoints by the metadata: how many, how many numbers each has and, in newer files, their names."""
     try:
         points, numbers = (int(v) for v in ast.literal_eval(seen.metadata.get("kpt_shape", "")))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return
+    if not 1 <= points <= _MOST_KEYPOINTS or numbers not in (2, 3):
+        return
+    options: dict[str, Any] = {} if numbers == 3 else {"confidence": False}
+    names = _keypoint_names(seen, points)
+    if names is None and points != len(COCO_NAMES):
+        names = tuple(f"point_{i}" for i in range(points))
+    if names is not None and names != COCO_NAMES:
+        options |= {"keypoints": names, "skeleton": ()}
+    else:
+        why += ", COCO's"
+    extra = points * numbers
+    why += f", {points} keypoints" if options.get("keypoints") else f" {points} keypoints"
+    if out.shape[2] == 6 + extra and out.shape[1] != 4 + n + extra:
+        yield _TaskFit("yolo26-pose", why, n, options)
+    elif 4 + n + extra in out.shape[1:]:
+        yield _TaskFit("yolov8-pose", why, n, options)
+
+
+def _keypoint_names(seen: Seen, points: int) -> tuple[str, ...] | None:
+    """Names of the keypoints, as newer files of Ultralytics have them: by class, all of one shape."""
+    try:
+        by_class = ast.literal_eval(seen.metadata.get("kpt_names", ""))
+        names = tuple(str(name)[:64] for name in next(iter(by_class.values())))
+    except (ValueError, SyntaxError, TypeError, AttributeError, StopIteration, MemoryError, RecursionError):
         return None
-    return points * numbers
+    return names if len(names) == points == len({n for n in names if n}) else None
+
+
+def _segment(seen: Seen, out: NDArray[Any], why: str, n: int) -> Iterator[_TaskFit]:
+    """As many mask coefficients behind the classes as there are prototypes."""
+    maps = [o for o in seen.outputs.values() if o.ndim == 4]
+    if len(maps) != 1:
+        return
+    masks = int(maps[0].shape[1])
+    why += f", masks of {masks} prototypes {_size(maps[0])}"
+    if out.shape[2] == 6 + masks and out.shape[1] != 4 + n + masks:
+        yield _TaskFit("yolo26-seg", why, n)
+    elif 4 + n + masks in out.shape[1:]:
+        yield _TaskFit("yolov8-seg", why, n)
 
 
 def _grids(seen: Seen) -> Iterator[_TaskFit]:
@@ -340,6 +380,50 @@ def _keyword(seen: Seen) -> Iterator[_TaskFit]:
             yield _TaskFit("keyword", f"input {name}: 49 frames of 10 coefficients", out[1])
 
 
+def _classifier(seen: Seen) -> Iterator[_TaskFit]:
+    """One score a class: probabilities, or logits."""
+    out = _only(seen)
+    if (
+        out is None
+        or out.shape[:1] != (1,)
+        or out.size != out.shape[-3 if out.ndim == 4 else -1]
+        or out.size < 2
+    ):
+        return
+    if out.ndim not in (2, 4) or not seen.width:
+        return
+    sure = bool(out.min() >= 0 and abs(float(out.sum()) - 1) < 1e-3)
+    kind = "probabilities" if sure else "logits"
+    # its own say what they train with; others do as torchvision
+    plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} if "stride" in seen.metadata else {}
+    yield _TaskFit(
+        "classifier",
+        f"output {_size(out)}: {kind} of {out.size} classes",
+        out.size,
+        {"softmax": not sure},
+        plain,
+    )
+
+
+def _semantic(seen: Seen) -> Iterator[_TaskFit]:
+    """A score of each class, or the class, of each pixel or of cells of at most 8."""
+    out = _only(seen)
+    theirs = seen.metadata.get("task") == "semantic"
+    if out is None or out.ndim not in (3, 4) or out.shape[0] != 1 or not seen.width:
+        return
+    fine = seen.height / 8 <= out.shape[-2] <= seen.height and seen.width / 8 <= out.shape[-1] <= seen.width
+    whole = out.dtype.kind in "iu"
+    if not fine or (out.ndim == 3) != whole or (out.ndim == 4 and out.shape[1] < 2 and not theirs):
+        return
+    what = "the class" if whole else f"scores of {out.shape[1]} classes"
+    yield _TaskFit(
+        "semantic",
+        f"output {_size(out)}: {what} of each pixel",
+        None if whole or out.shape[1] == 1 else out.shape[1],
+        input={"fit": "letterbox"} if theirs else {},
+    )
+
+
 _FAMILIES: tuple[Callable[[Seen], Iterator[_TaskFit]], ...] = (
     _ultralytics,
     _grids,
@@ -347,6 +431,8 @@ _FAMILIES: tuple[Callable[[Seen], Iterator[_TaskFit]], ...] = (
     _end2end,
     _detr,
     _deployed_detr,
+    _classifier,
+    _semantic,
     _silero,
     _keyword,
 )

@@ -6,8 +6,12 @@ itself is sure of them: an object counts if float reports it again in two copies
 level of noise, less than any sensor adds. (FastestDet's own AP against itself falls by 2 % under that noise:
 chairs that are mice in the next frame.) What float sees less surely than that, down to a quarter of the
 threshold, is neither object nor background: finding it costs nothing and gains nothing, like the "difficult"
-objects of PASCAL VOC. ``top1``: how often the arg max agrees, of the samples on which float's own is the same
-in two noisy copies (± 1 grey level, or the smallest step of the input). ``sqnr`` (and where float detects
+objects of PASCAL VOC. Of a model that finds keypoints, an
+object is found again where their OKS (object keypoint similarity, COCO) is at least 0.75, in the place of IoU 0.5:
+float's own points are the truth, and 0.5 would forgive all that int8 does. Of one that finds masks, where the IoU of
+the masks is at least 0.5. ``top1``: how often the arg max agrees, of the samples on which float's own is the same
+in two noisy copies (± 1 grey level, or the smallest step of the input). ``pixels``: how many pixels are of the class that float names, of
+those that it names the same in both copies; each picture counts alike. ``sqnr`` (and where float detects
 nothing): cosine, and signal to quantization noise in dB.
 
 Every drop comes with its 95 % interval, from a bootstrap over blocks of neighbouring samples (frames of one
@@ -26,6 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.builder.ingest.samples import Sample
+from edgectl.builder.judge.pixels import PixelTruth, class_decoder
+from edgectl.builder.judge.similarity import measured_by, similar, similar_enough
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Engine, Feeds, Outputs
@@ -34,7 +40,6 @@ from edgectl.pipelines.video.decode.base import Detections
 
 __all__ = ["Accuracy", "FloatTruth", "Judge", "Match", "average_precision", "grid_step", "match", "truth"]
 
-_IOU = 0.5
 # of the task's threshold: how far below it candidate boxes still enter the precision–recall curve
 _LOW_SCORE = 0.25
 _RESAMPLED = 200
@@ -80,10 +85,10 @@ class Judge:
     ) -> None:
         """``shown``: the same pictures in another size and the task that says so, for candidates that do
         not take what the reference takes. Their outputs have other shapes: :class:`ModelError` unless the
-        metric is ``detection`` or ``top1``."""
+        metric is ``detection`` or ``top1``. What each pixel is, is compared at one size alone."""
         self._samples = samples if shown is None else shown[1]
         self._metric = task.metric
-        if self._metric == "detection" and any(s.meta is None for s in samples[:1]):
+        if self._metric in ("detection", "pixels") and any(s.meta is None for s in samples[:1]):
             # from an .npz: nothing says where the picture lies
             self._metric = "sqnr"
         low = task.decode.model_copy(update={"score": task.decode.score * _LOW_SCORE})
@@ -93,6 +98,10 @@ class Judge:
         self._decode = decode
         if decode is not None and shown is not None:
             self._decode = make_decoder(shown[0].model_copy(update={"decode": low}))
+        self._classes = class_decoder(task) if self._metric == "pixels" and shown is None else None
+        self._pixels: list[PixelTruth] = []
+        if self._metric == "pixels" and shown is not None:
+            self._metric = "sqnr"
         self._threshold = task.decode.score
         self._truth: list[FloatTruth] = []
         self._top: list[int | None] = []
@@ -100,7 +109,7 @@ class Judge:
         self._outputs: dict[int, Outputs] = {}
         stride = 1
         sha = hashlib.sha256((task if shown is None else shown[0]).model_dump_json().encode())
-        noise = _noise(samples[0].feeds) if decode is not None or self._metric == "top1" else []
+        noise = _noise(samples[0].feeds) if self._metric != "sqnr" else []
         steps = _steps(task, samples) if noise else {}
         for i, s in enumerate(samples):
             outputs = reference.run(s.feeds)
@@ -119,6 +128,12 @@ class Judge:
                     for k in (0, 1)
                 ]
                 self._truth.append(truth(decode(outputs, s.meta), copies, self._threshold))
+            if self._classes is not None and s.meta is not None:
+                noisy = [
+                    self._classes(reference.run(_noisy(s.feeds, steps, noise[(i + k) % len(noise)])), s.meta)
+                    for k in (0, 1)
+                ]
+                self._pixels.append(PixelTruth.of(self._classes(outputs, s.meta), noisy))
             if self._metric == "top1":
                 top = _argmax(outputs)
                 copies_of = (
@@ -161,6 +176,9 @@ class Judge:
                 rows.append(match(self._truth[i], self._decode(outputs, sample.meta)))
             if self._metric == "top1" and self._top[i] is not None:
                 same.append(float(self._top[i] == _argmax(outputs)))
+            if self._classes is not None and sample.meta is not None:
+                share = self._pixels[i].agreement(self._classes(outputs, sample.meta))
+                same += [] if share is None else [share]
             last = i == len(self._samples) - 1
             if last or (limit is not None and i + 1 in (_GLANCE, 2 * _GLANCE)):
                 result = self._verdict(np.asarray(sums), rows, same)
@@ -174,15 +192,16 @@ class Judge:
         units = objects = 0
         if self._decode is not None:
             curve = _Curve(rows)
-            measure, n, name = curve.average_precision, len(rows), "ap50_vs_float"
+            measure, n, name = curve.average_precision, len(rows), measured_by(self._truth[0].boxes)
             objects = sum(r.objects for r in rows)
-        elif self._metric == "top1":
+        elif self._metric in ("top1", "pixels"):
             agreed = np.asarray(same)
-            measure, n, name = (lambda w: float(w @ agreed / max(w.sum(), 1e-9))), len(same), "top1_agreement"
+            name = "top1_agreement" if self._metric == "top1" else "pixels_vs_float"
+            measure, n = (lambda w: float(w @ agreed / max(w.sum(), 1e-9))), len(same)
             # float was sure of none of those that were looked at so far
             if not n:
                 return Accuracy(0.0, values, 0.0, 1.0, 0)
-            units = n
+            units = n if self._metric == "top1" else 0
         else:
             measure, n, name = (lambda w: _cosine(np.tensordot(w, sums, 1))), len(sums), ""
         quality = measure(np.ones(n))
@@ -246,15 +265,9 @@ def truth(seen: Detections, copies: Sequence[Detections], threshold: float) -> F
     for copy in copies:
         again = copy.score >= threshold
         for i in np.flatnonzero(objects):
-            objects[i] = bool(
-                np.any(again & (copy.cls == seen.cls[i]) & (_iou(seen.xyxy[i], copy.xyxy) >= _IOU))
-            )
-    parts = [seen, *copies]
-    boxes = Detections(
-        np.concatenate([p.xyxy for p in parts]),
-        np.concatenate([p.score for p in parts]),
-        np.concatenate([p.cls for p in parts]),
-    )
+            near = similar(seen, int(i), copy)
+            objects[i] = bool(np.any(again & (copy.cls == seen.cls[i]) & (near >= similar_enough(seen))))
+    boxes = Detections.joined([seen, *copies])
     return FloatTruth(boxes, np.concatenate([objects, np.zeros(sum(len(c) for c in copies), bool)]))
 
 
@@ -268,20 +281,21 @@ class Match:
 
 
 def match(of: FloatTruth, found: Detections) -> Match:
-    """Match boxes, best score first, each object once; the class must be right and IoU ≥ 0.5.
+    """Match boxes, best score first, each object once; the class must be right and the two similar enough.
 
     A box that matches no free object, but something that is ignored, does not count.
     """
     boxes, objects = of.boxes, of.objects
     free = objects.copy()
+    enough = similar_enough(boxes)
     scores, hits = [], []
     for i in np.argsort(-found.score, kind="stable"):
-        near = np.where(boxes.cls == found.cls[i], _iou(found.xyxy[i], boxes.xyxy), 0.0)
+        near = np.where(boxes.cls == found.cls[i], similar(found, int(i), boxes), 0.0)
         wanted = np.where(free, near, 0.0)
-        hit = bool(wanted.max(initial=0.0) >= _IOU)
+        hit = bool(wanted.max(initial=0.0) >= enough)
         if hit:
             free[int(wanted.argmax())] = False
-        elif np.any(near[~objects] >= _IOU):
+        elif np.any(near[~objects] >= enough):
             continue
         scores.append(float(found.score[i]))
         hits.append(hit)
@@ -387,14 +401,6 @@ def average_precision(rows: Sequence[Match]) -> float:
     it saw once, by mistake, weigh as much as all people together.
     """
     return _Curve(rows).average_precision(np.ones(len(rows)))
-
-
-def _iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
-    left, top = np.maximum(box[0], boxes[:, 0]), np.maximum(box[1], boxes[:, 1])
-    right, bottom = np.minimum(box[2], boxes[:, 2]), np.minimum(box[3], boxes[:, 3])
-    shared = np.clip(right - left, 0, None) * np.clip(bottom - top, 0, None)
-    area = (box[2] - box[0]) * (box[3] - box[1]) + (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return np.asarray(shared / np.maximum(area - shared, 1e-9), np.float64)
 
 
 def _argmax(outputs: Outputs) -> int:

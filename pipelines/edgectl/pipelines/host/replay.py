@@ -29,6 +29,7 @@ __all__ = [
     "open_track_log",
     "recorded_config",
     "replay",
+    "rules_of",
     "step_frame",
     "with_rules",
 ]
@@ -53,7 +54,8 @@ def open_track_log(path: Path) -> Iterator[TrackLogFile]:
             hint="edgectl run --out FOLDER with `tracklog` among the sinks writes one",
         ) from e
     with lines:
-        yield TrackLogFile(read_header(lines), read_tracks(lines))
+        header = read_header(lines)
+        yield TrackLogFile(header, read_tracks(lines, header.keypoints))
 
 
 def recorded_config(header: TrackLogHeader) -> PipelineConfig:
@@ -95,11 +97,7 @@ def replay(log: TrackLogFile, configs: Sequence[PipelineConfig | None]) -> tuple
     The same log and configuration give the same records, to the byte. Raises :class:`UsageError` for a class that the
     model did not know, :class:`DataError` for a damaged log.
     """
-    labels = log.header.labels
-    rules = [
-        RecordedRules(log.header) if config is None else RuleSet(with_rules(config), labels)
-        for config in configs
-    ]
+    rules = [rules_of(log.header, config) for config in configs]
     writers = [EventWriter(log.header.stream) for _ in configs]
     said: list[Replayed] = [Replayed([], []) for _ in configs]
     frames, first_s, last_s = 0, 0.0, 0.0
@@ -114,6 +112,13 @@ def replay(log: TrackLogFile, configs: Sequence[PipelineConfig | None]) -> tuple
             into.events.extend(events)
             into.records.extend(writer.record(event, stamp) for event in events)
     return LogLength(frames, last_s - first_s, tuple(switched)), said
+
+
+def rules_of(header: TrackLogHeader, config: PipelineConfig | None) -> RuleSet:
+    """None: those that the stream had. Raises :class:`UsageError` for a class or an attribute that the models did not know."""
+    if config is None:
+        return RecordedRules(header)
+    return RuleSet(with_rules(config), header.labels, attributes=header.attributes)
 
 
 def step_frame(rules: RuleSet, frame: LoggedTracks) -> list[Event]:
@@ -132,7 +137,7 @@ class RecordedRules(RuleSet):
     """The rules that a stream had. Where others took over, they take over here."""
 
     def __init__(self, header: TrackLogHeader) -> None:
-        super().__init__(with_rules(recorded_config(header)), header.labels)
+        super().__init__(with_rules(recorded_config(header)), header.labels, attributes=header.attributes)
         self._header = header
 
     def follow(self, frame: LoggedTracks) -> None:

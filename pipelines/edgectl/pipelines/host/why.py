@@ -17,15 +17,14 @@ from zoneinfo import ZoneInfo
 
 from edgectl.core.errors import DataError, UsageError
 from edgectl.pipelines.host.replay import (
-    RecordedRules,
     TrackLogFile,
     open_track_log,
     recorded_config,
+    rules_of,
     step_frame,
     with_rules,
 )
 from edgectl.pipelines.kinds.config import PipelineConfig
-from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.rules.predicate import Explained, Predicate
 from edgectl.pipelines.stream.events import Event
 
@@ -115,8 +114,7 @@ def why(
     moment; :class:`DataError` for a damaged log.
     """
     rule, track = rule or moment.rule, moment.track if track is None else track
-    labels = log.header.labels
-    rules = RecordedRules(log.header) if config is None else RuleSet(with_rules(config), labels)
+    rules, labels = rules_of(log.header, config), log.header.labels
     best: dict[tuple[str, int | None], Explanation] = {}
     offset, frames, last = None, 0, 0.0
     for frame in log.frames:

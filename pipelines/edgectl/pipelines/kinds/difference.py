@@ -17,7 +17,6 @@ _IN_PLACE = frozenset(
         "flow.max_age_ms",
         "flow.target_fps",
         "gate",
-        "govern",
         "ground",
         "health",
         "privacy",
@@ -67,6 +66,8 @@ def difference(old: VideoConfig, new: VideoConfig) -> ConfigDifference:
     start = [key for key in changed if not _is_in_place(key)]
     start += [name for name in sorted(sinks & kept) if SINKS.get(name).begins_anew]
     seconds = [max((o.packet_seconds() for o in c.chosen().values()), default=0.0) for c in (old, new)]
+    if seconds[1] and old.privacy.hides != new.privacy.hides:
+        start.append("privacy")
     if seconds[1] > seconds[0]:
         start += [name for name, o in new.chosen().items() if o.packet_seconds() > seconds[0]]
     return ConfigDifference((*changed, *sorted(sinks)), tuple(dict.fromkeys(start)), frozenset(sinks))

@@ -1,19 +1,17 @@
-"""Small facts of a video stream: how often its pictures come, how many there will be, and what is told when its engine
-hangs or it does less."""
+"""Small facts of a video stream: how often its pictures come, how many there will be, and what is told when an
+engine hangs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from edgectl.core.errors import UsageError
-from edgectl.pipelines.kinds.analysis import PART
 from edgectl.pipelines.sinks.base import SinkOptions
 from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.events import Event
-from edgectl.pipelines.stream.governor import Change
 
-__all__ = ["degradation_event", "engine_event", "expected", "packet_ring", "period_s"]
+__all__ = ["engine_event", "expected", "packet_ring", "period_s"]
 
 
 def period_s(info: SourceInfo, target_fps: float | None) -> float | None:
@@ -28,17 +26,10 @@ def expected(info: SourceInfo, seconds: float | None) -> int | None:
     return min((n for n in (info.frames, limit) if n is not None), default=None)
 
 
-def engine_event(t_s: float, *, available: bool) -> Event:
+def engine_event(part: str, t_s: float, *, available: bool) -> Event:
     """An engine whose call does not come back, or has come back after all."""
-    data = {"name": "engine", "available": available, "reason": "engine_stuck", "part": PART}
+    data = {"name": "engine", "available": available, "reason": "engine_stuck", "part": part}
     return Event("capability", t_s, "end" if available else "start", None, data)
-
-
-def degradation_event(t_s: float, before: int, change: Change, since_s: float) -> Event:
-    """Another rung. ``since_s``: how long the one before has held."""
-    phase = "start" if before == 0 else "end" if change.level == 0 else "update"
-    data = {"level": change.level, "detect_every": change.rung.detect_every, "reason": change.reason}
-    return Event("degradation", t_s, phase, None, {**data, "after_s": round(since_s, 1)})
 
 
 def packet_ring(sinks: Mapping[str, SinkOptions], source: object) -> PacketRing | None:

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.rules import RulesConfig
-from edgectl.pipelines.rules.observation import describe
+from edgectl.pipelines.rules.observation import describe, shown_attributes
 from edgectl.pipelines.rules.occupancy import OccupancyConfig
 from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.decode import Detections
-from edgectl.pipelines.video.draw import draw_tracks
+from edgectl.pipelines.video.draw import draw_classes, draw_scene, draw_tracks
 from edgectl.pipelines.video.duplicates import one_label_each
 from edgectl.pipelines.video.tracker import TrackConfig, Tracks
 
@@ -39,7 +39,17 @@ class StillObjects:
             found = one_label_each(found, self._config.one_object_iou)
         ids = np.arange(self._next, self._next + len(found), dtype=np.int64)
         self._next += len(found)
-        return Tracks(ids, found.xyxy, found.score, found.cls, np.ones(len(found), np.bool_), width, height)
+        return Tracks(
+            ids,
+            found.xyxy,
+            found.score,
+            found.cls,
+            np.ones(len(found), np.bool_),
+            width,
+            height,
+            keypoints=found.keypoints,
+            masks=found.masks,
+        )
 
     def adopt(self, config: TrackConfig, period_s: float | None) -> None:
         self._config = config
@@ -47,8 +57,9 @@ class StillObjects:
 
 class StillAnalyser:
     """One event ``detections`` per picture, also for one without objects: ``objects`` (label, score, box,
-    zones), ``found`` (label → how many), ``zones`` (name → how many) and ``over``, the occupancy rules
-    whose limit the picture reaches."""
+    keypoints, zones, ``attributes`` where a second stage tells some), ``found`` (label → how many), ``zones`` (name →
+    how many), ``over``, the occupancy rules whose limit the picture reaches, and ``scene``, where classifiers look at
+    the whole picture (part → ``value`` and ``score``)."""
 
     def __init__(self, config: RulesConfig, labels: Sequence[str]) -> None:
         self._labels = labels
@@ -65,7 +76,9 @@ class StillAnalyser:
         objects = []
         for row in range(len(tracks)):
             about = {
-                k: v for k, v in describe(tracks, row, self._labels).items() if k in ("label", "score", "box")
+                k: v
+                for k, v in describe(tracks, row, self._labels).items()
+                if k not in ("track", "frame_size")
             }
             objects.append(about | {"zones": [name for name, mask in inside.items() if mask[row]]})
         counts = {name: int(mask.sum()) for name, mask in inside.items()}
@@ -77,6 +90,8 @@ class StillAnalyser:
             "zones": counts,
             "over": [r.id for r in self._limits if counts[r.occupancy.zone] >= r.occupancy.high],
         }
+        if tracks.scene:
+            data["scene"] = shown_attributes(tracks.scene)
         return [Event("detections", t, None, None, data)]
 
     def overlay(self) -> Callable[[NDArray[Any]], None]:
@@ -84,7 +99,9 @@ class StillAnalyser:
 
         def draw(image: NDArray[Any]) -> None:
             if objects is not None:
+                draw_classes(image, objects)
                 draw_tracks(image, objects, labels)
+                draw_scene(image, objects)
 
         return draw
 

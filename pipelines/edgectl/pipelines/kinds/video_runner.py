@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from edgectl.core.errors import EdgectlError, EngineError, ModelError, UsageError
 from edgectl.core.histogram import Histogram
@@ -22,20 +20,24 @@ from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTra
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.camera_view import CameraView
 from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig, as_video
-from edgectl.pipelines.kinds.config_change import ConfigChange, Reconfigured
-from edgectl.pipelines.kinds.difference import difference
+from edgectl.pipelines.kinds.configurable import Configurable, naming
+from edgectl.pipelines.kinds.degradation import Degradation
+from edgectl.pipelines.kinds.second_stage import (
+    CropEngines,
+    make_stages,
+    open_crop_engine,
+    open_second_stage,
+)
 from edgectl.pipelines.kinds.source_facts import (
-    degradation_event,
     engine_event,
     expected,
     packet_ring,
     period_s,
 )
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
-from edgectl.pipelines.rules import RulesConfig, RuleSet
-from edgectl.pipelines.rules.line import LineConfig, counted
-from edgectl.pipelines.sinks import open_sink, open_sinks
-from edgectl.pipelines.sinks.base import Sink, SinkContext, StreamControl
+from edgectl.pipelines.rules import RuleSet
+from edgectl.pipelines.sinks import open_sinks
+from edgectl.pipelines.sinks.base import Sink, StreamControl
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sinks.jsonl import CallbackSink
 from edgectl.pipelines.sinks.pool import SinkPool, SinkState
@@ -43,7 +45,7 @@ from edgectl.pipelines.sources import SourceInfo, open_source
 from edgectl.pipelines.stream.borders import Borders
 from edgectl.pipelines.stream.events import EventWriter
 from edgectl.pipelines.stream.flow import room
-from edgectl.pipelines.stream.governor import GovernorConfig
+from edgectl.pipelines.stream.governor import LoadLimits
 from edgectl.pipelines.stream.ledger import Ledger
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.trace import Tracer
@@ -52,23 +54,22 @@ from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.health.judge import HealthConfig
+from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
-from edgectl.pipelines.video.load_watch import LoadWatch
-from edgectl.pipelines.video.privacy import Privacy
+from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
+from edgectl.pipelines.video.track_watch import Known, TrackWatch
 from edgectl.pipelines.video.tracker import Tracker
 
 __all__ = ["Analyser", "VideoPipeline"]
 
 _JOIN_S = 20.0
-_IN_FORCE_S = 2.0
-"""The answer to another configuration does not wait longer for a frame of a camera that is away."""
 _SETTLE_S = 10.0
 """So long an engine may take for the frames that are under way."""
 
 
-class VideoPipeline:
+class VideoPipeline(Configurable):
     """See :class:`edgectl.pipelines.kinds.base.Pipeline`."""
 
     def __init__(
@@ -80,7 +81,7 @@ class VideoPipeline:
         budget_ms: float,
         *,
         looks: bool = True,
-        govern: Callable[[VideoConfig], GovernorConfig | None] = lambda config: None,
+        govern: LoadLimits | None = None,
         health: Callable[[VideoConfig], HealthConfig | None] = lambda config: None,
         complete: Callable[[PipelineConfig], VideoConfig] = as_video,
     ) -> None:
@@ -99,14 +100,14 @@ class VideoPipeline:
         self._configuring = threading.Lock()
         self._before: VideoConfig | None = None
         """The configuration before this one."""
-        self._load: LoadWatch | None = None
+        self._degradation: Degradation | None = None
         self.ledger = Ledger()
         self.tracer = Tracer()
         self.outputs: tuple[Path, ...] = ()
         self.expected: int | None = None
         self._error: EdgectlError | None = None
         self._done = threading.Event()
-        self._started = self._stopped = False
+        self._started = self._stopped = self._asked = False
         self._stuck = False
         self._control = StreamControl()
         self._window_start = time.monotonic()
@@ -119,10 +120,16 @@ class VideoPipeline:
     def start(self) -> None:
         source = open_source(self._args.source, patient=self._args.patient)
         self._packets = packet_ring(self._config.chosen() if self._args.out is not None else {}, source)
+        self._hidden = (
+            HiddenLog(self._packets.seconds)
+            if self._packets is not None and self._config.privacy.hides
+            else None
+        )
         with contextlib.ExitStack() as undo:
             self._engines = HotSwap(self._open(self._args.engines[PART]), self._done.is_set)
             undo.callback(self._engines.close)
-            labels = LabelMap(self._config, self._engines.detector.labels)
+            seconds = open_second_stage(self._args, self._config, self._done.is_set, undo)
+            labels = LabelMap(self._config, self._engines.engine.labels)
             self._view = CameraView(self._health_of(self._config), self._args.out, self._args.stream)
             self._capture = Capture(
                 self._args.stream,
@@ -136,7 +143,7 @@ class VideoPipeline:
             self._capturing = self._capture
             undo.callback(self._capture.join, _JOIN_S)
             undo.callback(self._capture.stop)
-            self._plan(self._capture.open(), labels)
+            self._plan(self._capture.open(), labels, seconds)
             self._window_start = time.monotonic()
             self._started = True
             self._analysis.thread.start()
@@ -153,23 +160,37 @@ class VideoPipeline:
     def stop(self) -> None:
         if not self._started or self._stopped:
             return
+        if self._asked or not self._done.is_set():
+            # it has not come to its end: somebody waits for it to stop
+            self._sinks.hurry()
+        self._asked = True
         self._analysis.stop()
         self._capture.stop()
         self._path.stop()
+        self._second.stop()
         self._analysis.thread.join(_JOIN_S)
         self._path.end_shadow("the stream has ended")
+        if self._degradation is not None:
+            self._degradation.close()
         if not self._engines.close() or self._analysis.thread.is_alive():
             self._stopped = True
             raise self._does_not_stop()
         self._analysis.analyser.close()
         self._view.close()
+        last = self._sinks.finish()
+        for heard in self._path.late():
+            self._analysis.say(heard.event, heard.stamp)
+        for make in last:
+            stamp = self._capture.now()
+            self._analysis.say(make(stamp.t_s), stamp)
         self._sinks.close()
+        second_closed = self._second.close()
         # not before: who was interrupted (Ctrl-C) asks again
         self._stopped = True
         if self._error is None and self._sinks.errors:
             self._error = next(iter(self._sinks.errors.values()))
-        # last: a camera that hangs keeps neither the engine nor the files
-        if not self._capture.join(_JOIN_S):
+        # last: what hangs keeps neither the engine nor the files
+        if not self._capture.join(_JOIN_S) or not second_closed:
             raise self._does_not_stop()
 
     def _does_not_stop(self) -> EngineError:
@@ -184,8 +205,10 @@ class VideoPipeline:
 
     def stuck(self) -> tuple[str, ...]:
         found = ["source"] if self._capturing is not None and self._capturing.stuck else []
-        if self._started and self._engines.detector.stuck_s(time.monotonic_ns()) is not None:
+        if self._started and self._engines.running.stuck_s(time.monotonic_ns()) is not None:
             found.append("engine")
+        if self._started:
+            found += [f"engine:{stage.part}" for stage in self._second if stage.stuck]
         sinks = self._sinks.stuck() if self._started else ()
         return (*found, *(f"sink:{name}" for name in sinks))
 
@@ -193,8 +216,13 @@ class VideoPipeline:
         engine = self._args.pool.join(slot.variant, self._args.open_engine, slot.edition)
         return Detector(slot, engine)
 
-    def _plan(self, info: SourceInfo, labels: LabelMap) -> None:
-        """Everything that depends on the source: flow, budget, analyser, sinks."""
+    def _open_seated(self, slot: PartVariant) -> Detector:
+        detector = self._open(slot)
+        self._path.seat(detector)
+        return detector
+
+    def _plan(self, info: SourceInfo, labels: LabelMap, seconds: CropEngines) -> None:
+        """Everything that depends on the source: flow, budget, analyser, second stage, sinks."""
         flow = self._config.flow
         self._info, self._labels = info, labels
         place = self._room = room(flow, info.realtime)
@@ -212,27 +240,53 @@ class VideoPipeline:
         privacy = self._privacy(self._config)
         sinks = self._make_sinks(analyser)
         pictures = any(sink.pictures for sink in sinks)
+        watch = self._watch = TrackWatch(self._config.track.high)
+        regions = self._config.regions.on and info.kind != "images"
         self._choice = FrameChoice(
             paused=lambda: not self._control.detect,
             # of still pictures each one is asked about
             gate=self._config.gate if info.kind != "images" else None,
             lost_s=self._config.track.lost_s,
-            tracking=lambda: self._tracking(place.waits),
+            known=lambda: self._known(place.waits),
+            small_px=self._config.regions.small_px if regions else None,
         )
-        self._load = self._load_watch(self._config)
+        borders = Borders(*self._limits(self._config))
+        places = self._make_regions(borders, waits=place.waits) if regions else None
         self._path = FramePath(
             self._args.stream,
             place,
-            Borders(*self._limits(self._config)),
+            borders,
             self._engines,
             self.ledger,
             self.tracer,
             self._args.pool.timeline,
             choice=self._choice,
+            regions=places,
+            settle=self._settle if regions and place.waits else lambda: None,
             blind=privacy.blind,
-            pictures=pictures or self._looks,
+            pictures=pictures or self._looks or bool(seconds),
         )
-        self._path.seat(self._engines.detector)
+        self._second = make_stages(
+            self._config,
+            seconds,
+            labels.labels,
+            self.tracer,
+            waits=place.waits,
+            still=info.kind == "images",
+        )
+        self._path.seat(self._engines.engine)
+        if self._govern is not None and self._govern.on and info.realtime and not place.waits:
+            self._degradation = Degradation(
+                self._args.stream,
+                self._govern,
+                self._engines,
+                self.ledger.frames,
+                self._choice,
+                places,
+                self._open_seated,
+                self._capture.only_key_frames,
+                self._capture.say,
+            )
         self._sinks = SinkPool(
             self._args.stream,
             sinks,
@@ -244,13 +298,16 @@ class VideoPipeline:
             self._path,
             labels,
             tracker,
+            watch,
             analyser,
             privacy,
             self._sinks,
-            EventWriter(self._args.stream, releases=releases_of(self._engines.detector.slot)),
+            EventWriter(self._args.stream, releases=releases_of(self._engines.engine.slot, self._second)),
+            self._second,
             realtime=info.realtime,
             pictures=pictures,
-            naming=_naming(sinks),
+            naming=naming(sinks),
+            hidden=self._hidden,
             look_after=self._look_after,
             ended=self._done,
             failed=self._analysis_failed,
@@ -269,56 +326,25 @@ class VideoPipeline:
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         return sinks
 
-    def _sink_context(self, config: VideoConfig) -> SinkContext:
-        fps = min(self._info.fps or 25.0, config.flow.target_fps or 1000.0)
-        lines = tuple(rule.id for rule in config.rules if isinstance(rule, LineConfig))
-        rules = config.model_dump(mode="json", include=set(RulesConfig.model_fields), exclude_unset=True)
-        return SinkContext(
-            self._args.stream,
-            self._args.out,
-            fps,
-            tuple(self._labels.labels),
-            tuple(config.zones),
-            lines,
-            self._control,
-            self._kind,
-            rules,
-            packets=self._packets,
-            files=self._files,
-            say=self._capture.say,
-            inside={} if self._rules is None else self._rules.inside(),
-            counted={} if self._rules is None else counted(self._rules),
-        )
-
-    def _privacy(self, config: VideoConfig) -> Privacy:
-        return Privacy(
-            config.privacy,
-            self._engines.detector.labels,
-            config,
-            self._labels.labels,
-            {name: zone.polygon for name, zone in config.zones.items()},
-            still=self._info.kind == "images",
-        )
-
-    def _budget(self, config: VideoConfig) -> float | None:
-        return config.budget_ms or (self._default_budget_ms if self._info.realtime else None)
-
-    def _limits(self, config: VideoConfig) -> tuple[float | None, float | None]:
-        """What a frame's events may take, and how old a frame may be."""
-        return (self._budget(config), config.flow.max_age_ms) if self._info.realtime else (None, None)
-
-    def _load_watch(self, config: VideoConfig) -> LoadWatch | None:
-        govern = self._govern(config)
-        if govern is None or not govern.on or not self._info.realtime or self._room.waits:
-            return None
-        return LoadWatch(govern, self.ledger.frames, lambda: self._engines.detector.work())
-
-    def _tracking(self, waits: bool) -> bool:
-        """Whether there are tracks, in the capture thread. A recording waits for the frames before, so that the
-        same file gives the same events."""
+    def _known(self, waits: bool) -> Known:
+        """What the frames before have shown, in the capture thread. A recording waits for them, so that the same file
+        gives the same events."""
         if waits:
-            self.ledger.wait_for_others(_SETTLE_S)
-        return self._analysis.tracking
+            self._settle()
+        return self._watch.known
+
+    def _settle(self) -> None:
+        """Until the frames before are through, in the capture thread."""
+        self.ledger.wait_for_others(_SETTLE_S)
+
+    def _make_regions(self, borders: Borders, *, waits: bool) -> RegionChoice:
+        times = None
+        if not waits:
+            times = CallTimes(
+                lambda frame: borders.left_ns("analysis", frame.stamp.avail_ns, time.monotonic_ns()),
+                lambda: self._engines.running.sharing(),
+            )
+        return RegionChoice(self._config.regions, lambda: self._watch.known, self._config.track.lost_s, times)
 
     def _sink_changed(self, state: SinkState) -> None:
         """From any thread."""
@@ -337,22 +363,21 @@ class VideoPipeline:
     def _look_after(self) -> None:
         """Now and then: what hangs is told, and how much is done is adjusted."""
         self._capture.look_after()
-        stuck = self._engines.detector.stuck_s(time.monotonic_ns()) is not None
+        stuck = self._engines.running.stuck_s(time.monotonic_ns()) is not None
+        hanging = self._second.changed() if self._second else {}
         if stuck != self._stuck:
-            self._stuck = stuck
+            self._stuck = hanging[PART] = stuck
+        for part, hangs in hanging.items():
             stamp = self._capture.now()
-            self._analysis.say(engine_event(stamp.t_s, available=not stuck), stamp)
-        if self._load is not None:
-            before = self._load.level
-            if (changed := self._load.look(time.monotonic())) is not None:
-                change, since_s = changed
-                self._choice.detect_every = change.rung.detect_every
-                stamp = self._capture.now()
-                self._analysis.say(degradation_event(stamp.t_s, before, change, since_s), stamp)
+            self._analysis.say(engine_event(part, stamp.t_s, available=not hangs), stamp)
+        if self._degradation is not None:
+            self._degradation.look(time.monotonic())
 
     # -- hot swap ---------------------------------------------------------------------------------------------------------
 
     def swap(self, part: str, slot: PartVariant) -> float:
+        if (second := self._second.of(part)) is not None:
+            return second.swap(open_crop_engine(self._args, second.config, slot))
         detector = self._fitting(part, slot)
         self._path.seat(detector)
         gap_ms = self._engines.switch(detector)
@@ -367,102 +392,52 @@ class VideoPipeline:
         frames: int,
         done: Callable[[Shadowing | EdgectlError], None],
     ) -> None:
+        if self._second.of(part) is not None:
+            raise UsageError(
+                f"the part {part!r} is not compared beside the old engine",
+                hint="release it without shadow: its second stage votes, and probation judges it",
+            )
         detector = self._fitting(part, slot)
-        self._path.compare(Shadow(detector, self._engines.detector, percent, frames, done))
+        self._path.compare(Shadow(detector, self._engines.engine, percent, frames, done))
 
     def _fitting(self, part: str, slot: PartVariant) -> Detector:
         """Another detector, opened and warm, that finds the same things."""
-        _check_part(part)
+        self._check_part(part)
         detector = self._open(slot)
-        running = self._engines.detector.labels
+        running = self._engines.engine.labels
         if detector.labels != running:
             detector.close()
             raise ModelError(
                 f"the new engine's {len(detector.labels)} labels are not the {len(running)} of the running one",
                 hint="start the stream anew for another set of labels",
             )
+        if detector.keypoints != self._engines.engine.keypoints:
+            detector.close()
+            raise ModelError(
+                "the new engine's keypoints are not those of the running one",
+                hint="start the stream anew for other keypoints",
+            )
         return detector
 
     def commit(self, part: str) -> None:
-        _check_part(part)
+        if (second := self._second.of(part)) is not None:
+            second.engines.commit()
+            return
+        self._check_part(part)
         self._engines.commit()
 
     def revert(self, part: str) -> None:
-        _check_part(part)
+        if (second := self._second.of(part)) is not None:
+            second.engines.revert()
+            return
+        self._check_part(part)
         self._engines.revert()
         self._path.end_shadow("the stream took another engine")
 
-    # -- another configuration --------------------------------------------------------------------------------------------
-
-    def configure(self, config: PipelineConfig, told: Mapping[str, Any]) -> Reconfigured:
-        with self._configuring:
-            if not self._started or self._stopped or self._done.is_set():
-                raise EngineError("the stream is not running: its configuration was not changed")
-            new = self._complete(config)
-            changes = difference(self._config, new)
-            if not changes.changed:
-                return Reconfigured((), in_force=True)
-            changes.check()
-            take = self._analysis.analyser.prepare(new, {**told, "changed": list(changes.changed)})
-            change = self._change(new, changes.sinks, take)
-            self._before, self._config = self._config, new
-            self._path.change(change)
-            in_force = change.done.wait(_IN_FORCE_S)
-            return Reconfigured(changes.changed, in_force)
-
-    def _change(
-        self, config: VideoConfig, sinks: frozenset[str], take: Callable[[], None] | None
-    ) -> ConfigChange:
-        """``take``: lets other rules take over. Raises :class:`UsageError` for a label that the model does not have."""
-        privacy, load = self._privacy(config), self._load_watch(config)
-        governed = self._govern(config) != self._govern(self._config)
-        flow = config.flow
-
-        def at_capture() -> None:
-            self._capture.target_fps = flow.target_fps
-            self._view.adopt(self._health_of(config))
-            self._choice.gate(config.gate if self._info.kind != "images" else None, config.track.lost_s)
-            self._path.see(blind=privacy.blind, pictures=self._analysis.pictures or self._looks)
-
-        def at_analysis() -> None:
-            self._analysis.adopt(privacy)
-            self._tracker.adopt(config.track, period_s(self._info, flow.target_fps))
-            self._path.limit(*self._limits(config))
-            self._budget_ms = self._budget(config)
-            if governed:
-                self._load, self._choice.detect_every = load, 1
-            if take is not None:
-                take()
-            if sinks:
-                context = self._sink_context(config)
-                gone = [sink for name in sinks if (sink := self._named_sinks.pop(name, None)) is not None]
-                make = {
-                    name: partial(open_sink, name, config, context)
-                    for name in sinks
-                    if name in config.chosen()
-                }
-                self._sinks.replace(gone, make, partial(self._sinks_opened, privacy))
-
-        return ConfigChange(at_capture, at_analysis)
-
-    def _sinks_opened(self, privacy: Privacy, opened: Mapping[str, Sink]) -> None:
-        """From a thread of the sinks."""
-        self._named_sinks |= opened
-        sinks = [*self._named_sinks.values(), *self._args.sinks]
-        self._analysis.naming = _naming(sinks)
-        self._analysis.pictures = any(sink.pictures for sink in sinks)
-        self._path.see(blind=privacy.blind, pictures=self._analysis.pictures or self._looks)
-        known = set(self.outputs)
-        self.outputs += tuple(s.path for s in opened.values() if s.path is not None and s.path not in known)
-
-    def _went_back(self) -> None:
-        """A new rule has failed, and the rules before have come back: so does the rest of their configuration. From the
-        analysis thread."""
-        before, self._before = self._before, None
-        if before is not None:
-            change = self._change(before, difference(self._config, before).sinks, None)
-            self._config = before
-            self._path.change(change)
+    def _check_part(self, part: str) -> None:
+        if part != PART:
+            parts = ", ".join([PART, *self._config.further_parts()])
+            raise UsageError(f"this pipeline has no engine for the part {part!r}", hint=f"its parts: {parts}")
 
     # -- numbers ----------------------------------------------------------------------------------------------------------
 
@@ -471,17 +446,19 @@ class VideoPipeline:
         now = time.monotonic()
         seconds, self._window_start = now - self._window_start, now
         done, self._window_processed = frames.processed - self._window_processed, frames.processed
-        slot = self._engines.detector.slot
+        slot = self._engines.engine.slot
+        level = None if self._degradation is None else self._degradation.level
         outage = self._capture.outage or ("engine_stuck" if self._stuck else None)
         state = (
             "failed" if self._error else "ended" if self._done.is_set() else "outage" if outage else "running"
         )
         return StreamStats(
             kind=self._kind,
-            slots={PART: slot.bundle or slot.variant.digest},
-            releases=releases_of(slot),
+            slots={PART: slot.bundle or slot.variant.digest} | self._second.slots(),
+            releases=releases_of(slot, self._second),
             stages=self.tracer.window(),
             frames=frames,
+            crops=self._second.crops(),
             errors=self._analysis.errors,
             fps=round(done / seconds, 3) if seconds > 0 else 0.0,
             budget_ms=self._budget_ms,
@@ -490,19 +467,9 @@ class VideoPipeline:
             counters={
                 **self._analysis.analyser.counters(),
                 **self._sinks.counters,
-                **({"degradation_level": self._load.level} if self._load is not None else {}),
+                **({"degradation_level": level} if level is not None else {}),
             },
         )
 
     def totals(self) -> dict[str, Histogram]:
         return self.tracer.totals()
-
-
-def _naming(sinks: Sequence[Sink]) -> tuple[Sink, ...]:
-    """Those that name their files in events."""
-    return tuple(sink for sink in sinks if type(sink).file_of is not Sink.file_of)
-
-
-def _check_part(part: str) -> None:
-    if part != PART:
-        raise UsageError(f"this pipeline has no engine for the part {part!r}", hint=f"its part is {PART}")

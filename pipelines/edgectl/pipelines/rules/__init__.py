@@ -5,28 +5,32 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, ClassVar, Literal
-
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from typing import Any, Literal
 
 from edgectl.core.errors import EngineError, UsageError
-from edgectl.core.schema import Config, Key, Name, mistakes_below, wrong_at
-from edgectl.pipelines.registry import Registry
-from edgectl.pipelines.rules.base import RuleConfig, RuleType
+from edgectl.pipelines.rules.attributes import AttributeFilter
+from edgectl.pipelines.rules.config import RULES, RulesConfig, classes_of, names_of
 from edgectl.pipelines.rules.failure import check_made, line_of
-from edgectl.pipelines.rules.ground import Ground, GroundConfig
+from edgectl.pipelines.rules.ground import Ground
 from edgectl.pipelines.rules.lifecycle import LifecycleRule
 from edgectl.pipelines.rules.motion import MotionEstimator
-from edgectl.pipelines.rules.observation import Lasting, Observation, Resettable, Rule, Switchable, Wall
-from edgectl.pipelines.rules.places import find, where
+from edgectl.pipelines.rules.observation import (
+    Lasting,
+    Observation,
+    Resettable,
+    Rule,
+    Switchable,
+    Wall,
+    shown_attributes,
+)
 from edgectl.pipelines.rules.predicate import Explained, Explains
 from edgectl.pipelines.rules.recent import WARM_S, RecentTracks, SeenFrame
-from edgectl.pipelines.rules.review import ReviewConfig, ReviewRule
-from edgectl.pipelines.rules.schedule import check_time_zone
+from edgectl.pipelines.rules.review import ReviewRule
+from edgectl.pipelines.rules.scene import SceneRule
 from edgectl.pipelines.rules.succession import (
+    ALWAYS,
     NotingContext,
     OpenAlarms,
     Switched,
@@ -35,7 +39,7 @@ from edgectl.pipelines.rules.succession import (
     stay_switched,
     told_by_succession,
 )
-from edgectl.pipelines.rules.zone import ZoneConfig, ZoneRule
+from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.lanes import CameraConfig, Lanes
 from edgectl.pipelines.video.tracker import Tracks
@@ -49,112 +53,6 @@ SAVED = "edgectl.rules/1"
 """Names the format of what :meth:`RuleSet.save` gives."""
 
 _log = logging.getLogger(__name__)
-
-RULES = Registry(
-    "rule",
-    "edgectl.rules",
-    RuleType,
-    {
-        "line": "edgectl.pipelines.rules.line:RULE",
-        "loiter": "edgectl.pipelines.rules.loiter:RULE",
-        "occupancy": "edgectl.pipelines.rules.occupancy:RULE",
-        "intrusion": "edgectl.pipelines.rules.intrusion:RULE",
-        "density": "edgectl.pipelines.rules.density:RULE",
-        "speed": "edgectl.pipelines.rules.speed:RULE",
-        "stationary": "edgectl.pipelines.rules.stationary:RULE",
-        "abandoned": "edgectl.pipelines.rules.abandoned:RULE",
-        "wrong_way": "edgectl.pipelines.rules.wrong_way:RULE",
-        "turn": "edgectl.pipelines.rules.turn:RULE",
-        "traffic": "edgectl.pipelines.rules.traffic:RULE",
-        "sudden_stop": "edgectl.pipelines.rules.sudden_stop:RULE",
-        "fall": "edgectl.pipelines.rules.fall:RULE",
-        "running": "edgectl.pipelines.rules.running:RULE",
-        "unusual_path": "edgectl.pipelines.rules.unusual_path:RULE",
-        "collision": "edgectl.pipelines.rules.collision:RULE",
-        "lane_departure": "edgectl.pipelines.rules.lane_departure:RULE",
-    },
-)
-
-
-class RulesConfig(Config):
-    """The part of a stream's configuration that makes its rules."""
-
-    has: ClassVar[frozenset[Literal["lanes", "speed"]]] = frozenset()
-    """What this kind of pipeline gives rules besides tracks."""
-
-    zones: dict[Name, ZoneConfig] = Field(default={}, max_length=64)
-    """Areas of the picture, by name."""
-    rules: tuple[SerializeAsAny[RuleConfig], ...] = Field(default=(), max_length=64)
-    """What makes events of tracks, each with an ``id``; see below."""
-    update_s: float = Field(default=30.0, gt=0, le=86400)
-    """How often a tracked object is reported while nothing changes."""
-    ground: GroundConfig | None = None
-    """Four points of the ground whose places in metres are known; what measures in metres needs them."""
-    time_zone: str = "UTC"
-    """Of the site, such as `Europe/Berlin`: for rules with hours."""
-    review: ReviewConfig | None = None
-    """What happens at the same time is told once, as `review`. none: it is not."""
-
-    @field_validator("rules", mode="before")
-    @classmethod
-    def _one_type_each(cls, rules: Any) -> Any:
-        """Pick each rule's model by its key, so that a mistake is reported for the rule that was meant."""
-        if not isinstance(rules, list | tuple):
-            raise ValueError("it must be a list; each rule begins with `- id:`")
-        return tuple(cls._rule(r, i) for i, r in enumerate(rules))
-
-    @classmethod
-    def _rule(cls, value: Any, place: int) -> RuleConfig:
-        """``place``: in the list, from 0."""
-        if isinstance(value, RuleConfig):
-            return value
-        if not isinstance(value, dict):
-            raise wrong_at((place,), "a rule is a mapping with an id and one of: " + ", ".join(RULES.names()))
-        names = _names(value)
-        if len(names) != 1:
-            others = [] if names else [key for key in value if key != "id"]
-            unknown = f", and there is no rule {str(others[0])[:64]!r}" if others else ""
-            there = names[1:2] or others[:1]
-            raise wrong_at(
-                (place, *map(str, there)), f"a rule needs exactly one of: {', '.join(RULES.names())}{unknown}"
-            )
-        type_ = RULES.get(names[0])
-        if missing := type_.needs - cls.has:
-            what = f"needs {' and '.join(sorted(missing))}, which this kind of pipeline does not have"
-            raise wrong_at((place, names[0]), what)
-        try:
-            return type_.config.model_validate(value)
-        except ValidationError as e:
-            raise mistakes_below((place,), e) from e
-
-    @field_validator("time_zone")
-    @classmethod
-    def _is_known(cls, name: str) -> str:
-        return check_time_zone(name)
-
-    @model_validator(mode="after")
-    def _names_exist(self) -> RulesConfig:
-        ids = [r.id for r in self.rules]
-        for i, rule in enumerate(self.rules):
-            if rule.id in ids[:i]:
-                raise wrong_at(
-                    ("rules", i, "id"), f"{rule.id!r} is used twice, first by rules.{ids.index(rule.id)}"
-                )
-            if unknown := set(rule.zone_names()) - set(self.zones):
-                zone = min(unknown)
-                raise wrong_at(
-                    where("rules", i, rule, zone),
-                    f"rule {rule.id!r} names zone {zone!r}, which does not exist",
-                )
-            if rule.needs_ground() and self.ground is None:
-                raise wrong_at(("rules", i), f"rule {rule.id!r} measures in metres, and there is no ground")
-        if self.review is not None and (unknown := set(self.review.names()) - {*self.zones, *ids}):
-            name = min(unknown)
-            raise wrong_at(
-                ("review", *find(self.review.model_dump(mode="json"), name)),
-                f"{name!r} is no rule or zone",
-            )
-        return self
 
 
 @dataclass(frozen=True)
@@ -173,10 +71,19 @@ class RuleSet:
     """Zones first, then the object life cycle, then the rules in the order of the configuration, then the review."""
 
     def __init__(
-        self, config: RulesConfig, labels: Sequence[str], camera: CameraConfig | None = None
+        self,
+        config: RulesConfig,
+        labels: Sequence[str],
+        camera: CameraConfig | None = None,
+        attributes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Raises :class:`UsageError` if a rule or zone names a class that the model does not know."""
-        for who, classes, key in _classes(config):
+        """``attributes``: part of a second stage → the values that it can decide for; none: any text.
+
+        Raises :class:`UsageError` if a rule or zone names a class or an attribute that the model does not know.
+        """
+        self._attributes = attributes or {}
+        _check_attributes(config, self._attributes)
+        for who, classes, key in classes_of(config):
             if unknown := set(classes) - set(labels):
                 name = min(unknown)
                 raise UsageError(
@@ -188,8 +95,9 @@ class RuleSet:
         self.labels = labels
         self._camera = camera
         self.zones = [ZoneRule(name, zone, labels) for name, zone in config.zones.items()]
+        self._zones = {z.name: z for z in self.zones}
         ground = None if config.ground is None else Ground(config.ground)
-        shown = {
+        settings = {
             "ground": None if config.ground is None else config.ground.model_dump(mode="json"),
             "camera": (camera or CameraConfig()).model_dump(mode="json"),
             "time_zone": config.time_zone,
@@ -202,20 +110,27 @@ class RuleSet:
         """Id → rule, without the zones."""
         self._settings: dict[str, Any] = {}
         """Id → what the rule was configured with, as JSON values."""
+        self._asking = {
+            f"zone:{name}": AttributeFilter(zone.attributes, {})
+            for name, zone in config.zones.items()
+            if zone.attributes
+        }
+        """Step → what it sees, where it asks for attributes."""
         for rule in config.rules:
-            context = NotingContext(
-                labels,
-                {z.name: z for z in self.zones},
-                camera or CameraConfig(),
-                ground,
-                config.time_zone,
-            )
-            with RULES.using(_names(type(rule).model_fields)[0]) as type_:
+            zones = self._zones
+            if rule.attributes:
+                zones = {name: ZoneRule(name, config.zones[name], labels) for name in rule.zone_names()}
+                self._asking[rule.id] = AttributeFilter(rule.attributes, zones)
+            context = NotingContext(labels, zones, camera or CameraConfig(), ground, config.time_zone)
+            with RULES.using(names_of(type(rule).model_fields)[0]) as type_:
                 self.rules[rule.id] = type_.make(rule, context)
-            self._settings[rule.id] = rule.model_dump(mode="json")
-            self._meaning[rule.id] = meaning_of(rule, config.zones, context.noted, shown)
+            # without what is not asked for, so that counts of a time before there were attributes go on
+            left_out = None if rule.attributes else {"attributes"}
+            self._settings[rule.id] = rule.model_dump(mode="json", exclude=left_out)
+            self._meaning[rule.id] = meaning_of(rule, config.zones, context.noted, settings)
         self._steps: dict[str, Rule] = {f"zone:{z.name}": z for z in self.zones}
         self._steps["lifecycle"] = LifecycleRule(labels, self.zones, config.update_s)
+        self._steps["scene"] = SceneRule()
         self._steps |= self.rules
         if config.review is not None:
             self._steps["review"] = ReviewRule(config.review)
@@ -250,7 +165,7 @@ class RuleSet:
         changes before :meth:`succeed`. Callable from any thread, while another one steps. ``told``: what the event
         says of the configuration, such as its digest. Raises :class:`UsageError` like the constructor, and
         :class:`EngineError` for a rule that fails on those tracks."""
-        new = RuleSet(config, self.labels, self._camera)
+        new = RuleSet(config, self.labels, self._camera, self._attributes)
         blank = {name: rule.lasting() for name, rule in new._steps.items() if isinstance(rule, Lasting)}
         last_s = self._recent.last_s
         if after_s is None:
@@ -258,7 +173,9 @@ class RuleSet:
         for name, rule in new._steps.items():
             stay_switched(self._steps.get(name), rule)
         new._watch(self._recent.between(after_s, last_s))
-        values = config.model_dump(mode="json", include=set(RulesConfig.model_fields), exclude_unset=True)
+        values = config.model_dump(
+            mode="json", include={*RulesConfig.model_fields, "second_stage", "scene"}, exclude_unset=True
+        )
         return Successor(new, blank, Switched(values, after_s, told or {}, phase), last_s)
 
     def succeed(self, successor: Successor) -> None:
@@ -311,7 +228,8 @@ class RuleSet:
         now = self._now = Observation(tracks, t, lanes, speed_mps, wall, events, self._motion.step(tracks, t))
         for name, rule in self._steps.items():
             try:
-                made = rule.step(now)
+                asking = self._asking.get(name)
+                made = rule.step(now if asking is None else asking.step(now, self._zones))
                 if made:
                     check_made(made)
             except Exception as e:
@@ -324,6 +242,8 @@ class RuleSet:
                     raise error from e
                 continue
             if made:
+                if tracks.attributes:
+                    made = [_with_attributes(event, tracks) for event in made]
                 self._open.follow(name, made)
                 events += made if blind is None else [_said_blindly(event, blind) for event in made]
         self._recent.keep(SeenFrame(tracks, t, lanes, speed_mps, wall))
@@ -341,13 +261,22 @@ class RuleSet:
         themselves are left out."""
         if self._now is None:
             return {}
-        named = [(name.removeprefix("zone:"), rule) for name, rule in self._steps.items()]
-        return {name: rule.explain(self._now) for name, rule in named if isinstance(rule, Explains)}
+        explained = {}
+        for name, rule in self._steps.items():
+            if isinstance(rule, Explains):
+                asking = self._asking.get(name)
+                if asking is None:
+                    found = rule.explain(self._now)
+                else:
+                    found = asking.explain(self._now, rule.explain(asking.seen(self._now)))
+                explained[name.removeprefix("zone:")] = found
+        return explained
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as JSON values."""
         rules = {name: rule.snapshot() for name, rule in self._steps.items()}
-        return {"motion": self._motion.snapshot(), "rules": rules}
+        asking = {name: one.snapshot() for name, one in self._asking.items()}
+        return {"motion": self._motion.snapshot(), "rules": rules, "asking": asking}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a snapshot; rules that it does not know start anew."""
@@ -355,6 +284,8 @@ class RuleSet:
         for name, rule in self._steps.items():
             if name in state["rules"]:
                 rule.restore(state["rules"][name])
+        for name, asking in self._asking.items():
+            asking.restore(state.get("asking", {}).get(name, []))
 
     def save(self) -> dict[str, Any]:
         """What outlasts the process, as JSON values: counts, switches, what was learned. Nothing about tracks, whose
@@ -405,16 +336,17 @@ class RuleSet:
         same = [
             name
             for name in new._steps
-            if name in self._steps
-            and (name == "lifecycle" or self._meaning.get(name) == new._meaning.get(name))
+            if name in self._steps and (name in ALWAYS or self._meaning.get(name) == new._meaning.get(name))
         ]
         events = told_by_succession(self._steps, new._steps, same, self._open, new._open, t)
         carry_over(self._steps, new._steps, same, successor.blank)
         new._motion.restore(self._motion.snapshot())
+        for name in self._asking.keys() & new._asking.keys() & set(same):
+            new._asking[name].restore(self._asking[name].snapshot())
         begun = [name for name in new._steps if name not in same]
         data = {
             **switched.told,
-            "kept": [_shown(name) for name in same if name != "lifecycle"],
+            "kept": [_shown(name) for name in same if name not in ALWAYS],
             "begun": [_shown(name) for name in begun],
             "gone": [_shown(name) for name in self._steps if name not in new._steps],
             "reset": [event.rule for event in events if event.type == "reset"],
@@ -425,6 +357,7 @@ class RuleSet:
         self.config, self.zones, self.rules = new.config, new.zones, new.rules
         self._steps, self._meaning, self._settings = new._steps, new._meaning, new._settings
         self._motion, self._open = new._motion, new._open
+        self._zones, self._asking = new._zones, new._asking
         return [Event("configuration", t, switched.phase, None, data), *events]
 
     def _go_back(self, name: str, t: float, error: EngineError) -> bool:
@@ -444,7 +377,7 @@ class RuleSet:
         before, self._blind = self._blind, blind
         if blind == before:
             return []
-        names = [_shown(name) for name in self._steps if name not in ("lifecycle", "review")]
+        names = [_shown(name) for name in self._steps if name not in (*ALWAYS, "review")]
         data = {"name": "rules", "available": blind is None, "reason": blind or before, "rules": names}
         return [Event("capability", t, "end" if blind is None else "start", None, data)]
 
@@ -463,21 +396,24 @@ class RuleSet:
         return events
 
 
-def _names(keys: Iterable[str]) -> list[str]:
-    """Those of the keys of an entry that are names of rules. Ours come first: an option of theirs may be called
-    like another package's rule."""
-    found = set(keys)
-    return [name for name in RULES.own if name in found] or [key for key in keys if key in RULES]
+def _with_attributes(event: Event, tracks: Tracks) -> Event:
+    """What is decided of the object that it tells of, in each event of a rule."""
+    found = tracks.attributes.get(event.data.get("track", 0))
+    if not found or "attributes" in event.data:
+        return event
+    return replace(event, data={**event.data, "attributes": shown_attributes(found)})
 
 
-def _classes(config: RulesConfig) -> list[tuple[str, Sequence[str], Callable[[str], Key]]]:
-    """Who names which labels, and where one of them stands."""
-    named: list[tuple[str, Sequence[str], Callable[[str], Key]]] = [
-        (f"zone {name!r}", z.classes, partial(where, "zones", name, z)) for name, z in config.zones.items()
-    ]
-    return named + [
-        (f"rule {r.id!r}", r.label_names(), partial(where, "rules", i, r)) for i, r in enumerate(config.rules)
-    ]
+def _check_attributes(config: RulesConfig, known: Mapping[str, Sequence[str]]) -> None:
+    for where_, asked in config.attribute_names():
+        for part, values in asked.items():
+            if part not in known:
+                raise UsageError(f"{where_} asks for the attribute {part!r}, which no second stage gives")
+            if known[part] and (unknown := set(values) - set(known[part])):
+                raise UsageError(
+                    f"{where_} asks for {part} {min(unknown)!r}, which the model does not know",
+                    hint=f"it knows {', '.join(known[part][:20])}",
+                )
 
 
 def _said_blindly(event: Event, blind: str) -> Event:

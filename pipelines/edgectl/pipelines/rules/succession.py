@@ -20,6 +20,7 @@ from edgectl.pipelines.rules.zone import ZoneConfig, ZoneRule
 from edgectl.pipelines.stream.events import Event
 
 __all__ = [
+    "ALWAYS",
     "NotingContext",
     "OpenAlarms",
     "Switched",
@@ -31,8 +32,8 @@ __all__ = [
 
 _OVER = frozenset({"end", "leave", "clear"})
 _REASON = "configuration"
-_ALWAYS = "lifecycle"
-"""Says what objects there are, whatever the rules are: it goes on."""
+ALWAYS = ("lifecycle", "scene")
+"""Steps that say what there is, whatever the rules are: they go on."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def told_by_succession(
 ) -> list[Event]:
     """``reset`` for each count that begins anew, an end for what is over with the old rules, a start for what the new
     ones know. ``are`` goes on with what stays."""
-    unchanged = {*same, _ALWAYS}
+    unchanged = {*same, *ALWAYS}
     before = were.of(name for name in old if name not in unchanged)
     are.forget(
         [name for name, rule in new.items() if name not in unchanged and not _speaks(rule, old.get(name))]

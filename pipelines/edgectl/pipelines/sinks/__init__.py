@@ -18,11 +18,12 @@ from pydantic import (
     model_validator,
 )
 
-from edgectl.core.errors import UsageError
+from edgectl.core.errors import EdgectlError, StorageError, UsageError
 from edgectl.core.schema import Config, first_problem, mistakes_below, wrong_at
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType
 from edgectl.pipelines.sinks.files import OutFiles
+from edgectl.pipelines.stream.threads import within
 
 __all__ = ["SINKS", "SinksConfig", "open_sink", "open_sinks"]
 
@@ -34,6 +35,7 @@ SINKS = Registry(
         "events": "edgectl.pipelines.sinks.jsonl:SINK",
         "tracklog": "edgectl.pipelines.sinks.tracklog:SINK",
         "annotate": "edgectl.pipelines.sinks.video:SINK",
+        "restream": "edgectl.pipelines.sinks.restream.restream:SINK",
         "snapshots": "edgectl.pipelines.sinks.snapshot:SINK",
         "clips": "edgectl.pipelines.sinks.clips:SINK",
         "retention": "edgectl.pipelines.sinks.retention:SINK",
@@ -43,6 +45,8 @@ SINKS = Registry(
     },
 )
 
+_OPEN_S = 20.0
+"""For all sinks of a stream: a broker is waited for, a disk that hangs is not."""
 
 S = TypeVar("S", bound="SinksConfig")
 
@@ -114,12 +118,25 @@ class SinksConfig(Config):
 
 def open_sinks(config: SinksConfig, context: SinkContext) -> dict[str, Sink]:
     """The sinks of a stream, by name. Those that write files are left out where there is no folder for them. On an
-    error none is left open."""
+    error none is left open. Raises :class:`StorageError` where a disk hangs."""
+    opening: list[str] = []
+    try:
+        return within(_OPEN_S, lambda: _open_all(config, context, opening), _close_all)
+    except TimeoutError:
+        raise StorageError(
+            f"the sink {opening[-1] if opening else 'of files'} could not be opened within {_OPEN_S:g} s",
+            hint=f"does the disk of {context.out} answer?" if context.out is not None else None,
+        ) from None
+
+
+def _open_all(config: SinksConfig, context: SinkContext, opening: list[str]) -> dict[str, Sink]:
+    """``opening``: gets the name of each before it is opened."""
     if context.out is not None and context.files is None:
         context = replace(context, files=OutFiles(context.out))
     with contextlib.ExitStack() as undo:
         sinks: dict[str, Sink] = {}
         for name in config.chosen():
+            opening.append(name)
             sink = open_sink(name, config, context)
             if sink is not None:
                 sinks[name] = sink
@@ -136,3 +153,9 @@ def open_sink(name: str, config: SinksConfig, context: SinkContext) -> Sink | No
     with SINKS.using(name) as type_:
         left_out = type_.files and context.out is None
         return None if left_out else type_.make(options, context)
+
+
+def _close_all(sinks: dict[str, Sink]) -> None:
+    for sink in sinks.values():
+        with contextlib.suppress(EdgectlError):
+            sink.close()

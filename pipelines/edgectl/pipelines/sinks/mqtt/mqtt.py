@@ -57,6 +57,8 @@ class EventsVoice:
             context.zones,
             context.lines,
             now_s,
+            context.attributes,
+            context.scenes,
             inside=context.inside,
             counted=context.counted,
         )
@@ -151,6 +153,8 @@ class EventsVoice:
             picture=self.sends_pictures,
             switch=context.control is not None,
             rules=tuple(self._switches()),
+            attributes=context.attributes,
+            scenes=context.scenes,
         )
         return Said(topic, _json(message), retain=True)
 

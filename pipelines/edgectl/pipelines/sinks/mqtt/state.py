@@ -22,11 +22,14 @@ class StreamState:
         zones: Sequence[str],
         lines: Sequence[str],
         now_s: float,
+        attributes: Mapping[str, Sequence[str]] | None = None,
+        scenes: Sequence[str] = (),
         *,
         inside: Mapping[str, Mapping[int, str]] | None = None,
         counted: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
-        """``inside`` and ``counted``: who is in a zone, and what a line has counted, to begin with."""
+        """``attributes``: part of a second stage → the values that it can decide for. ``scenes``: parts that look at
+        the whole picture. ``inside`` and ``counted``: who is in a zone, and what a line has counted, to begin with."""
         self._labels = tuple(labels)
         self._inside: dict[str, dict[int, str]] = {zone: dict((inside or {}).get(zone, {})) for zone in zones}
         """Zone → track → label."""
@@ -37,6 +40,10 @@ class StreamState:
         self._troubles: dict[tuple[str, str], None] = {}
         """What is wrong with the camera, the last that began at the end."""
         self._blind: str | None = None
+        self._possible = {part: tuple(values) for part, values in (attributes or {}).items()}
+        self._attributes: dict[str, dict[str, int]] = {part: {} for part in self._possible}
+        """Part → value → how many objects it is decided for."""
+        self._scene: dict[str, str | None] = dict.fromkeys(scenes)
         self._since_s = now_s
         self._frames = 0
         self._ages_ms: list[float] = []
@@ -44,7 +51,7 @@ class StreamState:
 
     def hear(self, output: StreamOutput) -> bool:
         """Whether it is another state now, figures of speed aside."""
-        before = self._seen()
+        before = self._all()
         for record in output.records:
             self._take(record)
         if output.tracks is not None:
@@ -52,10 +59,17 @@ class StreamState:
             if output.age_ms is not None and len(self._ages_ms) < _MAX_SAMPLES:
                 self._ages_ms.append(output.age_ms)
             self._objects = dict(Counter(self._labels[int(c)] for c in output.tracks.cls))
-        return before != self._seen()
+            decided = output.tracks.attributes.values()
+            self._attributes = {
+                part: dict(Counter(found[part].value for found in decided if part in found))
+                for part in self._possible
+            }
+            self._scene |= {part: found.value for part, found in output.tracks.scene.items()}
+        return before != self._all()
 
-    def _seen(self) -> tuple[Any, ...]:
-        return self._objects, tuple(self._troubles), self._blind, self.zones(), str(self._lines)
+    def _all(self) -> tuple[object, ...]:
+        zones, lines, scene = self.zones(), str(self._lines), dict(self._scene)
+        return self._objects, self._attributes, scene, tuple(self._troubles), self._blind, zones, lines
 
     def zones(self) -> dict[str, dict[str, int]]:
         """Zone → label → how many are in it."""
@@ -83,9 +97,20 @@ class StreamState:
                 **dict.fromkeys(self._labels, 0),
                 **self._objects,
             },
+            **self._decided(),
+            **({"scene": dict(self._scene)} if self._scene else {}),
             "zones": {zone: {"all": sum(n.values()), **n} for zone, n in self.zones().items()},
             "lines": {line: dict(n) for line, n in self._lines.items()},
         }
+
+    def _decided(self) -> dict[str, Any]:
+        if not self._possible:
+            return {}
+        shown = {
+            part: {**dict.fromkeys(values, 0), **self._attributes[part]}
+            for part, values in self._possible.items()
+        }
+        return {"attributes": shown}
 
     def _take(self, record: Record) -> None:
         kind, rule, track = record.get("type"), str(record.get("rule")), record.get("track")
