@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,7 +26,7 @@ from edgectl.pipelines.stream.trace import Stage
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import Ran
-from edgectl.pipelines.video.frame_path import FramePath, FrameResult
+from edgectl.pipelines.video.frame_path import FramePath, FrameResult, Heard
 from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
@@ -34,7 +34,7 @@ from edgectl.pipelines.video.regions.merge import merge_regions
 from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.track_watch import TrackWatch
-from edgectl.pipelines.video.tracker import Tracks
+from edgectl.pipelines.video.tracker import TrackConfig, Tracks
 
 __all__ = ["PART", "Analyser", "Analysis", "ObjectTracker", "releases_of"]
 
@@ -65,6 +65,17 @@ class Analyser(Protocol):
         thread."""
         ...
 
+    def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
+        """Another configuration, ready to be taken over by what is returned, which is called between two steps.
+        From any thread, while another one steps. ``told``: what the event ``configuration`` says of it. Raises
+        :class:`EdgectlError`."""
+        ...
+
+    @property
+    def switched(self) -> Mapping[str, Any] | None:
+        """Other rules took over in the last step: what the track log says of it."""
+        ...
+
     def counters(self) -> dict[str, int]: ...
 
     def close(self) -> None:
@@ -74,6 +85,8 @@ class Analyser(Protocol):
 
 class ObjectTracker(Protocol):
     def update(self, found: Detections, t: float, width: int, height: int) -> Tracks: ...
+
+    def adopt(self, config: TrackConfig, period_s: float | None) -> None: ...
 
 
 class Analysis:
@@ -98,10 +111,11 @@ class Analysis:
         look_after: Callable[[], None],
         ended: threading.Event,
         failed: Callable[[EdgectlError], None],
+        went_back: Callable[[], None] = lambda: None,
     ) -> None:
         """``pictures``: whether the sinks want them. ``naming``: the sinks that name their files in events.
         ``hidden``: hears what must not be seen of each frame. ``look_after`` is called now and then. ``ended`` is set
-        when everything is through."""
+        when everything is through. ``went_back``: the rules before have come back, because a new one failed."""
         self.errors = 0
         """Frames on which the engine failed."""
         self.analyser = analyser
@@ -114,16 +128,24 @@ class Analysis:
         self._writer = writer
         self._second = second
         self._realtime = realtime
-        self._pictures = pictures
-        self._naming = naming
+        self.pictures = pictures
+        """Whether sinks want pictures. Set from any thread."""
+        self.naming = tuple(naming)
+        """Sinks that name their files in events. Replaced from any thread."""
         self._hidden = hidden
         self._look_after = look_after
         self._ended = ended
+        self._went_back = went_back
         self._detector: Detector | None = None
         self._last_failure_s = -1e9
         self._previous_done_ns: int | None = None
         self._stop = threading.Event()
         self.thread = stream_thread("analysis", path.stream, self._run, failed)
+
+    def adopt(self, privacy: Privacy) -> None:
+        """Hide other things from the next frame on. From this object's thread."""
+        privacy.go_on_from(self._privacy)
+        self._privacy = privacy
 
     def stop(self) -> None:
         """Begin nothing more."""
@@ -135,8 +157,10 @@ class Analysis:
             item = self._path.next(_POLL_S)
             if isinstance(item, FrameResult):
                 self._analyse(item)
+            elif isinstance(item, Heard):
+                self.say(item.event, item.stamp, item.frame)
             elif item is not None:
-                self.say(item.event, item.stamp)
+                item.at_analysis()
             elif self._path.finished:
                 break
         self._ended.set()
@@ -178,6 +202,8 @@ class Analysis:
         events = self.analyser.step(frame, tracks, t)
         done = time.monotonic_ns()
         self._offer(frame, raw, tracks, events, done)
+        if any(event.type == "configuration" and event.phase == "reverted" for event in events):
+            self._went_back()
         self._count(result, ran, _Times(taken, decoded, tracked, looked, done))
         if self._second:
             self._second.after_rules(frame, tracks, t, hidden)
@@ -197,12 +223,18 @@ class Analysis:
         hidden = self._privacy.step(found, tracks, frame.stamp.t_s)
         if self._hidden is not None and hidden is not None and frame.stamp.pts_s is not None:
             self._hidden.add(frame.stamp.pts_s, hidden)
-        shown = (
-            ShownFrame(frame, hidden, self.analyser.overlay()) if self._pictures and frame.planes else None
-        )
+        shown = ShownFrame(frame, hidden, self.analyser.overlay()) if self.pictures and frame.planes else None
         age_ms = (done - frame.stamp.avail_ns) / 1e6
         self._sinks.offer(
-            StreamOutput(records, shown, self._privacy.clean_tracks(tracks), frame.stamp, age_ms)
+            StreamOutput(
+                records,
+                shown,
+                self._privacy.clean_tracks(tracks),
+                frame.stamp,
+                age_ms,
+                self.analyser.switched,
+                frame.view,
+            )
         )
 
     def _count(self, result: FrameResult, ran: Ran, at: _Times) -> None:
@@ -242,13 +274,19 @@ class Analysis:
         data = {"part": PART, "code": e.code, "detail": e.message[:500], "errors": self.errors}
         self.say(Event("inference_failed", t, data=data), frame.stamp)
 
-    def say(self, event: Event, stamp: Stamp) -> None:
-        """To the sinks. From this object's thread, and what it calls."""
-        self._sinks.offer(StreamOutput((self._writer.record(event, stamp),)))
+    def say(self, event: Event, stamp: Stamp, frame: Frame | None = None) -> None:
+        """To the sinks. From this object's thread, and what it calls. ``frame`` shows it; nobody has looked yet for
+        what must not be seen in it, and where that would be asked for it is left out."""
+        hidden = self._privacy.unlooked() if frame is not None and self.pictures else None
+        if frame is None or hidden is None:
+            self._sinks.offer(StreamOutput((self._writer.record(event, stamp),)))
+            return
+        record = self._record(event, frame, time.monotonic_ns())
+        self._sinks.offer(StreamOutput((record,), ShownFrame(frame, hidden)))
 
     def _record(self, event: Event, frame: Frame, now_ns: int) -> Record:
         record = self._privacy.clean_record(self._writer.record(event, frame.stamp, now_ns=now_ns))
-        for sink in self._naming:
+        for sink in self.naming:
             record |= sink.file_of(record)
         return record
 

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -34,7 +34,7 @@ from edgectl.pipelines.video.regions.plan import Region
 from edgectl.pipelines.video.shadow import Shadow
 from edgectl.pipelines.video.swap import HotSwap
 
-__all__ = ["FramePath", "FrameResult", "Heard"]
+__all__ = ["Between", "FramePath", "FrameResult", "Heard"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,17 @@ class Heard:
 
     event: Event
     stamp: Stamp
+    frame: Frame | None = None
+    """The picture that shows it."""
+
+
+class Between(Protocol):
+    """A change between two frames: what is done for the frame behind it in the capture thread, and later, when the
+    frames before it are through, in the analysis thread."""
+
+    def at_capture(self) -> None: ...
+
+    def at_analysis(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -111,7 +122,8 @@ class FramePath:
         self._settle = settle
         self._blind = blind
         self._pictures = pictures
-        self._order: InOrder[FrameResult | Heard] = InOrder()
+        self._changes: deque[Between] = deque()
+        self._order: InOrder[FrameResult | Heard | Between] = InOrder()
         self._crossing = threading.Lock()
         self._shadow: Shadow | None = None
         self._shadow_lock = threading.Lock()
@@ -128,6 +140,10 @@ class FramePath:
     def take_over(self, frame: Frame) -> None:
         """Preprocess a frame that is booked as captured, and let it wait for the engine; where the source waits,
         until there is room."""
+        while self._changes:
+            change = self._changes.popleft()
+            change.at_capture()
+            self._order.settle(self._order.place(), change)
         stamp = frame.stamp
         self._settle()
         began = time.monotonic_ns()
@@ -174,11 +190,24 @@ class FramePath:
         whole = self._shadow is not None
         return self._regions.regions(frame, self._choice.motion, detector.size, whole=whole)
 
-    def tell(self, event: Event, stamp: Stamp) -> None:
+    def tell(self, event: Event, stamp: Stamp, frame: Frame | None = None) -> None:
         """What becomes of the source: told behind every frame that came before. From any thread."""
-        heard = Heard(event, stamp)
+        heard = Heard(event, stamp, frame if self._pictures else None)
         if not self._order.settle(self._order.place(), heard):
             self._late.append(heard)
+
+    def change(self, change: Between) -> None:
+        """Before the next frame. From any thread."""
+        self._changes.append(change)
+
+    def see(self, *, blind: Callable[[Frame], Frame], pictures: bool) -> None:
+        """What the detector may see, and whether pictures are kept, from the next frame on."""
+        self._blind, self._pictures = blind, pictures
+
+    def limit(self, budget_ms: float | None, max_age_ms: float | None) -> None:
+        """How old frames may become, from now on."""
+        with self._crossing:
+            self.borders.limit(budget_ms, max_age_ms)
 
     def end(self) -> None:
         """No more frames."""
@@ -186,7 +215,7 @@ class FramePath:
 
     # -- analysis thread --
 
-    def next(self, timeout_s: float) -> FrameResult | Heard | None:
+    def next(self, timeout_s: float) -> FrameResult | Heard | Between | None:
         """The next in order; None after ``timeout_s``, or when :attr:`finished`."""
         item = self._order.take(timeout_s)
         if item is not None:
@@ -222,7 +251,7 @@ class FramePath:
         for item in self._order.abort():
             if isinstance(item, FrameResult):
                 self.ledger.drop("shutdown")
-            else:
+            elif isinstance(item, Heard):
                 self._late.append(item)
 
     def late(self) -> list[Heard]:
@@ -290,7 +319,7 @@ class _Job:
         self,
         path: FramePath,
         result: FrameResult,
-        place: Place[FrameResult | Heard],
+        place: Place[FrameResult | Heard | Between],
         stagings: Sequence[Staging],
     ) -> None:
         self.tensor: NDArray[Any] = stagings[0].tensor

@@ -196,9 +196,13 @@ class Tracker:
 
     def __init__(self, config: TrackConfig | None = None, *, period_s: float | None = None) -> None:
         """``period_s``: between two frames, where the source tells."""
-        self.config = config or TrackConfig()
-        self._at_once = period_s is not None and period_s > self.config.lost_s
+        self.adopt(config or TrackConfig(), period_s)
         self.reset()
+
+    def adopt(self, config: TrackConfig, period_s: float | None) -> None:
+        """Other settings from the next frame on; tracks go on with their ids."""
+        self.config = config
+        self._at_once = period_s is not None and period_s > config.lost_s
 
     def reset(self) -> None:
         """Forget every track; ids go on counting from 1."""

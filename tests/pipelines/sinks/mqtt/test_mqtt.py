@@ -35,7 +35,7 @@ def sink(url: str, out: Path | None, **options: Any) -> Sink:
         "surveillance", {"mqtt": {"url": url, "topic": "t", **options}, "annotate": False, "events": False}
     )
     context = SinkContext("gate", out, 10.0, ("person",), ("yard",), ("gate",), StreamControl())
-    return next(s for s in open_sinks(config, context) if s.name == "mqtt")
+    return open_sinks(config, context)["mqtt"]
 
 
 class Watcher:
@@ -287,7 +287,7 @@ def test_home_assistant_hears_of_the_device_again_at_its_birth_and_its_switch_wo
     )
     control = StreamControl()
     context = SinkContext("gate", None, 10.0, ("person",), ("yard",), ("gate",), control)
-    own = next(s for s in open_sinks(config, context) if s.name == "mqtt")
+    own = open_sinks(config, context)["mqtt"]
     topic = "homeassistant/device/t/config"
     wait_until(lambda: watcher.last(topic), "the device is there")
     found = entities(topic, json.loads(watcher.last(topic) or b""))

@@ -442,7 +442,7 @@ const ACTS = {
       const answer = await ask(`${base}/save`, { shapes: drawn(), base: started.base });
       taken(answer);
       changed();
-      said(`Saved in ${answer.file}; the version before is ${answer.backup}. It holds from the next start on.`);
+      said(`Saved in ${answer.file}; the version before is ${answer.backup}. ${answer.applied ?? "It holds from the next start on."}`);
     } catch (e) {
       problem(e.message);
     }
