@@ -6,6 +6,7 @@ import errno
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -19,6 +20,8 @@ __all__ = ["check_address", "find", "look_for", "network_camera"]
 
 _TIMEOUT_S = 5.0
 _LOOK_S = 1.0
+_STOP_S = 0.1
+"""How often a wait asks whether it should go on."""
 
 
 def network_camera(
@@ -38,7 +41,7 @@ def network_camera(
     host, known_port = parts.hostname or "", parts.port or port
 
     def connect(stop: threading.Event) -> CameraReader:
-        find(host, known_port, what, _TIMEOUT_S)
+        find(host, known_port, what, _TIMEOUT_S, stop)
         try:
             return VideoReader(
                 url,
@@ -100,8 +103,11 @@ def look_for(host: str, port: int, what: str) -> None:
         raise SourceError(f"cannot reach {what}: {e.strerror or 'no answer'}", retryable=True) from e
 
 
-def find(host: str, port: int, what: str, timeout_s: float) -> tuple[str, int]:
+def find(
+    host: str, port: int, what: str, timeout_s: float, stop: threading.Event | None = None
+) -> tuple[str, int]:
     """The numeric address of a host. Looked up in a thread: a name server that is silent cannot be interrupted.
+    ``stop`` ends the wait.
 
     Raises :class:`SourceError`: the name is unknown (``unreachable``), or was not answered in time (``timeout``).
     """
@@ -116,7 +122,11 @@ def find(host: str, port: int, what: str, timeout_s: float) -> tuple[str, int]:
 
     thread = threading.Thread(target=ask, name=f"edgectl-name-{host[:32]}", daemon=True)
     thread.start()
-    thread.join(timeout_s)
+    until = time.monotonic() + timeout_s
+    while thread.is_alive() and not (stop is not None and stop.is_set()):
+        if (left_s := until - time.monotonic()) <= 0:
+            break
+        thread.join(min(left_s, _STOP_S))
     if not found:
         raise SourceError(f"cannot open {what}: no answer in time for its name", retryable=True) from Away(
             "timeout"
