@@ -44,6 +44,7 @@ from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.trace import Tracer
 from edgectl.pipelines.video.capture import Capture
 from edgectl.pipelines.video.detector import Detector
+from edgectl.pipelines.video.foot import FootTracker
 from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.labels import LabelMap
@@ -196,6 +197,12 @@ class VideoPipeline:
         else:
             analyser = self._make_analyser(labels.labels, info)
             tracker = Tracker(self._config.track, period_s=_period_s(info, flow.target_fps))
+        if self._config.foot == "mask":
+            if not self._engines.engine.finds_masks:
+                raise UsageError(
+                    "foot: mask, and the model finds no masks", hint="leave foot out, or take another model"
+                )
+            tracker = FootTracker(tracker)
         privacy = Privacy(
             self._config.privacy,
             self._engines.engine.labels,
