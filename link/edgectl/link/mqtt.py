@@ -40,6 +40,8 @@ Handler = Callable[[str, bytes], None]
 
 _BACKOFF_S = (0.5, 60.0)
 _KEEPALIVE_S = 30
+_JOIN_S = 1.0
+"""For a connection that is being made, at the end."""
 _X509_NOT_YET_VALID, _X509_EXPIRED = 9, 10
 """Of OpenSSL's verification."""
 _DENIALS = frozenset({"Bad user name or password", "Not authorized"})
@@ -286,7 +288,7 @@ class Link:
 
     def close(self, *, drain_s: float = 2.0) -> None:
         """Wait up to ``drain_s`` for outstanding publishes, disconnect (no will is sent), and join both
-        threads."""
+        threads. One that waits for a name server or for a broker that says nothing ends by itself later."""
         if self._stopping.is_set():
             return
         if self.is_up:
@@ -296,10 +298,11 @@ class Link:
         self._stopping.set()
         if self.is_up:
             self._client.disconnect()
-        for thread in self._threads:
+        for thread, within_s in zip(self._threads, (_JOIN_S, None), strict=True):
             if thread.ident is not None and thread is not threading.current_thread():
-                thread.join()
-        self._client.close_wakeup()
+                thread.join(within_s)
+        if not self._threads[0].is_alive():
+            self._client.close_wakeup()
 
     # ---- the socket thread
 
@@ -324,6 +327,8 @@ class Link:
                     else f"its certificate is refused: {e.verify_message}"
                 )
             except (OSError, ValueError) as e:
+                # it says no more than this, now
+                self._denied = False
                 self._refused = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
             except LinkError as e:
                 if self._refused != e.message:

@@ -58,6 +58,7 @@ class Rig:
         background: tuple[str, ...] = (),
         parts: tuple[str, ...] = ("gear",),
         out: bool = False,
+        kind: str = "surveillance",
     ) -> None:
         self.folder = folder
         self.heard = threading.Condition()
@@ -70,9 +71,9 @@ class Rig:
         for part in parts:
             variant = make_variant(folder / part, class_task(labels, background), name=part)
             slots[part] = PartVariant(variant, f"{part}@1", f"sha256:{'3' * 64}")
-        parsed = parse_config("surveillance", {"second_stage": [ASKED], **(config or {})})
+        parsed = parse_config(kind, {"second_stage": [ASKED], **(config or {})})
         self.pipeline: Pipeline = make_pipeline(
-            "surveillance",
+            kind,
             PipelineArgs("gate", source, slots, parsed, self.emit, self.open, self.out, pool=EnginePool()),
         )
 
@@ -461,7 +462,7 @@ def test_another_set_of_labels_is_refused_and_the_old_model_goes_on(tmp_path: Pa
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"second_stage": [ASKED, ASKED]}, "names the part 'gear' twice"),
+        ({"second_stage": [ASKED, ASKED]}, "name the part 'gear' twice"),
         ({"rules": [{"id": "x", "loiter": {"zone": "z", "seconds": 1}, "attributes": {"vest": ["a"]}}], "zones": {"z": ALL}}, "rule 'x' asks for the attribute 'vest'"),
         ({"zones": {"z": {**ALL, "attributes": {"vest": ["a"]}}}}, "zone 'z' asks for the attribute 'vest'"),
         ({"second_stage": [{**ASKED, "agree": 0.5}]}, "agree"),
@@ -604,3 +605,10 @@ def test_a_reader_reads_and_the_votes_decide_what_is_written(tmp_path: Path, cli
     rig.run()
     assert rig.values(1) == [None, "A1"]
     assert {e["rule"] for e in rig.of("zone")} == {"all"}
+
+
+def test_a_dash_camera_has_a_second_stage_too(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(
+        tmp_path, str(clip), {"second_stage": [{**ASKED, "classes": ["vehicle"]}]}, kind="driving"
+    ).run()
+    assert (rig.values(1), rig.values(2)) == ([None], [None, "helmet"])

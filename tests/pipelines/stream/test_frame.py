@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgectl.core.task import ImageInput
 from edgectl.pipelines.stream.frame import Frame, Stamp
+from edgectl.pipelines.video.preprocess import Preprocessor
 
 STAMP = Stamp(0, 0, 0)
 
@@ -63,3 +67,32 @@ def test_a_crop_of_an_odd_picture_goes_to_its_edge() -> None:
 )
 def test_a_box_with_nothing_of_the_picture_is_no_crop(box: list[float]) -> None:
     assert Frame.of_bgr(np.zeros((20, 40, 3), np.uint8), STAMP).crop(box) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    box=st.tuples(*[st.floats(-20, 90)] * 4),
+    samples=st.sampled_from([None, (2, 2), (1, 1), (2, 1), (4, 4)]),
+    fit=st.sampled_from(["stretch", "letterbox"]),
+)
+def test_whatever_box_a_tracker_draws_its_crop_is_a_picture_for_an_engine(
+    size: tuple[int, int], box: tuple[float, ...], samples: tuple[int, int] | None, fit: str
+) -> None:
+    frame = (
+        Frame.of_bgr(np.full((size[1], size[0], 3), 90, np.uint8), STAMP)
+        if samples is None
+        else i420(*size, *samples)
+    )
+    found = frame.crop(box)
+    touches = min(box[2], size[0]) > max(box[0], 0) and min(box[3], size[1]) > max(box[1], 0)
+    if found is None:
+        assert not touches
+        return
+    part, (x, y) = found
+    assert 0 <= x <= x + part.width <= size[0]
+    assert 0 <= y <= y + part.height <= size[1]
+    spec = ImageInput.model_validate({"width": 16, "height": 8, "fit": fit})
+    tensor, _ = Preprocessor(spec)(part)
+    assert tensor.shape == (1, 3, 8, 16)
+    assert np.isfinite(tensor).all()

@@ -37,7 +37,8 @@ class Scripted:
     def __init__(
         self, *script: Frame | str | Callable[[], None], kind: Any = "file", end: Notice | None = None
     ) -> None:
-        self.decode_errors = self.corrupt_frames = self.superseded_frames = 0
+        self.decode_errors = self.corrupt_frames = 0
+        self.superseded_frames = self.degraded_frames = 0
         self._script = list(script)
         self._kind = kind
         self._end = end
@@ -57,9 +58,14 @@ class Scripted:
                 self.decode_errors += 1
             elif step == "superseded":
                 self.superseded_frames += 1
+            elif step == "degraded":
+                self.degraded_frames += 1
             elif callable(step):
                 step()
         raise EndOfStream(self._end)
+
+    def only_key_frames(self, on: bool) -> bool:
+        return True
 
     def interrupt(self) -> None: ...
 
@@ -131,11 +137,12 @@ def test_damage_at_the_very_end_is_booked() -> None:
     assert frames.in_flight == 0
 
 
-def test_frames_that_a_source_lost_by_itself_are_booked_as_what_they_are() -> None:
-    taken = Taken(Scripted(frame(0), "superseded", "superseded", frame(0.3, 9), "superseded", "error"))
+def test_frames_that_a_source_lost_or_left_out_by_itself_are_booked_as_what_they_are() -> None:
+    script = (frame(0), "superseded", "superseded", frame(0.3, 9), "degraded", "superseded", "error")
+    taken = Taken(Scripted(*script))
     frames = taken.ledger.frames()
-    assert (frames.captured, frames.processed, frames.in_flight) == (6, 2, 0)
-    assert frames.dropped == {"superseded": 3, "decode_error": 1}
+    assert (frames.captured, frames.processed, frames.in_flight) == (7, 2, 0)
+    assert frames.dropped == {"superseded": 3, "degraded": 1, "decode_error": 1}
     assert taken.told == []
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgectl.core.bundle import Bundle, Preference, Variant
-from edgectl.core.errors import EdgectlError, StorageError, UsageError
+from edgectl.core.errors import BundleError, EdgectlError, StorageError, UsageError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
 from edgectl.pipelines.decoders import DECODERS
@@ -36,6 +37,7 @@ __all__ = [
     "percentiles",
     "run_stream",
     "run_streams",
+    "stop_all",
 ]
 
 _LOOK_S = 0.5
@@ -215,14 +217,34 @@ def run_streams(
                 break
             progress()
     finally:
-        for one in running:
-            one.stop()
+        stop_all(running)
         if trace is not None:
             _write_trace(pool, trace)
     if ear.deaf is not None:
         raise ear.deaf
     progress()
     return [StreamResult(one.name, one.summary(kind, ear.tallies[one.name]), one.error) for one in running]
+
+
+def stop_all(running: Sequence[RunningStream]) -> None:
+    """Side by side: one that waits for what hangs keeps no other waiting."""
+    failed: list[BaseException] = []
+
+    def stop(one: RunningStream) -> None:
+        try:
+            one.stop()
+        except BaseException as e:
+            failed.append(e)
+
+    threads = [
+        threading.Thread(target=stop, args=(one,), name=f"stop-{one.name}", daemon=True) for one in running
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 class RunningStream:
@@ -356,7 +378,12 @@ def part_variants(
                 f"two bundles are both for the part {part!r}",
                 hint="one bundle per part; PART=FOLDER says which part of a second stage one is for",
             )
-        slots[part] = PartVariant(variant, f"{bundle.name}@{bundle.version}", bundle.digest)
+        slots[part] = PartVariant(
+            variant,
+            f"{bundle.name}@{bundle.version}",
+            bundle.digest,
+            lighter=_lighter(bundle, variant, facts, runtimes),
+        )
     return slots
 
 
@@ -366,6 +393,20 @@ def engines_for(
     """Those that a stream of this configuration has a part for."""
     parts = {*KINDS.get(kind).parts, *config.further_parts()}
     return {part: variant for part, variant in engines.items() if part in parts}
+
+
+def _lighter(
+    bundle: Bundle, variant: Variant, facts: frozenset[str], runtimes: Sequence[str]
+) -> dict[Preference, Variant]:
+    """Variants of less work than ``variant``, and of its profile."""
+    found: dict[Preference, Variant] = {}
+    names: tuple[Preference, ...] = ("low-power", "small-input")
+    for name in names:
+        with contextlib.suppress(BundleError):
+            other = bundle.select(facts, profile=variant.config.profile, runtimes=runtimes, prefer=name)
+            if name in other.config.preferences and other.digest != variant.digest:
+                found[name] = other
+    return found
 
 
 def part_of(variant: Variant) -> str:

@@ -110,7 +110,7 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
             raise ValueError(f"privacy.blur.zones names {min(unknown)!r}, which is no zone")
         if self.privacy.hides:
             for name, options in self.chosen().items():
-                if options.packet_seconds():
+                if options.packet_seconds() and not options.hides:
                     raise ValueError(
                         f"{name}: it gives out the source's own packets, in which nothing can be hidden: "
                         "leave it out, or privacy"

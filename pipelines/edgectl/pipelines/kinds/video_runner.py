@@ -19,6 +19,7 @@ from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTracker, releases_of
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
+from edgectl.pipelines.kinds.degradation import Degradation
 from edgectl.pipelines.kinds.second_stage import (
     CropEngines,
     attribute_values,
@@ -38,7 +39,7 @@ from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.borders import Borders
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.flow import room
-from edgectl.pipelines.stream.governor import Change, GovernorConfig
+from edgectl.pipelines.stream.governor import LoadLimits
 from edgectl.pipelines.stream.ledger import Ledger
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.trace import Tracer
@@ -47,8 +48,8 @@ from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.foot import FootTracker
 from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.frame_path import FramePath
+from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
-from edgectl.pipelines.video.load_watch import LoadWatch
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
@@ -75,7 +76,7 @@ class VideoPipeline:
         budget_ms: float,
         *,
         looks: bool = True,
-        govern: GovernorConfig | None = None,
+        govern: LoadLimits | None = None,
     ) -> None:
         """``looks``: whether the analyser looks at pictures. Where nobody does, the memory of a frame goes back
         to the decoder as soon as it is preprocessed. ``govern``: when less is done than everything, of a live
@@ -87,14 +88,14 @@ class VideoPipeline:
         self._looks = looks
         self._config = config
         self._govern = govern
-        self._load: LoadWatch | None = None
+        self._degradation: Degradation | None = None
         self.ledger = Ledger()
         self.tracer = Tracer()
         self.outputs: tuple[Path, ...] = ()
         self.expected: int | None = None
         self._error: EdgectlError | None = None
         self._done = threading.Event()
-        self._started = self._stopped = False
+        self._started = self._stopped = self._asked = False
         self._stuck = False
         self._control = StreamControl()
         self._window_start = time.monotonic()
@@ -106,6 +107,7 @@ class VideoPipeline:
 
     def start(self) -> None:
         source = open_source(self._args.source, patient=self._args.patient)
+        self._hidden: HiddenLog | None = None
         self._packets = self._ring_of(source)
         with contextlib.ExitStack() as undo:
             self._engines = HotSwap(self._open(self._args.engines[PART]), self._done.is_set)
@@ -140,16 +142,28 @@ class VideoPipeline:
     def stop(self) -> None:
         if not self._started or self._stopped:
             return
+        if self._asked or not self._done.is_set():
+            # it has not come to its end: somebody waits for it to stop
+            self._sinks.hurry()
+        self._asked = True
         self._analysis.stop()
         self._capture.stop()
         self._path.stop()
         self._second.stop()
         self._analysis.thread.join(_JOIN_S)
         self._path.end_shadow("the stream has ended")
+        if self._degradation is not None:
+            self._degradation.close()
         if not self._engines.close() or self._analysis.thread.is_alive():
             self._stopped = True
             raise self._does_not_stop()
         self._analysis.analyser.close()
+        last = self._sinks.finish()
+        for heard in self._path.late():
+            self._analysis.say(heard.event, heard.stamp)
+        for make in last:
+            stamp = self._capture.now()
+            self._analysis.say(make(stamp.t_s), stamp)
         self._sinks.close()
         second_closed = self._second.close()
         # not before: who was interrupted (Ctrl-C) asks again
@@ -172,7 +186,7 @@ class VideoPipeline:
 
     def stuck(self) -> tuple[str, ...]:
         found = ["source"] if self._capturing is not None and self._capturing.stuck else []
-        if self._started and self._engines.engine.stuck_s(time.monotonic_ns()) is not None:
+        if self._started and self._engines.running.stuck_s(time.monotonic_ns()) is not None:
             found.append("engine")
         if self._started:
             found += [f"engine:{stage.part}" for stage in self._second if stage.stuck]
@@ -182,6 +196,11 @@ class VideoPipeline:
     def _open(self, slot: PartVariant) -> Detector:
         engine = self._args.pool.join(slot.variant, self._args.open_engine, slot.edition)
         return Detector(slot, engine)
+
+    def _open_seated(self, slot: PartVariant) -> Detector:
+        detector = self._open(slot)
+        self._path.seat(detector)
+        return detector
 
     def _plan(self, info: SourceInfo, labels: LabelMap, seconds: CropEngines) -> None:
         """Everything that depends on the source: flow, budget, analyser, second stage, sinks."""
@@ -224,9 +243,8 @@ class VideoPipeline:
             known=lambda: self._known(place.waits),
             small_px=self._config.regions.small_px if regions else None,
         )
-        if self._govern is not None and self._govern.on and info.realtime and not place.waits:
-            self._load = LoadWatch(self._govern, self.ledger.frames, lambda: self._engines.engine.work())
         borders = Borders(*limits)
+        places = self._make_regions(borders, waits=place.waits) if regions else None
         self._path = FramePath(
             self._args.stream,
             place,
@@ -236,7 +254,7 @@ class VideoPipeline:
             self.tracer,
             self._args.pool.timeline,
             choice=self._choice,
-            regions=self._make_regions(borders, waits=place.waits) if regions else None,
+            regions=places,
             settle=self._settle if regions and place.waits else lambda: None,
             blind=privacy.blind,
             pictures=pictures or self._looks or bool(seconds),
@@ -250,6 +268,18 @@ class VideoPipeline:
             still=info.kind == "images",
         )
         self._path.seat(self._engines.engine)
+        if self._govern is not None and self._govern.on and info.realtime and not place.waits:
+            self._degradation = Degradation(
+                self._args.stream,
+                self._govern,
+                self._engines,
+                self.ledger.frames,
+                self._choice,
+                places,
+                self._open_seated,
+                self._capture.only_key_frames,
+                self._capture.say,
+            )
         self._sinks = SinkPool(
             self._args.stream,
             sinks,
@@ -270,6 +300,7 @@ class VideoPipeline:
             realtime=info.realtime,
             pictures=pictures,
             naming=[sink for sink in sinks if type(sink).file_of is not Sink.file_of],
+            hidden=self._hidden,
             look_after=self._look_after,
             ended=self._done,
             failed=self._analysis_failed,
@@ -300,6 +331,7 @@ class VideoPipeline:
                 attribute_values(self._args),
                 scenes=tuple(scene.part for scene in self._config.scene),
                 packets=self._packets,
+                hidden=self._hidden,
                 say=self._capture.say,
                 keypoints=self._engines.engine.keypoints,
             ),
@@ -315,6 +347,8 @@ class VideoPipeline:
         if not wanted:
             return None
         ring = PacketRing(max(wanted.values()))
+        if self._config.privacy.hides:
+            self._hidden = HiddenLog(max(wanted.values()))
         if not isinstance(source, PacketSource) or not source.keep_packets(ring):
             raise UsageError(
                 f"{min(wanted)}: this source gives no packets that could be kept",
@@ -338,7 +372,7 @@ class VideoPipeline:
         if not waits:
             times = CallTimes(
                 lambda frame: borders.left_ns("analysis", frame.stamp.avail_ns, time.monotonic_ns()),
-                lambda: self._engines.engine.sharing(),
+                lambda: self._engines.running.sharing(),
             )
         return RegionChoice(self._config.regions, lambda: self._watch.known, self._config.track.lost_s, times)
 
@@ -359,20 +393,15 @@ class VideoPipeline:
     def _look_after(self) -> None:
         """Now and then: what hangs is told, and how much is done is adjusted."""
         self._capture.look_after()
-        stuck = self._engines.engine.stuck_s(time.monotonic_ns()) is not None
+        stuck = self._engines.running.stuck_s(time.monotonic_ns()) is not None
         hanging = self._second.changed() if self._second else {}
         if stuck != self._stuck:
             self._stuck = hanging[PART] = stuck
         for part, hangs in hanging.items():
             stamp = self._capture.now()
             self._analysis.say(_engine_event(part, stamp.t_s, available=not hangs), stamp)
-        if self._load is not None:
-            before = self._load.level
-            if (changed := self._load.look(time.monotonic())) is not None:
-                change, since_s = changed
-                self._choice.detect_every = change.rung.detect_every
-                stamp = self._capture.now()
-                self._analysis.say(_degradation_event(stamp.t_s, before, change, since_s), stamp)
+        if self._degradation is not None:
+            self._degradation.look(time.monotonic())
 
     # -- hot swap ---------------------------------------------------------------------------------------------------------
 
@@ -448,6 +477,7 @@ class VideoPipeline:
         seconds, self._window_start = now - self._window_start, now
         done, self._window_processed = frames.processed - self._window_processed, frames.processed
         slot = self._engines.engine.slot
+        level = None if self._degradation is None else self._degradation.level
         outage = self._capture.outage or ("engine_stuck" if self._stuck else None)
         state = (
             "failed" if self._error else "ended" if self._done.is_set() else "outage" if outage else "running"
@@ -467,7 +497,7 @@ class VideoPipeline:
             counters={
                 **self._analysis.analyser.counters(),
                 **self._sinks.counters,
-                **({"degradation_level": self._load.level} if self._load is not None else {}),
+                **({"degradation_level": level} if level is not None else {}),
             },
         )
 
@@ -491,10 +521,3 @@ def _engine_event(part: str, t_s: float, *, available: bool) -> Event:
     """An engine whose call does not come back, or has come back after all."""
     data = {"name": "engine", "available": available, "reason": "engine_stuck", "part": part}
     return Event("capability", t_s, "end" if available else "start", None, data)
-
-
-def _degradation_event(t_s: float, before: int, change: Change, since_s: float) -> Event:
-    """Another rung. ``since_s``: how long the one before has held."""
-    phase = "start" if before == 0 else "end" if change.level == 0 else "update"
-    data = {"level": change.level, "detect_every": change.rung.detect_every, "reason": change.reason}
-    return Event("degradation", t_s, phase, None, {**data, "after_s": round(since_s, 1)})

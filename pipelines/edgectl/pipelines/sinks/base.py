@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from edgectl.core.schema import Config
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Stamp
+from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.keypoints import KeypointLayout
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.tracker import Tracks
@@ -67,12 +68,23 @@ class Sink:
     path: Path | None = None
     """The file that it writes, if it is one."""
     stuck_s: float | None = 10.0
-    """A call that takes longer is told as an event, and the stream waits for this sink no more. None: it may take as
-    long as it likes."""
+    """A call that gets on no further for so long is told as an event, and the stream waits for this sink no more. None: it
+    may take as long as it likes."""
+
+    hurried = False
+    """The stream is to stop now: :meth:`close` writes what is at hand, and waits for nobody."""
+    cause: str | None = None
+    """A code for what :meth:`trouble` says, where there is one: ``refused``, ``timeout``, ``unreachable``, ``auth``,
+    ``not_found``, ``tls``, ``ended``, ``invalid``."""
 
     def write(self, output: StreamOutput) -> None:
         """Raises :class:`EdgectlError`."""
         raise NotImplementedError
+
+    def finish(self) -> Sequence[Callable[[float], Event]]:
+        """The stream has ended: what is to be told of it yet, as events from the time of now. Called once, after the last
+        ``write`` but one: the events follow. Raises :class:`EdgectlError`."""
+        return ()
 
     def close(self) -> None:
         """Finish files. Called once, after the last ``write``."""
@@ -82,6 +94,11 @@ class Sink:
         often: it returns at once."""
         return None
 
+    def progress(self) -> int:
+        """A number that is another one when a call that takes long has got on. Called by another thread, often: it returns
+        at once."""
+        return 0
+
     def file_of(self, record: Record) -> dict[str, str]:
         """What an event says of the files that this sink will write for it (``{"snapshot": "snapshots/….jpg"}``). Called by
         the stream's thread, before the event is given out: decides, writes nothing."""
@@ -90,6 +107,10 @@ class Sink:
 
 class SinkOptions(Config):
     """What the configuration says about a sink."""
+
+    hides: ClassVar[bool] = False
+    """Whether nothing that :attr:`SinkContext.hidden` names is in what it makes of the source's packets. Where something is,
+    it is refused together with privacy."""
 
     def event_names(self) -> tuple[str, ...]:
         """Ids of rules and zones that it names: they must exist."""
@@ -125,6 +146,8 @@ class SinkContext:
     """Parts that look at the whole picture."""
     packets: PacketRing | None = None
     """The last seconds of the source as they came, where an option asks for them (:meth:`SinkOptions.packet_seconds`)."""
+    hidden: HiddenLog | None = None
+    """What of those seconds must not be seen. None: everything may."""
     files: OutFiles | None = None
     """What was written into ``out``: a sink that makes many files says so, and they are deleted when they are old."""
     say: Callable[[Callable[[float], Event]], None] | None = None

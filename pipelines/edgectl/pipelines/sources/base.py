@@ -19,6 +19,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "EndOfStream",
+    "KeyFrameSource",
     "LossySource",
     "Source",
     "SourceInfo",
@@ -92,6 +93,18 @@ class LossySource(Protocol):
 
     superseded_frames: int
     """Frames that gave way to newer ones before they were read, since ``open``."""
+
+
+@runtime_checkable
+class KeyFrameSource(Protocol):
+    """A source that can be told to decode key frames alone: the others cost nothing then but their way here."""
+
+    degraded_frames: int
+    """Frames that it left out because it was told to, since ``open``."""
+
+    def only_key_frames(self, on: bool) -> bool:
+        """From any thread, also before ``open``. False: this source cannot, and nothing changes."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,12 @@ class HotSwap(Generic[E]):
     def __init__(self, engine: E, over: Callable[[], bool]) -> None:
         """``over``: whether the stream has come to its end."""
         self.engine = engine
-        """What the next frame runs on."""
+        """The slot's engine: what the next frame runs on, unless another variant stands in for it."""
         self._over = over
         self._asked = threading.Lock()
         self._lock = threading.Lock()
         self._previous: E | None = None
+        self._stand_in: E | None = None
         self._leaving: tuple[E, ...] = ()
         """Taken over by others, and not closed before their last frames are through."""
         self._watch: _Watch | None = None
@@ -53,8 +54,29 @@ class HotSwap(Generic[E]):
     def begin(self) -> E:
         """The engine of the next frame, which is under way with it from now on."""
         with self._lock:
-            self.engine.begin()
-            return self.engine
+            engine = self._stand_in or self.engine
+            engine.begin()
+            return engine
+
+    @property
+    def running(self) -> E:
+        """What the next frame runs on."""
+        with self._lock:
+            return self._stand_in or self.engine
+
+    def stand_in(self, engine: E | None, instead_of: E) -> None:
+        """Run the next frames on another variant of the slot's engine, which is warm; None: on that again. The one
+        that stood in before is closed once its frames are through. A switch of the slot's engine ends it, too, and
+        one that comes too late for ``instead_of``, the slot's engine then, is closed."""
+        with self._asked:
+            if self._over() or instead_of is not self.engine:
+                if engine is not None:
+                    engine.close()
+                return
+            with self._lock:
+                self._leave(self._stand_in)
+                self._stand_in = engine
+            self._close_leaving()
 
     def frame_done(self, engine: SeatedEngine, period_ns: int | None) -> None:
         """A frame of ``engine`` is through, ``period_ns`` after the one before."""
@@ -87,6 +109,8 @@ class HotSwap(Generic[E]):
             with self._lock:
                 # a second swap before a commit: the one in between goes
                 self._leave(self._previous)
+                self._leave(self._stand_in)
+                self._stand_in = None
                 self.engine, self._previous = engine, self.engine
             self._close_leaving()
             for _ in range(round(_SETTLE_S / _POLL_S)):
@@ -110,6 +134,8 @@ class HotSwap(Generic[E]):
             with self._lock:
                 if self._previous is None:
                     return
+                self._leave(self._stand_in)
+                self._stand_in = None
                 self._leave(self.engine)
                 self.engine, self._previous = self._previous, None
             self._close_leaving()
@@ -124,13 +150,14 @@ class HotSwap(Generic[E]):
         with self._asked:
             with self._lock:
                 self._leave(self._previous)
-                self._previous = None
+                self._leave(self._stand_in)
+                self._previous = self._stand_in = None
             closed = self._close_leaving()
             return self.engine.close() and closed
 
     def _seats(self) -> list[EngineSeat]:
         with self._lock:
-            engines = (self.engine, self._previous, *self._leaving)
+            engines = (self.engine, self._previous, self._stand_in, *self._leaving)
         return [e.seat for e in engines if e is not None and e.seat is not None]
 
     def _leave(self, engine: E | None) -> None:

@@ -87,6 +87,17 @@ def test_a_reader_that_is_late_gets_what_the_ring_holds_and_counts_the_rest() ->
 
 
 def test_what_a_late_reader_missed_is_counted_over_all_children_of_a_camera() -> None:
+    for _ in range(20):
+        counted, missed = read_late()
+        assert counted == missed
+        # where the machine is busy, the device may be as slow as its reader
+        if missed:
+            return
+    raise AssertionError("nothing was missed")
+
+
+def read_late() -> tuple[int, int]:
+    """What a source counted, and what is missing between the pictures that came, of a camera's first two children."""
     children: list[ChildReader] = []
 
     def connect(stop: threading.Event) -> ChildReader:
@@ -101,12 +112,10 @@ def test_what_a_late_reader_missed_is_counted_over_all_children_of_a_camera() ->
             values[-1].append(int(picture.planes[0].mean()))
         elif source.outage is not None and values[-1]:
             values.append([])
-        # the device is faster than this
-        time.sleep(0.01)
+        time.sleep(0.02)
     source.close()
     whole = [one for one in values if one][:2]
-    assert source.superseded_frames == sum(one[-1] + 1 - len(one) for one in whole)
-    assert source.superseded_frames > 0
+    return source.superseded_frames, sum(one[-1] + 1 - len(one) for one in whole)
 
 
 def test_the_size_may_change_in_mid_stream() -> None:

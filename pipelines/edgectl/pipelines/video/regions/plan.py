@@ -36,7 +36,7 @@ _WORTH = 1.5
 """A region that shows things larger than the whole picture does by less than this is not worth a call."""
 _COARSER = 1.5
 """So much smaller things may be shown before regions are left out."""
-_MOST_PLACES = 64
+_MOST_PLACES = 48
 """Of more things the first ones are looked at: what has waited longest."""
 _CELLS = (18, 32)
 """Rows and columns in which it is remembered when a place was looked at."""
@@ -177,33 +177,47 @@ def _joined(
 ) -> list[Box]:
     """Join the two that are closest, while what holds both shows them at most ``coarser`` times smaller than the input
     shows one alone, and there are more than ``enough``."""
-    left = list(boxes)
+    if len(boxes) < 2:
+        return list(boxes)
+    array = np.stack(boxes)
+    left = np.arange(len(boxes))
+    area = np.full((len(boxes), len(boxes)), np.inf)
+    for i in left:
+        area[i, i + 1 :] = _area_of_both(array[i], array[i + 1 :], tensor, coarser)
     while len(left) > max(1, enough):
-        array = np.stack(left)
-        upper = np.minimum(array[:, None, :2], array[None, :, :2])
-        lower = np.maximum(array[:, None, 2:], array[None, :, 2:])
-        sides = (lower - upper) / np.array(tensor)
-        alone = np.maximum(((array[:, 2:] - array[:, :2]) / np.array(tensor)).max(axis=1), 1.0)
-        allowed = coarser * np.maximum(alone[:, None], alone[None, :])
-        fits = sides.max(axis=2) <= allowed + 1e-9
-        np.fill_diagonal(fits, False)
-        if not fits.any():
-            return left
-        area = np.where(fits, sides.prod(axis=2), np.inf)
-        i, j = sorted(int(k) for k in np.unravel_index(area.argmin(), area.shape))
-        both = np.concatenate([upper[i, j], lower[i, j]])
+        i, j = np.unravel_index(int(area.argmin()), area.shape)
+        if not np.isfinite(area[i, j]):
+            break
+        both = np.concatenate(
+            [np.minimum(array[i, :2], array[j, :2]), np.maximum(array[i, 2:], array[j, 2:])]
+        )
         if not _worth(both, size, tensor):
-            return left
-        left[i] = both
-        del left[j]
-    return left
+            area[i, j] = np.inf
+            continue
+        array[i] = both
+        left = left[left != j]
+        area[j, :] = area[:, j] = np.inf
+        again = _area_of_both(both, array[left], tensor, coarser)
+        area[left, i], area[i, left] = np.where(left < i, again, np.inf), np.where(left > i, again, np.inf)
+    return [array[i] for i in left]
+
+
+def _area_of_both(
+    box: Box, others: NDArray[np.float64], tensor: tuple[int, int], coarser: float
+) -> NDArray[np.float64]:
+    """Of what holds it and one of the others (N, 4), in inputs; infinite where that shows them too small."""
+    side = np.array(tensor)
+    both = (np.maximum(box[2:], others[:, 2:]) - np.minimum(box[:2], others[:, :2])) / side
+    alone = np.maximum(((others[:, 2:] - others[:, :2]) / side).max(axis=1), 1.0)
+    alone = np.maximum(alone, ((box[2:] - box[:2]) / side).max())
+    return np.where(both.max(axis=1) <= coarser * alone + 1e-9, both.prod(axis=1), np.inf)
 
 
 def _worth(box: Box, size: tuple[int, int], tensor: tuple[int, int]) -> bool:
     """Whether a region around it shows it enough larger than the whole picture does."""
     whole = max(size[0] / tensor[0], size[1] / tensor[1])
-    region = _around(box, size, tensor)
-    return whole >= _WORTH * max(region.width / tensor[0], region.height / tensor[1])
+    x1, y1, x2, y2 = box.tolist()
+    return bool(whole >= _WORTH * max(1.0, (x2 - x1) / tensor[0], (y2 - y1) / tensor[1]))
 
 
 def _around(box: Box, size: tuple[int, int], tensor: tuple[int, int]) -> Region:

@@ -15,6 +15,8 @@ from edgectl.pipelines.video.second_stage.config import SecondStageConfig
 
 __all__ = ["MOST_CROPS", "CropEngine"]
 
+_SPARE = 4
+"""Staging tensors that are kept."""
 MOST_CROPS = 16
 """Crops of one stream that wait for an engine, at most."""
 
@@ -25,7 +27,7 @@ class CropEngine(SeatedEngine):
     def __init__(self, slot: PartVariant, engine: PooledEngine, config: SecondStageConfig) -> None:
         """Takes over this user's hold of the engine. Raises :class:`ModelError`, :class:`UsageError` or
         :class:`EngineError` and lets it go then."""
-        super().__init__(slot, engine, spare=MOST_CROPS)
+        super().__init__(slot, engine, spare=_SPARE)
         try:
             self._answers = make_answers(self.task, config)
             outputs, meta = self.try_out()
