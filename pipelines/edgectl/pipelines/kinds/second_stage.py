@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.stream.trace import Tracer
 from edgectl.pipelines.video.second_stage.answers import answer_values
-from edgectl.pipelines.video.second_stage.config import SecondStageConfig
+from edgectl.pipelines.video.second_stage.config import SecondStageConfig, still_config
 from edgectl.pipelines.video.second_stage.crop_engine import CropEngine
+from edgectl.pipelines.video.second_stage.stage import SecondStage
+from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.swap import HotSwap
 
-__all__ = ["CropEngines", "attribute_values", "open_crop_engine", "open_second_stage"]
+__all__ = ["CropEngines", "attribute_values", "open_crop_engine", "open_second_stage", "second_stages"]
 
 CropEngines = list[tuple[SecondStageConfig, HotSwap[CropEngine]]]
 
@@ -28,6 +31,25 @@ def open_second_stage(
         undo.callback(engines.close)
         opened.append((stage, engines))
     return opened
+
+
+def second_stages(
+    opened: CropEngines,
+    labels: Sequence[str],
+    config: VideoConfig,
+    tracer: Tracer,
+    *,
+    still: bool,
+    waits: bool,
+) -> SecondStages:
+    """``labels``: of the tracks. ``still``: the source is still pictures. ``waits``: it is a recording. Raises
+    :class:`UsageError` for classes that a model cannot say anything of."""
+    return SecondStages(
+        [
+            SecondStage(still_config(one) if still else one, engines, labels, config, tracer, waits=waits)
+            for one, engines in opened
+        ]
+    )
 
 
 def open_crop_engine(args: PipelineArgs, config: SecondStageConfig, slot: PartVariant) -> CropEngine:

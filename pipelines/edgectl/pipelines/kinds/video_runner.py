@@ -25,6 +25,7 @@ from edgectl.pipelines.kinds.second_stage import (
     attribute_values,
     open_crop_engine,
     open_second_stage,
+    second_stages,
 )
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
 from edgectl.pipelines.rules import RulesConfig, RuleSet
@@ -49,9 +50,6 @@ from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
-from edgectl.pipelines.video.second_stage.config import still_config
-from edgectl.pipelines.video.second_stage.stage import SecondStage
-from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
 from edgectl.pipelines.video.track_watch import Known, TrackWatch
@@ -246,18 +244,8 @@ class VideoPipeline:
             blind=privacy.blind,
             pictures=pictures or self._looks or bool(seconds),
         )
-        self._second = SecondStages(
-            [
-                SecondStage(
-                    still_config(config) if info.kind == "images" else config,
-                    engines,
-                    labels.labels,
-                    self._config,
-                    self.tracer,
-                    waits=place.waits,
-                )
-                for config, engines in seconds
-            ]
+        self._second = second_stages(
+            seconds, labels.labels, self._config, self.tracer, still=info.kind == "images", waits=place.waits
         )
         self._path.seat(self._engines.engine)
         if self._govern is not None and self._govern.on and info.realtime and not place.waits:
