@@ -16,18 +16,19 @@ from pathlib import Path
 from edgectl.core.errors import EdgectlError, EngineError, ModelError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
-from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTracker, releases_of
+from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, releases_of
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.degradation import Degradation
+from edgectl.pipelines.kinds.object_tracker import make_tracker
 from edgectl.pipelines.kinds.second_stage import (
     CropEngines,
     attribute_values,
-    make_stages,
     open_crop_engine,
     open_second_stage,
+    second_stages,
 )
-from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
+from edgectl.pipelines.kinds.stills import StillAnalyser
 from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.line import LineConfig
 from edgectl.pipelines.sinks import open_sinks
@@ -45,7 +46,6 @@ from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.trace import Tracer
 from edgectl.pipelines.video.capture import Capture
 from edgectl.pipelines.video.detector import Detector
-from edgectl.pipelines.video.foot import FootTracker
 from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.hidden_log import HiddenLog
@@ -55,7 +55,6 @@ from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
 from edgectl.pipelines.video.track_watch import Known, TrackWatch
-from edgectl.pipelines.video.tracker import Tracker
 
 __all__ = ["Analyser", "VideoPipeline"]
 
@@ -206,22 +205,14 @@ class VideoPipeline:
         """Everything that depends on the source: flow, budget, analyser, second stage, sinks."""
         flow = self._config.flow
         place = room(flow, info.realtime)
-        self.expected = _expected(info, self._args.seconds)
+        self.expected = info.expected(self._args.seconds)
         self._budget_ms = self._config.budget_ms or (self._default_budget_ms if info.realtime else None)
         analyser: Analyser
-        tracker: ObjectTracker
         if info.kind == "images":
             analyser = StillAnalyser(self._config, labels.labels)
-            tracker = StillObjects(self._config.track)
         else:
             analyser = self._make_analyser(labels.labels, info)
-            tracker = Tracker(self._config.track, period_s=_period_s(info, flow.target_fps))
-        if self._config.foot == "mask":
-            if not self._engines.engine.finds_masks:
-                raise UsageError(
-                    "foot: mask, and the model finds no masks", hint="leave foot out, or take another model"
-                )
-            tracker = FootTracker(tracker)
+        tracker = make_tracker(self._config, info, finds_masks=self._engines.engine.finds_masks)
         privacy = Privacy(
             self._config.privacy,
             self._engines.engine.labels,
@@ -259,13 +250,8 @@ class VideoPipeline:
             blind=privacy.blind,
             pictures=pictures or self._looks or bool(seconds),
         )
-        self._second = make_stages(
-            self._config,
-            seconds,
-            labels.labels,
-            self.tracer,
-            waits=place.waits,
-            still=info.kind == "images",
+        self._second = second_stages(
+            seconds, labels.labels, self._config, self.tracer, still=info.kind == "images", waits=place.waits
         )
         self._path.seat(self._engines.engine)
         if self._govern is not None and self._govern.on and info.realtime and not place.waits:
@@ -503,18 +489,6 @@ class VideoPipeline:
 
     def totals(self) -> dict[str, Histogram]:
         return self.tracer.totals()
-
-
-def _period_s(info: SourceInfo, target_fps: float | None) -> float | None:
-    """Seconds between two frames that are looked at, as far as the source tells."""
-    rates = [fps for fps in (info.fps, target_fps) if fps]
-    return 1 / min(rates) if rates else None
-
-
-def _expected(info: SourceInfo, seconds: float | None) -> int | None:
-    """How many frames there will be, if that can be told."""
-    limit = None if seconds is None or not info.fps else max(1, round(seconds * info.fps))
-    return min((n for n in (info.frames, limit) if n is not None), default=None)
 
 
 def _engine_event(part: str, t_s: float, *, available: bool) -> Event:
