@@ -6,7 +6,7 @@ Polygons and lines are relative to the frame (0..1), so that they survive a chan
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -74,6 +74,9 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
     """Models that look at crops of tracks, each a part with an engine of its own; their votes are attributes of the
     track."""
 
+    foot: Literal["box", "mask"] = "box"
+    """Where an object stands: in the middle of its box's lower edge, or at the lowest place of its mask, of a model that
+    finds masks."""
     scene: tuple[SceneConfig, ...] = Field(default=(), max_length=4)
     """Classifiers that look at the whole picture or a region of it, each a part with an engine of its own; their votes
     are states of the stream."""

@@ -18,7 +18,7 @@ from edgectl.pipelines.video.second_stage.stage import SecondStage
 from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.swap import HotSwap
 
-__all__ = ["CropEngines", "attribute_values", "make_stages", "open_crop_engine", "open_second_stage"]
+__all__ = ["CropEngines", "attribute_values", "open_crop_engine", "open_second_stage", "second_stages"]
 
 CropEngines = list[tuple[SecondStageConfig, HotSwap[CropEngine]]]
 
@@ -42,17 +42,17 @@ def open_second_stage(
     return opened
 
 
-def make_stages(
-    config: VideoConfig,
+def second_stages(
     opened: CropEngines,
     labels: Sequence[str],
+    config: VideoConfig,
     tracer: Tracer,
     *,
-    waits: bool,
     still: bool,
+    waits: bool,
 ) -> SecondStages:
-    """``labels``: of the tracks. ``waits``: a recording. ``still``: still pictures, each of which is one answer. Raises
-    :class:`UsageError` for classes that the tracks cannot have."""
+    """``labels``: of the tracks. ``still``: the source is still pictures. ``waits``: it is a recording. Raises
+    :class:`UsageError` for classes that a model cannot say anything of."""
     scenes = {scene.part: scene.region for scene in config.scene}
     stages = [
         SecondStage(

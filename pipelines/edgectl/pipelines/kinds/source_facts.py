@@ -1,4 +1,4 @@
-"""Small facts of a video stream: how often its pictures come, how many there will be, and what is told when an
+"""Small facts of a video stream: how often its pictures come, who keeps its packets, and what is told when an
 engine hangs."""
 
 from __future__ import annotations
@@ -11,19 +11,13 @@ from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.events import Event
 
-__all__ = ["engine_event", "expected", "packet_ring", "period_s"]
+__all__ = ["engine_event", "packet_ring", "period_s"]
 
 
 def period_s(info: SourceInfo, target_fps: float | None) -> float | None:
     """Seconds between two frames that are looked at, as far as the source tells."""
     rates = [fps for fps in (info.fps, target_fps) if fps]
     return 1 / min(rates) if rates else None
-
-
-def expected(info: SourceInfo, seconds: float | None) -> int | None:
-    """How many frames there will be, if that can be told."""
-    limit = None if seconds is None or not info.fps else max(1, round(seconds * info.fps))
-    return min((n for n in (info.frames, limit) if n is not None), default=None)
 
 
 def engine_event(part: str, t_s: float, *, available: bool) -> Event:

@@ -16,25 +16,21 @@ from pathlib import Path
 from edgectl.core.errors import EdgectlError, EngineError, ModelError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
-from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTracker, releases_of
+from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, releases_of
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.camera_view import CameraView
 from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig, as_video
 from edgectl.pipelines.kinds.configurable import Configurable, naming
 from edgectl.pipelines.kinds.degradation import Degradation
+from edgectl.pipelines.kinds.object_tracker import make_tracker
 from edgectl.pipelines.kinds.second_stage import (
     CropEngines,
-    make_stages,
     open_crop_engine,
     open_second_stage,
+    second_stages,
 )
-from edgectl.pipelines.kinds.source_facts import (
-    engine_event,
-    expected,
-    packet_ring,
-    period_s,
-)
-from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
+from edgectl.pipelines.kinds.source_facts import engine_event, packet_ring
+from edgectl.pipelines.kinds.stills import StillAnalyser
 from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.sinks import open_sinks
 from edgectl.pipelines.sinks.base import Sink, StreamControl
@@ -60,7 +56,6 @@ from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
 from edgectl.pipelines.video.track_watch import Known, TrackWatch
-from edgectl.pipelines.video.tracker import Tracker
 
 __all__ = ["Analyser", "VideoPipeline"]
 
@@ -226,17 +221,16 @@ class VideoPipeline(Configurable):
         flow = self._config.flow
         self._info, self._labels = info, labels
         place = self._room = room(flow, info.realtime)
-        self.expected = expected(info, self._args.seconds)
+        self.expected = info.expected(self._args.seconds)
         self._budget_ms = self._budget(self._config)
         analyser: Analyser
-        tracker: ObjectTracker
         if info.kind == "images":
             analyser = StillAnalyser(self._config, labels.labels)
-            tracker = StillObjects(self._config.track)
         else:
             analyser = self._make_analyser(labels.labels, info)
-            tracker = Tracker(self._config.track, period_s=period_s(info, flow.target_fps))
-        self._tracker = tracker
+        tracker = self._tracker = make_tracker(
+            self._config, info, finds_masks=self._engines.engine.finds_masks
+        )
         privacy = self._privacy(self._config)
         sinks = self._make_sinks(analyser)
         pictures = any(sink.pictures for sink in sinks)
@@ -266,13 +260,8 @@ class VideoPipeline(Configurable):
             blind=privacy.blind,
             pictures=pictures or self._looks or bool(seconds),
         )
-        self._second = make_stages(
-            self._config,
-            seconds,
-            labels.labels,
-            self.tracer,
-            waits=place.waits,
-            still=info.kind == "images",
+        self._second = second_stages(
+            seconds, labels.labels, self._config, self.tracer, still=info.kind == "images", waits=place.waits
         )
         self._path.seat(self._engines.engine)
         if self._govern is not None and self._govern.on and info.realtime and not place.waits:

@@ -191,7 +191,7 @@ class LineRule:
         walk = self._walks[track] = _LineWalk()
         sightings = tracks.past.get(track)
         if sightings is not None:
-            points = anchors(sightings[:, 1:], self._config.anchor)
+            points = anchors(sightings[:, 1:], self._config.anchor, tracks.foot_in_box(track))
             offset = _along(points - self._a, self._normal).tolist()
             places = (points / self._corner).tolist()
             for t, place, d in zip(sightings[:, 0].tolist(), places, offset, strict=True):

@@ -101,6 +101,8 @@ def encode_tracks(
         record["wall_offset_ns"] = wall_offset_ns
     if tracks.past:
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
+    if tracks.foot_at is not None:
+        record["foot_at"] = tracks.foot_at.tolist()
     if tracks.scene:
         record["scene"] = {part: list(found) for part, found in tracks.scene.items()}
     if tracks.attributes:
@@ -192,6 +194,7 @@ def _decode(v: dict[str, Any], layout: KeypointLayout | None) -> LoggedTracks:
         points,
         attributes=attributes,
         scene=scene,
+        foot_at=None if "foot_at" not in v else np.array(v["foot_at"], np.float32).reshape(n, 2),
     )
     offset = v.get("wall_offset_ns")
     asked = tuple((str(name), None if on is None else bool(on)) for name, on in v.get("asked", ()))

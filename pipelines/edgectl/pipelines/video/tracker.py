@@ -83,6 +83,8 @@ class Tracks:
     """Part → what its votes have decided of the whole picture up to this frame."""
     class_maps: Mapping[str, ClassMap] = field(default_factory=dict)
     """Part → what each pixel of the picture is, by its last answer."""
+    foot_at: NDArray[np.float32] | None = None
+    """(N, 2): x and y, 0..1, of where in its box each object stands; None: in the middle of the lower edge."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,10 +107,20 @@ class Tracks:
             {track: found for track, found in self.attributes.items() if track in kept},
             self.scene,
             self.class_maps,
+            None if self.foot_at is None else self.foot_at[keep],
         )
 
+    def foot_in_box(self, track: int) -> tuple[float, float]:
+        """Where in its box a track stands, 0..1."""
+        if self.foot_at is None:
+            return 0.5, 1.0
+        x, y = self.foot_at[np.searchsorted(self.ids, track)].tolist()
+        return x, y
+
     def anchor(self, kind: str = "bottom_center") -> NDArray[np.float32]:
-        """Points (N, 2) that stand for the objects: ``bottom_center`` or ``center`` of the box."""
+        """Points (N, 2) that stand for the objects: ``bottom_center``, where they stand, or ``center`` of the box."""
+        if kind == "bottom_center" and self.foot_at is not None:
+            return self.xyxy[:, :2] + self.foot_at * (self.xyxy[:, 2:] - self.xyxy[:, :2])
         x = (self.xyxy[:, 0] + self.xyxy[:, 2]) / 2
         y = self.xyxy[:, 3] if kind == "bottom_center" else (self.xyxy[:, 1] + self.xyxy[:, 3]) / 2
         return np.stack([x, y], axis=1)
