@@ -208,6 +208,22 @@ def test_what_lies_in_a_mask_is_not_looked_at(tmp_path: Path, clip: Path) -> Non
     assert rig.values(2)[:2] == [None, "helmet"]
 
 
+def test_a_crop_that_reaches_into_a_mask_is_black_there(tmp_path: Path, clip: Path) -> None:
+    seen = []
+
+    def look(crop: NDArray[Any]) -> list[float]:
+        seen.append(crop[0].copy())
+        return [1.0, 0.0]
+
+    # the vehicle's middle is at 0.75
+    mask = {"polygon": [0.8, 0, 1, 0, 1, 1, 0.8, 1]}
+    config = {"second_stage": [{**ASKED, "classes": ["vehicle"]}], "privacy": {"masks": [mask]}}
+    Rig(tmp_path, str(clip), config, logits_at=look).run()
+    # the last pictures are white
+    assert seen[-1][:, :, :8].min() > 0.9
+    assert seen[-1][:, :, 12:].max() < 0.1
+
+
 def test_a_zone_and_a_rule_see_only_whom_they_ask_for(tmp_path: Path, clip: Path) -> None:
     config = {
         "second_stage": [{**ASKED, "again_s": 0}],

@@ -195,7 +195,7 @@ class Analysis:
         tracked = time.monotonic_ns()
         hidden = self._privacy.masked(tracks) if self._second else None
         if self._second:
-            tracks, failures = self._second.before_rules(frame, tracks, t, hidden)
+            tracks, failures = self._second.before_rules(frame, tracks, t, hidden, self._privacy.closed)
             for event in failures:
                 self.say(event, frame.stamp)
         looked = time.monotonic_ns()
@@ -206,7 +206,7 @@ class Analysis:
             self._went_back()
         self._count(result, ran, _Times(taken, decoded, tracked, looked, done))
         if self._second:
-            self._second.after_rules(frame, tracks, t, hidden)
+            self._second.after_rules(frame, tracks, t, hidden, self._privacy.closed)
 
     def _see(self, result: FrameResult, ran: Ran) -> tuple[Detections, NDArray[np.float32]]:
         """What was found in all regions of the frame, and what their borders cut. Raises as a decoder does."""

@@ -98,7 +98,10 @@ class Frame:
         if not all(math.isfinite(v) for v in box):
             return None
         small = self.planes[-1]
-        step_x, step_y = -(-self.width // small.shape[1]), -(-self.height // small.shape[0])
+        # one sample for the whole picture is cut anywhere: it is grey
+        step_x = step_y = 1
+        if small.size > 1:
+            step_x, step_y = -(-self.width // small.shape[1]), -(-self.height // small.shape[0])
         x1, y1 = (
             max(0, math.floor(v / step)) * step for v, step in zip(box[:2], (step_x, step_y), strict=True)
         )

@@ -130,18 +130,11 @@ class Privacy:
 
     def blind(self, frame: Frame) -> Frame:
         """What the detector may see: the frame, or a copy in which some masks are painted."""
-        hidden = [m.polygon for m in self._config.masks if not m.detect]
-        if not hidden:
-            return frame
-        black = (16 if not frame.colour.full else 0, 128, 128)
-        planes = []
-        for plane, level in zip(frame.planes, black, strict=False):
-            plane = plane.copy()
-            paint = (0, 0, 0) if plane.ndim == 3 else (level,)
-            for polygon in hidden:
-                fill_polygon(plane, polygon, paint)
-            planes.append(plane)
-        return dataclasses.replace(frame, planes=tuple(planes), _bgr=None)
+        return _painted(frame, [m.polygon for m in self._config.masks if not m.detect])
+
+    def closed(self, frame: Frame) -> Frame:
+        """What a further model may see: the frame, or a copy in which every mask is painted."""
+        return _painted(frame, [m.polygon for m in self._config.masks])
 
     def step(self, found: Detections | None, tracks: Tracks, t: float) -> Hidden | None:
         """What must not be seen in the frame of ``t`` (seconds). None: everything may.
@@ -259,6 +252,21 @@ class Privacy:
         except (TypeError, ValueError, ZeroDivisionError):
             return None  # of what is no box nobody can say where it is
         return None if inside else box
+
+
+def _painted(frame: Frame, polygons: Sequence[Sequence[float]]) -> Frame:
+    """The frame, or a copy that is black in these places."""
+    if not polygons:
+        return frame
+    black = (16 if not frame.colour.full else 0, 128, 128)
+    planes = []
+    for plane, level in zip(frame.planes, black, strict=False):
+        plane = plane.copy()
+        paint = (0, 0, 0) if plane.ndim == 3 else (level,)
+        for polygon in polygons:
+            fill_polygon(plane, polygon, paint)
+        planes.append(plane)
+    return dataclasses.replace(frame, planes=tuple(planes), _bgr=None)
 
 
 def _grown(boxes: NDArray[np.float32], by: NDArray[np.float64]) -> NDArray[np.float32]:

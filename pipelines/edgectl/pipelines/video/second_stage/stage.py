@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,12 +123,22 @@ class SecondStage:
             self._ballot.answer(result.job.track, vote)
         return events
 
-    def look(self, frame: Frame, tracks: Tracks, t: float, hidden: NDArray[np.bool_] | None = None) -> None:
-        """Send crops of a frame to the engine. ``hidden``: tracks (N,) that are not looked at."""
+    def look(
+        self,
+        frame: Frame,
+        tracks: Tracks,
+        t: float,
+        hidden: NDArray[np.bool_] | None = None,
+        closed: Callable[[Frame], Frame] = lambda frame: frame,
+    ) -> None:
+        """Send crops of a frame to the engine. ``hidden``: tracks (N,) that are not looked at; ``closed``: paints over
+        what the engine may not see."""
         if self._stopped or not frame.planes or self.stuck:
             return
         most = _ALL if self.waits else MOST_CROPS - self._open
         rows = self._ballot.choose(tracks, t, most, lambda row: hidden is not None and bool(hidden[row]))
+        if rows:
+            frame = closed(frame)
         for row in rows:
             if self._open >= MOST_CROPS:
                 self.wait()
