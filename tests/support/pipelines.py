@@ -3,6 +3,7 @@ detections by hand."""
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -327,6 +328,15 @@ class OracleEngine(BoxEngine):
                 x1, y1, x2, y2 = np.clip((box + self._rng.normal(0, 1, 4)) / size, 0, 1)
                 found.append((float(x1), float(y1), float(x2), float(y2), 0.9, int(cls)))
         return found
+
+
+def turn(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Write a display matrix into the track header of an MP4 (ISO/IEC 14496-12, 8.3.2)."""
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (v << 16 for v in matrix) if max(map(abs, matrix)) <= 1 else matrix
+    at = data.index(b"tkhd") + 4 + 40
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
 
 
 def write_h264(

@@ -48,7 +48,7 @@ def run(
         typer.Option(
             "--bundle",
             "-b",
-            help="Bundle with the engine; repeat it for a pipeline with several parts (vad, keyword). PART=FOLDER: for that part, which second_stage in the configuration names.",
+            help="Bundle with the engine; repeat it for a pipeline with several parts (vad, keyword). PART=FOLDER: for that part, which second_stage or scene in the configuration names.",
         ),
     ],
     source: Annotated[

@@ -4,7 +4,8 @@ A decoder is one file with its options, its code and its line of documentation; 
 serves says which shape it has. ``detector``: ``make(task)`` gives a
 :class:`~edgectl.pipelines.video.decode.base.Decoder`. ``classifier``: ``make(task)`` gives an object like
 :class:`~edgectl.pipelines.video.decode.classify.Classify`. ``reader``: one like
-:class:`~edgectl.pipelines.video.decode.ctc.Ctc`. ``vad`` and ``keyword``: ``make(engine, task)`` gives an
+:class:`~edgectl.pipelines.video.decode.ctc.Ctc`. ``segmenter``: one like
+:class:`~edgectl.pipelines.video.decode.semantic.Semantic`. ``vad`` and ``keyword``: ``make(engine, task)`` gives an
 object like :class:`~edgectl.pipelines.audio.vad.VoiceActivity` or
 :class:`~edgectl.pipelines.audio.keyword.KeywordScores`.
 """
@@ -62,6 +63,7 @@ DECODERS = Registry(
         "boxes-labels": "edgectl.pipelines.video.decode.boxes_labels:DECODER",
         "classify": "edgectl.pipelines.video.decode.classify:DECODER",
         "ctc": "edgectl.pipelines.video.decode.ctc:DECODER",
+        "semantic": "edgectl.pipelines.video.decode.semantic:DECODER",
         "vad": "edgectl.pipelines.audio.vad:DECODER",
         "keyword": "edgectl.pipelines.audio.keyword:DECODER",
     },

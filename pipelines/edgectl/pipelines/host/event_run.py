@@ -25,7 +25,7 @@ from edgectl.core.bundle import Bundle, Preference
 from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.device_profiles.machine import probe
 from edgectl.pipelines.host.config import load_config, parse_config
-from edgectl.pipelines.host.run import RunningStream, RunSummary, Tally, part_variants
+from edgectl.pipelines.host.run import RunningStream, RunSummary, Tally, part_variants, stop_all
 from edgectl.pipelines.kinds.base import EngineFactory, PipelineArgs, make_pipeline, open_variant
 from edgectl.pipelines.kinds.config import PipelineConfig
 from edgectl.pipelines.sinks.base import Record
@@ -218,8 +218,7 @@ class EventRun:
         self._flushed = True
 
     def _stop(self) -> None:
-        for one in self._streams:
-            one.stop()
+        stop_all(self._streams)
         for one in self._streams:
             if one.stuck is not None:
                 raise one.stuck

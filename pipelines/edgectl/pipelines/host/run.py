@@ -37,6 +37,7 @@ __all__ = [
     "percentiles",
     "run_stream",
     "run_streams",
+    "stop_all",
 ]
 
 _LOOK_S = 0.5
@@ -172,7 +173,7 @@ def run_streams(
     if unused := set(engines) - {part for some in needed.values() for part in some}:
         raise UsageError(
             f"there is a bundle for the part {min(unused)!r}, which no stream has",
-            hint="second_stage in a stream's configuration names further parts; --bundle PART=FOLDER says what it is for",
+            hint="second_stage and scene in a stream's configuration name further parts; --bundle PART=FOLDER says what it is for",
         )
     ear = _Ear(on_event)
     pool = EnginePool()
@@ -216,14 +217,34 @@ def run_streams(
                 break
             progress()
     finally:
-        for one in running:
-            one.stop()
+        stop_all(running)
         if trace is not None:
             _write_trace(pool, trace)
     if ear.deaf is not None:
         raise ear.deaf
     progress()
     return [StreamResult(one.name, one.summary(kind, ear.tallies[one.name]), one.error) for one in running]
+
+
+def stop_all(running: Sequence[RunningStream]) -> None:
+    """Side by side: one that waits for what hangs keeps no other waiting."""
+    failed: list[BaseException] = []
+
+    def stop(one: RunningStream) -> None:
+        try:
+            one.stop()
+        except BaseException as e:
+            failed.append(e)
+
+    threads = [
+        threading.Thread(target=stop, args=(one,), name=f"stop-{one.name}", daemon=True) for one in running
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 class RunningStream:

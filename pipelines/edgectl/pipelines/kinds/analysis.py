@@ -27,6 +27,7 @@ from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.frame_path import FramePath, FrameResult
+from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.merge import merge_regions
@@ -93,11 +94,13 @@ class Analysis:
         realtime: bool,
         pictures: bool,
         naming: Sequence[Sink],
+        hidden: HiddenLog | None = None,
         look_after: Callable[[], None],
         ended: threading.Event,
         failed: Callable[[EdgectlError], None],
     ) -> None:
-        """``pictures``: whether the sinks want them. ``naming``: the sinks that name their files in events. ``look_after`` is called now and then. ``ended`` is set
+        """``pictures``: whether the sinks want them. ``naming``: the sinks that name their files in events.
+        ``hidden``: hears what must not be seen of each frame. ``look_after`` is called now and then. ``ended`` is set
         when everything is through."""
         self.errors = 0
         """Frames on which the engine failed."""
@@ -113,6 +116,7 @@ class Analysis:
         self._realtime = realtime
         self._pictures = pictures
         self._naming = naming
+        self._hidden = hidden
         self._look_after = look_after
         self._ended = ended
         self._detector: Detector | None = None
@@ -191,6 +195,8 @@ class Analysis:
         records = tuple(self._record(e, frame, done) for e in events)
         # Stepped for every frame, shown or not: it remembers where somebody was.
         hidden = self._privacy.step(found, tracks, frame.stamp.t_s)
+        if self._hidden is not None and hidden is not None and frame.stamp.pts_s is not None:
+            self._hidden.add(frame.stamp.pts_s, hidden)
         shown = (
             ShownFrame(frame, hidden, self.analyser.overlay()) if self._pictures and frame.planes else None
         )

@@ -183,7 +183,7 @@ def _check_parts(kind: str, own: Collection[str], further: Collection[str], give
     if unknown := set(given) - set(own) - set(further):
         raise UsageError(
             f"a {kind} pipeline has no part {min(unknown)!r}",
-            hint=f"its parts: {', '.join([*own, *further])}; second_stage in the configuration names further ones",
+            hint=f"its parts: {', '.join([*own, *further])}; second_stage and scene in the configuration name further ones",
         )
 
 

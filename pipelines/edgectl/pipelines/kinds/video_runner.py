@@ -23,9 +23,9 @@ from edgectl.pipelines.kinds.degradation import Degradation
 from edgectl.pipelines.kinds.second_stage import (
     CropEngines,
     attribute_values,
+    make_stages,
     open_crop_engine,
     open_second_stage,
-    second_stages,
 )
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
 from edgectl.pipelines.rules import RulesConfig, RuleSet
@@ -47,6 +47,7 @@ from edgectl.pipelines.video.capture import Capture
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.frame_path import FramePath
+from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
@@ -105,6 +106,7 @@ class VideoPipeline:
 
     def start(self) -> None:
         source = open_source(self._args.source, patient=self._args.patient)
+        self._hidden: HiddenLog | None = None
         self._packets = self._ring_of(source)
         with contextlib.ExitStack() as undo:
             self._engines = HotSwap(self._open(self._args.engines[PART]), self._done.is_set)
@@ -155,6 +157,12 @@ class VideoPipeline:
             self._stopped = True
             raise self._does_not_stop()
         self._analysis.analyser.close()
+        last = self._sinks.finish()
+        for heard in self._path.late():
+            self._analysis.say(heard.event, heard.stamp)
+        for make in last:
+            stamp = self._capture.now()
+            self._analysis.say(make(stamp.t_s), stamp)
         self._sinks.close()
         second_closed = self._second.close()
         # not before: who was interrupted (Ctrl-C) asks again
@@ -244,8 +252,13 @@ class VideoPipeline:
             blind=privacy.blind,
             pictures=pictures or self._looks or bool(seconds),
         )
-        self._second = second_stages(
-            seconds, labels.labels, self._config, self.tracer, still=info.kind == "images", waits=place.waits
+        self._second = make_stages(
+            self._config,
+            seconds,
+            labels.labels,
+            self.tracer,
+            waits=place.waits,
+            still=info.kind == "images",
         )
         self._path.seat(self._engines.engine)
         if self._govern is not None and self._govern.on and info.realtime and not place.waits:
@@ -280,6 +293,7 @@ class VideoPipeline:
             realtime=info.realtime,
             pictures=pictures,
             naming=[sink for sink in sinks if type(sink).file_of is not Sink.file_of],
+            hidden=self._hidden,
             look_after=self._look_after,
             ended=self._done,
             failed=self._analysis_failed,
@@ -293,7 +307,7 @@ class VideoPipeline:
             self._control.armed, self._control.arm = lambda: switched.switches, switched.switch
         lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
         rules = self._config.model_dump(
-            mode="json", include={*RulesConfig.model_fields, "second_stage"}, exclude_unset=True
+            mode="json", include={*RulesConfig.model_fields, "second_stage", "scene"}, exclude_unset=True
         )
         sinks += open_sinks(
             self._config,
@@ -308,7 +322,9 @@ class VideoPipeline:
                 self._kind,
                 rules,
                 attribute_values(self._args),
+                scenes=tuple(scene.part for scene in self._config.scene),
                 packets=self._packets,
+                hidden=self._hidden,
                 say=self._capture.say,
                 keypoints=self._engines.engine.keypoints,
             ),
@@ -324,6 +340,8 @@ class VideoPipeline:
         if not wanted:
             return None
         ring = PacketRing(max(wanted.values()))
+        if self._config.privacy.hides:
+            self._hidden = HiddenLog(max(wanted.values()))
         if not isinstance(source, PacketSource) or not source.keep_packets(ring):
             raise UsageError(
                 f"{min(wanted)}: this source gives no packets that could be kept",

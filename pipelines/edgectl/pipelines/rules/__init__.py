@@ -33,6 +33,7 @@ from edgectl.pipelines.rules.observation import (
 )
 from edgectl.pipelines.rules.predicate import Explained, Explains
 from edgectl.pipelines.rules.review import ReviewConfig, ReviewRule
+from edgectl.pipelines.rules.scene import SceneRule
 from edgectl.pipelines.rules.schedule import check_time_zone
 from edgectl.pipelines.rules.zone import ZoneConfig, ZoneRule
 from edgectl.pipelines.stream.events import Event
@@ -200,6 +201,7 @@ class RuleSet:
             self._settings[rule.id] = rule.model_dump(mode="json", exclude=left_out)
         self._steps: dict[str, Rule] = {f"zone:{z.name}": z for z in self.zones}
         self._steps["lifecycle"] = LifecycleRule(labels, self.zones, config.update_s)
+        self._steps["scene"] = SceneRule()
         self._steps |= self.rules
         if config.review is not None:
             self._steps["review"] = ReviewRule(config.review)

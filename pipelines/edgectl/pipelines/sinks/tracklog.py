@@ -94,6 +94,8 @@ def encode_tracks(
         record["wall_offset_ns"] = wall_offset_ns
     if tracks.past:
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
+    if tracks.scene:
+        record["scene"] = {part: list(found) for part, found in tracks.scene.items()}
     if tracks.attributes:
         record["attributes"] = {
             str(track): {part: list(attribute) for part, attribute in found.items()}
@@ -160,12 +162,25 @@ def _decode(v: dict[str, Any], layout: KeypointLayout | None) -> LoggedTracks:
         int(track): {str(part): Attribute(str(value), float(sure)) for part, (value, sure) in found.items()}
         for track, found in v.get("attributes", {}).items()
     }
+    scene = {
+        str(part): Attribute(str(value), float(sure)) for part, (value, sure) in v.get("scene", {}).items()
+    }
     points = None
     if layout is not None and "keypoints" in v:
         shape = (n, len(layout.names), 3)
         points = Keypoints(np.array(v["keypoints"], np.float32).reshape(shape), layout)
     tracks = Tracks(
-        ids, boxes, score, cls, seen, int(width), int(height), past, points, attributes=attributes
+        ids,
+        boxes,
+        score,
+        cls,
+        seen,
+        int(width),
+        int(height),
+        past,
+        points,
+        attributes=attributes,
+        scene=scene,
     )
     offset = v.get("wall_offset_ns")
     asked = tuple((str(name), None if on is None else bool(on)) for name, on in v.get("asked", ()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,6 +41,8 @@ _log = logging.getLogger(__name__)
 _RECORDED_DUE_NS = 1_000_000_000
 """When the turn of a frame without a deadline is due: a second after it came. So recordings go on beside
 cameras."""
+
+_MOST_LATE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class FramePath:
         self._shadow: Shadow | None = None
         self._shadow_lock = threading.Lock()
         self._stopping = False
+        self._late: deque[Heard] = deque(maxlen=_MOST_LATE)
 
     def seat(self, detector: Detector) -> None:
         """Give a detector the seat that this stream needs."""
@@ -172,7 +176,9 @@ class FramePath:
 
     def tell(self, event: Event, stamp: Stamp) -> None:
         """What becomes of the source: told behind every frame that came before. From any thread."""
-        self._order.settle(self._order.place(), Heard(event, stamp))
+        heard = Heard(event, stamp)
+        if not self._order.settle(self._order.place(), heard):
+            self._late.append(heard)
 
     def end(self) -> None:
         """No more frames."""
@@ -216,6 +222,15 @@ class FramePath:
         for item in self._order.abort():
             if isinstance(item, FrameResult):
                 self.ledger.drop("shutdown")
+            else:
+                self._late.append(item)
+
+    def late(self) -> list[Heard]:
+        """What was told and not taken, after :meth:`stop`: once."""
+        found: list[Heard] = []
+        while self._late:
+            found.append(self._late.popleft())
+        return found
 
     def compare(self, shadow: Shadow) -> None:
         """Run another detector beside, in place of one that may do so now."""

@@ -146,7 +146,7 @@ class Privacy:
         boxes = np.empty((0, 4), np.float32)
         if blur.classes:
             boxes = self._boxes(found, tracks, t, blur.margin)
-        return Hidden(size, masks, self._zones, boxes, blur.mode, blur.cells)
+        return Hidden(size, masks, self._zones, boxes, blur.mode, blur.cells, bool(blur.classes))
 
     def clean_record(self, record: dict[str, Any]) -> dict[str, Any]:
         """An event without the boxes and keypoints of what lies in a mask: ``box`` is None there."""

@@ -23,7 +23,7 @@ from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.stream.governor import LoadLimits
-from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_tracks
+from edgectl.pipelines.video.draw import draw_classes, draw_label, draw_polyline, draw_scene, draw_tracks
 from edgectl.pipelines.video.lanes import CameraConfig, LaneFinder, Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -118,6 +118,8 @@ class DrivingAnalyser:
 
         def draw(image: NDArray[Any]) -> None:
             height = image.shape[0]
+            if tracks is not None:
+                draw_classes(image, tracks)
             if lanes is not None:
                 left, right = lanes.polyline(height * hood)
                 area = np.concatenate([left, right[::-1]])
@@ -128,6 +130,7 @@ class DrivingAnalyser:
                     draw_polyline(image, side, _LANE, closed=False, width=3)
             if tracks is not None:
                 draw_tracks(image, tracks, labels)
+                draw_scene(image, tracks)
                 for row in np.nonzero(np.isin(tracks.ids, list(warned)))[0]:
                     x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])
                     cv2.rectangle(image, (x1 - 4, y1 - 4), (x2 + 4, y2 + 4), _WARN, 4)

@@ -25,7 +25,7 @@ from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.stream.governor import GovernorConfig
-from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_tracks
+from edgectl.pipelines.video.draw import draw_classes, draw_label, draw_polyline, draw_scene, draw_tracks
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["KIND", "SurveillanceAnalyser", "SurveillanceConfig"]
@@ -106,6 +106,8 @@ class SurveillanceAnalyser:
 
         def draw(image: NDArray[Any]) -> None:
             height, width = image.shape[:2]
+            if tracks is not None:
+                draw_classes(image, tracks)
             for name, n in zones.items():
                 corners = pixels(config.zones[name].polygon, width, height)
                 draw_polyline(image, corners, _ZONE, closed=True)
@@ -125,6 +127,7 @@ class SurveillanceAnalyser:
                 cv2.arrowedLine(image, start, end, _ZONE, 2, cv2.LINE_AA, tipLength=0.06)
             if tracks is not None:
                 draw_tracks(image, tracks, labels)
+                draw_scene(image, tracks)
                 for row, track in enumerate(tracks.ids.tolist()):
                     if track in alarms:
                         x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])

@@ -45,9 +45,10 @@ def discovery(
     switch: bool,
     rules: Sequence[str] = (),
     attributes: Mapping[str, Sequence[str]] | None = None,
+    scenes: Sequence[str] = (),
 ) -> tuple[str, dict[str, Any]]:
     """Topic and content of the discovery message. ``topic``: prefix of the stream's own topics. ``attributes``: part of
-    a second stage → the values that it can decide for; of more than 12 none has a sensor."""
+    a second stage → the values that it can decide for; of more than 12 none has a sensor. ``scenes``: parts that look at the whole picture."""
     device = _slug(topic)
     state = f"{topic}/state"
     shown = [label for label in labels if label in config.labels] if config.labels else list(labels)
@@ -96,6 +97,13 @@ def discovery(
                 f"{name} {value}",
                 f"{{{{ value_json['attributes']['{_quoted(name)}']['{_quoted(value)}'] }}}}",
             )
+    for name in scenes:
+        parts[f"scene_{_slug(name)}"] = {
+            "platform": "sensor",
+            "name": name,
+            "state_topic": state,
+            "value_template": f"{{{{ value_json['scene']['{_quoted(name)}'] }}}}",
+        }
     for zone in zones:
         count = f"value_json['zones']['{_quoted(zone)}']['all']"
         parts[f"zone_{_slug(zone)}"] = binary(f"{zone} occupied", f"{count} > 0", "occupancy")

@@ -23,8 +23,10 @@ class StreamState:
         lines: Sequence[str],
         now_s: float,
         attributes: Mapping[str, Sequence[str]] | None = None,
+        scenes: Sequence[str] = (),
     ) -> None:
-        """``attributes``: part of a second stage → the values that it can decide for."""
+        """``attributes``: part of a second stage → the values that it can decide for. ``scenes``: parts that look at
+        the whole picture."""
         self._labels = tuple(labels)
         self._inside: dict[str, dict[int, str]] = {zone: {} for zone in zones}
         """Zone → track → label."""
@@ -33,6 +35,7 @@ class StreamState:
         self._possible = {part: tuple(values) for part, values in (attributes or {}).items()}
         self._attributes: dict[str, dict[str, int]] = {part: {} for part in self._possible}
         """Part → value → how many objects it is decided for."""
+        self._scene: dict[str, str | None] = dict.fromkeys(scenes)
         self._source: str | None = None
         self._since_s = now_s
         self._frames = 0
@@ -41,7 +44,7 @@ class StreamState:
 
     def hear(self, output: StreamOutput) -> bool:
         """Whether it is another state now, figures of speed aside."""
-        before = (self._objects, self._attributes, self._source, self.zones(), str(self._lines))
+        before = self._all()
         for record in output.records:
             self._take(record)
         if output.tracks is not None:
@@ -54,7 +57,12 @@ class StreamState:
                 part: dict(Counter(found[part].value for found in decided if part in found))
                 for part in self._possible
             }
-        return before != (self._objects, self._attributes, self._source, self.zones(), str(self._lines))
+            self._scene |= {part: found.value for part, found in output.tracks.scene.items()}
+        return before != self._all()
+
+    def _all(self) -> tuple[object, ...]:
+        zones, lines, scene = self.zones(), str(self._lines), dict(self._scene)
+        return self._objects, self._attributes, scene, self._source, zones, lines
 
     def zones(self) -> dict[str, dict[str, int]]:
         """Zone → label → how many are in it."""
@@ -81,6 +89,7 @@ class StreamState:
                 **self._objects,
             },
             **self._decided(),
+            **({"scene": dict(self._scene)} if self._scene else {}),
             "zones": {zone: {"all": sum(n.values()), **n} for zone, n in self.zones().items()},
             "lines": {line: dict(n) for line, n in self._lines.items()},
         }

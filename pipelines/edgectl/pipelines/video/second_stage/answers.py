@@ -11,6 +11,7 @@ from edgectl.core.errors import UsageError
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Outputs
 from edgectl.pipelines.decoders import DECODERS
+from edgectl.pipelines.video.class_map import ClassMap
 from edgectl.pipelines.video.preprocess import LetterboxMeta
 from edgectl.pipelines.video.second_stage.config import SecondStageConfig
 
@@ -20,6 +21,7 @@ _SORTS = {
     "classifier": "by_classifier:ClassifierAnswers",
     "detector": "by_detector:DetectorAnswers",
     "reader": "by_reader:ReaderAnswers",
+    "segmenter": "by_segmenter:SegmenterAnswers",
 }
 """Part of a decoder → module in this folder, and what is in it."""
 
@@ -28,6 +30,8 @@ class Answer(NamedTuple):
     value: str
     score: float
     """0..1: the weight of its vote."""
+    classes: ClassMap | None = None
+    """What each pixel is, of a model that tells it."""
 
 
 class Looked(NamedTuple):
@@ -60,7 +64,12 @@ class Answers(Protocol):
 
 def make_answers(task: TaskSpec, config: SecondStageConfig) -> Answers:
     """Raises :class:`UsageError` for a model that cannot look at crops, :class:`ModelError` for a wrong task."""
-    return _sort(task, config.part)(task, config)
+    sort = _sort(task, config.part)
+    if config.share and DECODERS.get(task.decode.kind).part != "segmenter":
+        raise UsageError(
+            f"the part {config.part!r} has a share, and its model (task {task.name}) does not say what each pixel is"
+        )
+    return sort(task, config)
 
 
 def answer_values(tasks: Mapping[str, TaskSpec]) -> dict[str, tuple[str, ...]]:

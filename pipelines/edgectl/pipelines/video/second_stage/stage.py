@@ -26,6 +26,7 @@ from edgectl.pipelines.stream.ledger import Cause, Ledger
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.trace import Tracer, engine_stage
 from edgectl.pipelines.video.attribute import Attribute
+from edgectl.pipelines.video.class_map import ClassMap
 from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.labels import LabelConfig
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Staging
@@ -95,6 +96,8 @@ class SecondStage:
         self._results: deque[_Result] = deque()
         self._open = 0
         """Crops whose result is not there yet."""
+        self.classes: ClassMap | None = None
+        """What each pixel is by the last answer, of a model that tells it."""
         self._stopped = False
         self._told_failure_s = -1e9
         self._sit_down(engines.engine)
@@ -107,7 +110,7 @@ class SecondStage:
         self._ballot.forget(set(tracks.ids.tolist()))
         while self._results:
             result = self._results.popleft()
-            vote = None
+            vote = self.classes = None
             try:
                 vote = self._vote(result)
             except (EngineError, ModelError) as e:
@@ -225,6 +228,7 @@ class SecondStage:
         if ran is None:  # it is booked
             return None
         answer = job.engine.answer(ran.outputs, job.meta, job.looked)
+        self.classes = None if answer is None else answer.classes
         self._ledger.process()
         self._tracer.record("avail_to_vote", time.monotonic_ns() - job.stamp.avail_ns)
         if not ran.after_idle:
