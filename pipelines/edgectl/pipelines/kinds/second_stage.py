@@ -18,7 +18,7 @@ from edgectl.pipelines.video.second_stage.stage import SecondStage
 from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.swap import HotSwap
 
-__all__ = ["CropEngines", "attribute_values", "open_crop_engine", "open_second_stage", "second_stages"]
+__all__ = ["CropEngines", "attribute_values", "make_stages", "open_crop_engine", "open_second_stage"]
 
 CropEngines = list[tuple[SecondStageConfig, HotSwap[CropEngine]]]
 
@@ -42,14 +42,14 @@ def open_second_stage(
     return opened
 
 
-def second_stages(
+def make_stages(
+    config: VideoConfig,
     opened: CropEngines,
     labels: Sequence[str],
-    config: VideoConfig,
     tracer: Tracer,
     *,
-    still: bool,
     waits: bool,
+    still: bool,
 ) -> SecondStages:
     """``labels``: of the tracks. ``still``: the source is still pictures. ``waits``: it is a recording. Raises
     :class:`UsageError` for classes that a model cannot say anything of."""

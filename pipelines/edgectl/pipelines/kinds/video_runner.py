@@ -24,9 +24,9 @@ from edgectl.pipelines.kinds.object_tracker import make_tracker
 from edgectl.pipelines.kinds.second_stage import (
     CropEngines,
     attribute_values,
+    make_stages,
     open_crop_engine,
     open_second_stage,
-    second_stages,
 )
 from edgectl.pipelines.kinds.stills import StillAnalyser
 from edgectl.pipelines.rules import RulesConfig, RuleSet
@@ -250,8 +250,8 @@ class VideoPipeline:
             blind=privacy.blind,
             pictures=pictures or self._looks or bool(seconds),
         )
-        self._second = second_stages(
-            seconds, labels.labels, self._config, self.tracer, still=info.kind == "images", waits=place.waits
+        self._second = make_stages(
+            self._config, seconds, labels.labels, self.tracer, waits=place.waits, still=info.kind == "images"
         )
         self._path.seat(self._engines.engine)
         if self._govern is not None and self._govern.on and info.realtime and not place.waits:
