@@ -261,12 +261,7 @@ class VideoPipeline(Configurable):
             pictures=pictures or self._looks or bool(seconds),
         )
         self._second = make_stages(
-            self._config,
-            seconds,
-            labels.labels,
-            self.tracer,
-            waits=place.waits,
-            still=info.kind == "images",
+            self._config, seconds, labels.labels, self.tracer, waits=place.waits, still=info.kind == "images"
         )
         self._path.seat(self._engines.engine)
         if self._govern is not None and self._govern.on and info.realtime and not place.waits:
