@@ -131,7 +131,7 @@ def run_agent(
 
 class _Agent:
     def __init__(
-        self, config: AgentConfig, dependencies: AgentDependencies, reload: ConfigReload | None
+        self, config: AgentConfig, dependencies: AgentDependencies, reload: ConfigReload | None = None
     ) -> None:
         self._config = config
         self._topics = Topics(config.fleet)
