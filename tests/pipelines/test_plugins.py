@@ -167,7 +167,7 @@ class Watcher:
     def step(self, frame, tracks, t):
         return [Event("crowded", t, None, None, {"n": len(tracks)})] if len(tracks) >= self._limit else []
 
-    def overlay(self):
+    def overlay(self, shown):
         return lambda image: None
 
     def counters(self):

@@ -60,9 +60,9 @@ class Analyser(Protocol):
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]: ...
 
-    def overlay(self) -> Callable[[NDArray[Any]], None]:
+    def overlay(self, shown: Tracks) -> Callable[[NDArray[Any]], None]:
         """A function that draws the present state into a BGR image; it is called later, from the sink
-        thread."""
+        thread. ``shown``: of the tracks of the last :meth:`step`, those that may be seen."""
         ...
 
     def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
@@ -223,18 +223,15 @@ class Analysis:
         hidden = self._privacy.step(found, tracks, frame.stamp.t_s)
         if self._hidden is not None and hidden is not None and frame.stamp.pts_s is not None:
             self._hidden.add(frame.stamp.pts_s, hidden)
-        shown = ShownFrame(frame, hidden, self.analyser.overlay()) if self.pictures and frame.planes else None
+        clean = self._privacy.clean_tracks(tracks)
+        shown = (
+            ShownFrame(frame, hidden, self.analyser.overlay(clean))
+            if self.pictures and frame.planes
+            else None
+        )
         age_ms = (done - frame.stamp.avail_ns) / 1e6
         self._sinks.offer(
-            StreamOutput(
-                records,
-                shown,
-                self._privacy.clean_tracks(tracks),
-                frame.stamp,
-                age_ms,
-                self.analyser.switched,
-                frame.view,
-            )
+            StreamOutput(records, shown, clean, frame.stamp, age_ms, self.analyser.switched, frame.view)
         )
 
     def _count(self, result: FrameResult, ran: Ran, at: _Times) -> None:

@@ -65,11 +65,9 @@ class StillAnalyser:
         self._labels = labels
         self._zones = [ZoneRule(name, zone, labels) for name, zone in config.zones.items()]
         self._limits = [r for r in config.rules if isinstance(r, OccupancyConfig)]
-        self._objects: Tracks | None = None
         self._pictures = self._found = 0
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
-        self._objects = tracks
         self._pictures += 1
         self._found += len(tracks)
         inside = {zone.name: zone.holds(tracks) for zone in self._zones}
@@ -94,14 +92,13 @@ class StillAnalyser:
             data["scene"] = shown_attributes(tracks.scene)
         return [Event("detections", t, None, None, data)]
 
-    def overlay(self) -> Callable[[NDArray[Any]], None]:
-        objects, labels = self._objects, self._labels
+    def overlay(self, shown: Tracks) -> Callable[[NDArray[Any]], None]:
+        labels = self._labels
 
         def draw(image: NDArray[Any]) -> None:
-            if objects is not None:
-                draw_classes(image, objects)
-                draw_tracks(image, objects, labels)
-                draw_scene(image, objects)
+            draw_classes(image, shown)
+            draw_tracks(image, shown, labels)
+            draw_scene(image, shown)
 
         return draw
 

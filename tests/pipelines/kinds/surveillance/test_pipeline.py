@@ -103,13 +103,13 @@ def test_an_alarm_that_is_on_is_drawn_and_one_that_is_over_is_not() -> None:
     red = (0, 0, 255)
     play(who, 3)
     assert who._alarms == {1: {"in"}}
-    who.overlay()(image)
+    who.overlay(seen(thing(1, 600, 500)))(image)
     assert (image == red).all(axis=2).sum() > 300
     image[:] = 0
     who.rules.switch("in", False)
     stamp = Stamp(99, 0, 0, None, None, "arrival")
     who.step(Frame.of_bgr(image, stamp), seen(thing(1, 600, 500)), 3.1)
-    who.overlay()(image)
+    who.overlay(seen(thing(1, 600, 500)))(image)
     assert (image == red).all(axis=2).sum() == 0
     assert image.any()
 

@@ -101,12 +101,11 @@ class DrivingAnalyser:
         self._hood = config.camera.hood
         self._look_up()
         self._lanes: Lanes | None = None
-        self._tracks: Tracks | None = None
         self._in_lane = 0
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
         lanes = self._finder.find(frame.luma(), t, tracks.xyxy[tracks.seen])
-        self._lanes, self._tracks = lanes, tracks
+        self._lanes = lanes
         self._in_lane += lanes is not None
         events = self._rules.step(tracks, t, lanes, self._speed.at(t, frame.sensors))
         if self._rules.switched is not None:
@@ -126,21 +125,15 @@ class DrivingAnalyser:
         self._collision = [rule for rule in rules if isinstance(rule, CollisionRule)]
         self._departure = [rule for rule in rules if isinstance(rule, DepartureRule)]
 
-    def overlay(self) -> Callable[[NDArray[Any]], None]:
-        lanes, tracks, labels, hood = self._lanes, self._tracks, self._labels, self._hood
+    def overlay(self, shown: Tracks) -> Callable[[NDArray[Any]], None]:
+        lanes, labels, hood = self._lanes, self._labels, self._hood
         offset = next((d.offset_m for d in self._departure if d.offset_m is not None), None)
         urgent = next((c.nearest() for c in self._collision), None)
-        warned = {
-            int(i)
-            for c in self._collision
-            for i in (tracks.ids if tracks is not None else ())
-            if c.level(int(i))
-        }
+        warned = {int(i) for c in self._collision for i in shown.ids if c.level(int(i))}
 
         def draw(image: NDArray[Any]) -> None:
             height = image.shape[0]
-            if tracks is not None:
-                draw_classes(image, tracks)
+            draw_classes(image, shown)
             if lanes is not None:
                 left, right = lanes.polyline(height * hood)
                 area = np.concatenate([left, right[::-1]])
@@ -149,12 +142,11 @@ class DrivingAnalyser:
                 cv2.addWeighted(shaded, 0.25, image, 0.75, 0, dst=image)
                 for side in (left, right):
                     draw_polyline(image, side, _LANE, closed=False, width=3)
-            if tracks is not None:
-                draw_tracks(image, tracks, labels)
-                draw_scene(image, tracks)
-                for row in np.nonzero(np.isin(tracks.ids, list(warned)))[0]:
-                    x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])
-                    cv2.rectangle(image, (x1 - 4, y1 - 4), (x2 + 4, y2 + 4), _WARN, 4)
+            draw_tracks(image, shown, labels)
+            draw_scene(image, shown)
+            for row in np.nonzero(np.isin(shown.ids, list(warned)))[0]:
+                x1, y1, x2, y2 = (round(float(v)) for v in shown.xyxy[row])
+                cv2.rectangle(image, (x1 - 4, y1 - 4), (x2 + 4, y2 + 4), _WARN, 4)
             texts = [f"offset {offset:+.2f} m"] if offset is not None else []
             texts += [f"track {urgent[0]}: {urgent[1]:.1f} s"] if urgent is not None else []
             for i, text in enumerate(texts):

@@ -80,7 +80,6 @@ class SurveillanceAnalyser:
     ) -> None:
         self._labels = labels
         self.rules = RuleSet(config, labels, attributes=attributes)
-        self._tracks: Tracks | None = None
         self._alarms: dict[int, set[str]] = {}
         self._file = kept
         self._kept_at = -math.inf
@@ -89,12 +88,11 @@ class SurveillanceAnalyser:
             self.rules.load(state)
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
-        self._tracks = tracks
         events = self.rules.step(tracks, t, wall=Wall.of(frame.stamp), blind=frame.view)
         if self.rules.switched is not None:
             self._look_up()
             self._kept_at = -math.inf
-        self._follow(events)
+        self._follow(events, tracks)
         self._keep(events, t)
         return events
 
@@ -119,8 +117,8 @@ class SurveillanceAnalyser:
         if self._file is not None:
             self._file.close()
 
-    def overlay(self) -> Callable[[NDArray[Any]], None]:
-        tracks, labels, config = self._tracks, self._labels, self._config
+    def overlay(self, shown: Tracks) -> Callable[[NDArray[Any]], None]:
+        labels, config = self._labels, self._config
         lines = [
             (line.name, sum(line.counts["in"].values()), sum(line.counts["out"].values()))
             for line in self._lines
@@ -138,8 +136,7 @@ class SurveillanceAnalyser:
 
         def draw(image: NDArray[Any]) -> None:
             height, width = image.shape[:2]
-            if tracks is not None:
-                draw_classes(image, tracks)
+            draw_classes(image, shown)
             for name, n in zones.items():
                 corners = pixels(config.zones[name].polygon, width, height)
                 draw_polyline(image, corners, _ZONE, closed=True)
@@ -157,19 +154,18 @@ class SurveillanceAnalyser:
             for arrow in arrows:
                 start, end = np.rint(pixels(arrow, width, height)).astype(int).tolist()
                 cv2.arrowedLine(image, start, end, _ZONE, 2, cv2.LINE_AA, tipLength=0.06)
-            if tracks is not None:
-                draw_tracks(image, tracks, labels)
-                draw_scene(image, tracks)
-                for row, track in enumerate(tracks.ids.tolist()):
-                    if track in alarms:
-                        x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])
-                        cv2.rectangle(image, (x1 - 3, y1 - 3), (x2 + 3, y2 + 3), _ALARM, 3)
-                        below = _inside(np.array([x1, y2 + 18.0]), width, height)
-                        draw_label(image, ", ".join(alarms[track]), below, _ALARM)
+            draw_tracks(image, shown, labels)
+            draw_scene(image, shown)
+            for row, track in enumerate(shown.ids.tolist()):
+                if track in alarms:
+                    x1, y1, x2, y2 = (round(float(v)) for v in shown.xyxy[row])
+                    cv2.rectangle(image, (x1 - 3, y1 - 3), (x2 + 3, y2 + 3), _ALARM, 3)
+                    below = _inside(np.array([x1, y2 + 18.0]), width, height)
+                    draw_label(image, ", ".join(alarms[track]), below, _ALARM)
 
         return draw
 
-    def _follow(self, events: Sequence[Event]) -> None:
+    def _follow(self, events: Sequence[Event], tracks: Tracks) -> None:
         """Which alarms of which tracks are on, for the picture."""
         for event in events:
             track = event.data.get("track")
@@ -179,9 +175,8 @@ class SurveillanceAnalyser:
                 self._alarms.setdefault(track, set()).add(event.rule)
             elif event.phase == "end":
                 self._alarms.get(track, set()).discard(event.rule)
-        if self._tracks is not None:
-            here = set(self._tracks.ids.tolist())
-            self._alarms = {i: names for i, names in self._alarms.items() if names and i in here}
+        here = set(tracks.ids.tolist())
+        self._alarms = {i: names for i, names in self._alarms.items() if names and i in here}
 
     def _keep(self, events: Sequence[Event], t: float) -> None:
         if self._kept is None:
