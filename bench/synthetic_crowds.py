@@ -96,9 +96,7 @@ def dropped(sequence: Sequence, share: float, seed: int) -> Sequence:
     return Sequence(sequence.name, sequence.fps, sequence.width, sequence.height, kept, *rows)
 
 
-def _look(
-    rng: np.random.Generator, s: _Scene, boxes: F64, visible: F64, quality: F64, drift: F64
-) -> F64:
+def _look(rng: np.random.Generator, s: _Scene, boxes: F64, visible: F64, quality: F64, drift: F64) -> F64:
     """(N, 5) boxes and scores of those who are detected."""
     hidden = 1 - visible
     score = s.score * (1 - 0.75 * hidden**1.5) + 0.08 * quality + rng.normal(0, 0.03, len(boxes))
@@ -134,7 +132,9 @@ def _clutter(rng: np.random.Generator) -> list[tuple[F64, float, float]]:
     out = []
     for _ in range(2):
         corner, size = rng.uniform([50, 100], [WIDTH - 150, HEIGHT - 250]), rng.uniform([30, 70], [70, 160])
-        out.append((np.concatenate([corner, corner + size]), rng.uniform(0.02, 0.06), rng.uniform(0.25, 0.55)))
+        out.append(
+            (np.concatenate([corner, corner + size]), rng.uniform(0.02, 0.06), rng.uniform(0.25, 0.55))
+        )
     return out
 
 
@@ -252,7 +252,9 @@ def _along(rng: np.random.Generator, t: F64, points: F64, speed: float, stops: f
     fine = np.arange(0, now, 0.02)
     path = np.column_stack([np.interp(fine, times, track[:, i]) for i in (0, 1)])
     # nobody turns at once
-    path = np.column_stack([np.convolve(np.pad(path[:, i], 12, "edge"), np.ones(25) / 25, "valid") for i in (0, 1)])
+    path = np.column_stack(
+        [np.convolve(np.pad(path[:, i], 12, "edge"), np.ones(25) / 25, "valid") for i in (0, 1)]
+    )
     foot = np.column_stack([np.interp(t, fine, path[:, i]) for i in (0, 1)])
     return _sized(rng, foot, t)
 
