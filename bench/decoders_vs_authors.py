@@ -7,8 +7,8 @@
 
 Run it in an environment of its own that has edgectl, too: some of these packages are under the AGPL, and nothing of
 theirs is part of edgectl. Each export runs on random pictures in ONNX Runtime; both decoders read the same tensors,
-with a threshold at which there is much to suppress. Prints the largest difference of a box (input pixels) and of a
-score, and fails above 1e-3 or where one finds what the other does not.
+with a threshold at which there is much to suppress. Prints the largest difference of a box (input pixels), of a
+score and of a keypoint, and the share of mask pixels that differ, and fails above 1e-3 or where one finds what the other does not.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ SIZE = 320
 PICTURE = (1, 3, SIZE, SIZE)
 ENOUGH = 30  # detections on the first picture
 
-Found = np.ndarray  # (N, 6): x1, y1, x2, y2, score, class
+Found = np.ndarray
+"""(N, 6 + 3K): x1, y1, x2, y2, score, class; x, y, confidence of each of K keypoints, or mask coefficients."""
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Pair:
     iou: float = 0.45
     size: int = SIZE
     decode: dict[str, Any] = field(default_factory=dict)
+    masks: Callable[[dict[str, np.ndarray], Found], np.ndarray] | None = None
+    """Their masks (N, H, W) of their detections, which have mask coefficients behind the class then."""
 
 
 # ---- their models -----------------------------------------------------------------------------------------
@@ -64,6 +67,7 @@ def ultralytics(name: str) -> Pair:
     from ultralytics.utils.nms import non_max_suppression
 
     whole = name.startswith(("yolov10", "yolo26"))
+    what = name.rpartition("-")[2] if not name.startswith("rtdetr") else ""
     torch.manual_seed(1)
     model = (RTDETR if name.startswith("rtdetr") else YOLO)(f"{name}.yaml")
     model.model.eval()
@@ -82,9 +86,25 @@ def ultralytics(name: str) -> Pair:
         run = session(Path(path).read_bytes())
 
     def dense(outputs: dict[str, np.ndarray], least: float) -> Found:
-        return non_max_suppression(
+        rows = non_max_suppression(
             doubled(outputs), least, 0.45, max_det=3000, nc=model.model.model[-1].nc, end2end=whole
-        )[0].numpy()[:, :6]
+        )[0]
+        if what == "seg":
+            return rows.numpy()
+        if what != "pose":
+            return rows.numpy()[:, :6]
+        # as their predictor goes on
+        points = rows[:, 6:].view(len(rows), *model.model.kpt_shape)
+        points = ops.scale_coords((SIZE, SIZE), points, (SIZE, SIZE))
+        return torch.cat([rows[:, :6], points.flatten(1)], 1).numpy()
+
+    def masks(outputs: dict[str, np.ndarray], found: Found) -> np.ndarray:
+        rows = torch.tensor(found)
+        prototypes = torch.tensor(list(outputs.values())[1])[0]
+        made = ops.process_mask(
+            prototypes, rows[:, 6:].float(), rows[:, :4].float(), (SIZE, SIZE), upsample=True
+        )
+        return made.numpy().astype(bool)
 
     def detr(outputs: dict[str, np.ndarray], least: float) -> Found:
         pred = torch.tensor(next(iter(outputs.values())))[0]
@@ -94,9 +114,11 @@ def ultralytics(name: str) -> Pair:
 
     if name.startswith("rtdetr"):
         return Pair("end2end", run, detr, decode={"box_format": "cxcywh", "box_unit": "relative"})
-    extra = {"pose": 51, "seg": 32}.get(name.rpartition("-")[2], 0)
     classes = model.model.model[-1].nc
-    return Pair("end2end" if whole else "yolov8", run, dense, classes=classes, decode={"extra": extra})
+    kind = "end2end" if whole else "yolov8"
+    if what == "seg":
+        return Pair(f"{kind}-seg", run, dense, classes=classes, masks=masks)
+    return Pair(f"{kind}-pose" if what == "pose" else kind, run, dense, classes=classes)
 
 
 def yolov5(_: str) -> Pair:
@@ -409,7 +431,8 @@ PAIRS: dict[str, Callable[[str], Pair]] = {
     **dict.fromkeys(
         ("yolov5nu", "yolov8n", "yolov9t", "yolo11n", "yolo12n", "yolov10n", "yolo26n"), ultralytics
     ),
-    **dict.fromkeys(("yolo11n-pose", "yolo11n-seg", "yolo26n-pose", "yolo26n-seg"), ultralytics),
+    **dict.fromkeys(("yolov8n-pose", "yolo11n-pose", "yolo26n-pose"), ultralytics),
+    **dict.fromkeys(("yolov8n-seg", "yolo11n-seg", "yolo26n-seg"), ultralytics),
     "rtdetr-l": ultralytics,
     "yolox": yolox,
     "yolox-decoded": yolox,
@@ -556,8 +579,25 @@ def task(pair: Pair, least: float) -> TaskSpec:
     )
 
 
-def compare(pair: Pair, inputs: int) -> tuple[float, float, int, int]:
-    """Largest difference of a box and of a score, detections, and those that one of them has alone."""
+@dataclass
+class Difference:
+    """Largest differences, and how many detections were compared."""
+
+    box: float = 0.0
+    score: float = 0.0
+    points: float | None = None
+    masks: float | None = None
+    """Of all pixels of all masks, the share that is only in one of both."""
+    count: int = 0
+    alone: int = 0
+    """Detections that one of them has alone."""
+
+    @property
+    def worst(self) -> float:
+        return max(self.box, self.score, self.points or 0.0, self.masks or 0.0)
+
+
+def compare(pair: Pair, inputs: int) -> Difference:
     meta = LetterboxMeta(1, 1, 0, 0, pair.size, pair.size, pair.size, pair.size)
     first = pair.run(np.random.default_rng(0))
     least = next(
@@ -566,32 +606,51 @@ def compare(pair: Pair, inputs: int) -> tuple[float, float, int, int]:
         if len(make_decoder(task(pair, t))(first, meta)) >= ENOUGH or t == 0.001
     )
     decode = make_decoder(task(pair, least))
-    box = score = 0.0
-    count = alone = 0
+    seen = Difference()
+    pixels = np.zeros(2)
     for seed in range(inputs):
         outputs = pair.run(np.random.default_rng(seed))
         ours = decode(outputs, meta)
         theirs = pair.theirs(outputs, least)
+        if pair.masks is not None:
+            shapes = pair.masks(outputs, theirs)
+            # as their predictor does: what has no pixel is no detection
+            some = shapes.any(axis=(1, 2))
+            theirs, shapes = theirs[some], shapes[some]
+            shapes = shapes[np.argsort(-theirs[:, 4], kind="stable")]
         theirs[:, :4] = np.clip(theirs[:, :4], 0, pair.size)
         theirs = theirs[np.argsort(-theirs[:, 4], kind="stable")]
         # what has no size in floats is no detection
-        theirs = theirs[(np.float32(theirs[:, 2:4]) > np.float32(theirs[:, :2])).all(axis=1)]
+        sized = (np.float32(theirs[:, 2:4]) > np.float32(theirs[:, :2])).all(axis=1)
+        theirs = theirs[sized]
+        if pair.masks is not None:
+            shapes = shapes[sized]
         free = np.ones(len(theirs), bool)
-        count += len(ours)
+        seen.count += len(ours)
         for row in range(len(ours)):
             apart = np.abs(theirs[:, :4] - ours.xyxy[row]).max(axis=1, initial=0) + np.abs(
                 theirs[:, 4] - ours.score[row]
             )
             apart[~free | (theirs[:, 5] != ours.cls[row])] = np.inf
             if not len(apart) or apart.min() > 1:
-                alone += 1
+                seen.alone += 1
                 continue
             best = int(apart.argmin())
             free[best] = False
-            box = max(box, float(np.abs(theirs[best, :4] - ours.xyxy[row]).max()))
-            score = max(score, float(abs(theirs[best, 4] - ours.score[row])))
-        alone += int(free.sum())
-    return box, score, count, alone
+            seen.box = max(seen.box, float(np.abs(theirs[best, :4] - ours.xyxy[row]).max()))
+            seen.score = max(seen.score, float(abs(theirs[best, 4] - ours.score[row])))
+            if ours.keypoints is not None:
+                apart = np.abs(theirs[best, 6:] - ours.keypoints.points[row].ravel())
+                seen.points = max(seen.points or 0.0, float(apart.max()))
+            if ours.masks is not None:
+                x, y, inside = ours.masks.pixels(row, pair.size, pair.size)
+                whole = np.zeros((pair.size, pair.size), bool)
+                whole[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+                pixels += np.array([(whole != shapes[best]).sum(), (whole | shapes[best]).sum()])
+        seen.alone += int(free.sum())
+    if pair.masks is not None:
+        seen.masks = float(pixels[0] / pixels[1])
+    return seen
 
 
 def main() -> int:
@@ -606,13 +665,18 @@ def main() -> int:
     AUTHORS = args.authors.resolve()
     failed = False
     print(
-        "| model | decoder | detections | box, px | score | one alone |\n| --- | --- | --- | --- | --- | --- |"
+        "| model | decoder | detections | box, px | score | keypoints | masks | one alone |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     for name in args.only:
         pair = PAIRS[name](name)
-        box, score, count, alone = compare(pair, args.inputs)
-        failed |= max(box, score) > WITHIN or alone > 0 or not count
-        print(f"| {name} | `{pair.kind}` | {count} | {box:.1e} | {score:.1e} | {alone} |", flush=True)
+        seen = compare(pair, args.inputs)
+        failed |= seen.worst > WITHIN or seen.alone > 0 or not seen.count
+        points, masks = ("" if v is None else f"{v:.1e}" for v in (seen.points, seen.masks))
+        print(
+            f"| {name} | `{pair.kind}` | {seen.count} | {seen.box:.1e} | {seen.score:.1e} | {points} | {masks} | {seen.alone} |",
+            flush=True,
+        )
     return int(failed)
 
 

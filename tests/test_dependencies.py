@@ -185,7 +185,7 @@ def private_names_of_others() -> dict[str, set[str]]:
 def test_a_private_name_of_a_library_bounds_its_version_from_above() -> None:
     # of a base class: no parser sees whose it is
     users = {"paho-mqtt": {"_sock_recv"}, **private_names_of_others()}
-    link = (ROOT / "link/edgectl/link/mqtt.py").read_text()
+    link = (ROOT / "link/edgectl/link/bounded_client.py").read_text()
     assert "super()._sock_recv" in link, "without it paho-mqtt needs no upper bound"
     for name in users:
         texts = [

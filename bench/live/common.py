@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from support.pipelines import make_variant
 from ten_objects import TenObjects
 
-from edgectl.core.bundle import LAYER_ENGINE, SessionSettings, Variant
+from edgectl.core.bundle import LAYER_ENGINE, Preference, SessionSettings, Variant
 from edgectl.engines.base import Engine
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import load_1m
@@ -134,6 +134,7 @@ def stream(
     wrap: Callable[[Engine], Any] = lambda engine: engine,
     emit: Callable[[dict[str, Any]], None] = lambda record: None,
     seconds: float | None = None,
+    lighter: Mapping[Preference, Variant] | None = None,
 ) -> Any:
     """A surveillance stream that is not started. ``.times`` will be stage → ns of every frame."""
     pipeline: Any = make_pipeline(
@@ -141,7 +142,7 @@ def stream(
         PipelineArgs(
             name,
             source,
-            {"detector": PartVariant(variant)},
+            {"detector": PartVariant(variant, lighter=lighter or {})},
             parse_config("surveillance", dict(config or RULES)),
             emit,
             lambda v: wrap(opened(v)),

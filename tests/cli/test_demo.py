@@ -74,6 +74,11 @@ def test_the_demo_shows_what_it_claims(tmp_path: Path) -> None:
     assert all(n > 0 for n in result["frames_of_others_during_bad"].values())
     assert len(result["frames_of_others_during_bad"]) == 4
     assert {r["release"] for r in result["rows"] if r["device"].startswith("gate")} == {"gate@1.0.0"}
+    cameras = {r["stream"]: r["processed"] for r in result["rows"] if r["device"] == "gate-1"}
+    assert cameras.keys() == {"yard", "drive", "door"}
+    assert all(cameras.values())
+    assert len(result["workers_mb"]) == 1
+    assert result["page"].startswith("http://127.0.0.1:")
     assert len(result["videos"]) == 4
     for video in result["videos"]:
         with av.open(str(tmp_path / video)) as container:

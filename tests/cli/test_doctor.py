@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from edgectl.cli import doctor
 from edgectl.cli.doctor import runtime_check
 from edgectl.device_profiles.machine import Machine
+from edgectl.pipelines.stream import machine as machine_module
+from edgectl.pipelines.stream.machine import MachineState
 
 CPU = {"distributions": {"onnxruntime": ("onnxruntime",)}, "providers": ("CPUExecutionProvider",)}
 GPU = {
@@ -134,3 +137,15 @@ def test_a_runtime_that_does_not_import_is_a_row_and_not_the_end_of_the_report(t
     checks = {c["name"]: c for c in json.loads(run.stdout)["checks"]}
     assert checks["runtime"]["state"] == "broken"
     assert "disk" in checks
+
+
+def test_what_the_governor_can_go_by_is_told_and_what_this_machine_does_not_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = MachineState(None, 2048.0, True, "MODE_15W", ("temperature",))
+    monkeypatch.setattr(machine_module, "machine_state", lambda: state)
+    (check,) = doctor._sensors(Path())
+    assert check.state == "ok"
+    assert check.detail == (
+        "2,048 MiB available; on battery; power mode MODE_15W; not told here: temperature"
+    )

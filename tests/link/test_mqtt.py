@@ -20,11 +20,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from paho.mqtt.enums import MQTTErrorCode
 
 from edgectl.core.errors import LinkError
 from edgectl.fleet.broker.embedded import run_broker
-from edgectl.link.mqtt import _RECEIVE_BYTES, BrokerOptions, Link, Tls, _Client, _Inbox, _Item
+from edgectl.link.mqtt import BrokerOptions, Link, Tls
 
 
 @pytest.fixture(params=["mosquitto", "amqtt"])
@@ -172,24 +171,6 @@ def test_payload_over_the_bound_is_dropped_and_counted(mosquitto: Broker) -> Non
         assert link.dropped == 1
 
 
-def test_broker_that_sends_faster_than_handlers_work_fills_no_memory() -> None:
-    inbox = _Inbox(4096, 8 << 20)
-    waiting = 0
-    while True:
-        try:
-            inbox.put_nowait(_Item("t", bytes(1 << 20), 0.0))
-        except queue.Full:
-            break
-        waiting += 1
-    assert 7 <= waiting <= 9
-    for _ in range(waiting):
-        inbox.get_nowait()
-    for i in range(4096):
-        inbox.put_nowait(_Item("t", b"small", 0.0) if i else None)
-    with pytest.raises(queue.Full):
-        inbox.put_nowait(None)
-
-
 def test_connection_outlives_a_fault_of_the_client_library(
     mosquitto: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,73 +209,6 @@ def test_packet_without_end_is_not_collected() -> None:
                     sent += client.send(bytes(1 << 20))
         link.close(drain_s=0)
     assert sent < 64 << 20
-
-
-class Recording(_Client):
-    """Writes down what it reads, and in which pieces."""
-
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-        self.told = 0
-        super().__init__("recording", on_bytes=self._tell)
-
-    def _tell(self) -> None:
-        self.told += 1
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        data = super()._sock_recv(bufsize)
-        self.pieces.append(data)
-        return data
-
-
-@contextlib.contextmanager
-def recording() -> Iterator[tuple[Recording, socket.socket]]:
-    """A client whose broker is the other end of a socket: its CONNECT has come, nothing was answered."""
-    client = Recording()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        client.connect("127.0.0.1", server.getsockname()[1])
-        far, _ = server.accept()
-    with far:
-        far.settimeout(20)
-        far.recv(4096)
-        try:
-            yield client, far
-        finally:
-            client.disconnect()
-            client.loop(0.1)
-            client.close_wakeup()
-
-
-def read_on(client: _Client) -> None:
-    while client.loop(20) == MQTTErrorCode.MQTT_ERR_SUCCESS:
-        pass
-
-
-def test_paho_reads_every_byte_through_our_hook_in_bounded_pieces() -> None:
-    """A private method of paho: a version that no longer calls it must fail here."""
-    body = b"\x00\x01t" + bytes(range(256)) * 2400
-    length = bytes([len(body) & 127 | 128, len(body) >> 7 & 127 | 128, len(body) >> 14])
-    sent = b"\x20\x02\x00\x00" + b"\x30" + length + body
-    got: list[bytes] = []
-    with recording() as (client, far):
-        client.on_message = lambda _client, _data, message: got.append(message.payload)
-        sender = threading.Thread(target=far.sendall, args=(sent,))
-        sender.start()
-        while not got:
-            assert client.loop(20) == MQTTErrorCode.MQTT_ERR_SUCCESS
-        sender.join()
-    assert got == [body[3:]]
-    assert b"".join(client.pieces) == sent
-    assert client.told == len(client.pieces)
-    assert max(map(len, client.pieces)) <= _RECEIVE_BYTES < len(body)
-
-
-def test_paho_tells_our_hook_the_length_of_a_packet_before_it_takes_it() -> None:
-    with recording() as (client, far):
-        far.sendall(b"\x20\x02\x00\x00" + b"\x30\xff\xff\xff\x7f" + b"\x00\x01t")
-        with pytest.raises(ValueError, match="more than 16 MiB"):
-            read_on(client)
-    assert b"".join(client.pieces) == b"\x20\x02\x00\x00" + b"\x30\xff\xff\xff\x7f"
 
 
 def test_wrong_tls_files_are_one_clear_error(tmp_path: Path) -> None:

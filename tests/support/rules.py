@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.rules.observation import Wall
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.keypoints import COCO_NAMES, COCO_SKELETON, KeypointLayout, Keypoints
 from edgectl.pipelines.video.tracker import Tracks
 
 LABELS = ("person", "vehicle", "suitcase")
@@ -81,3 +84,32 @@ def of(events: Iterable[Event], type_: str) -> list[Event]:
 def phases(events: Iterable[Event], type_: str) -> list[tuple[str | None, float]]:
     """Phase and time of the events of a type."""
     return [(e.phase, round(e.t_s, 3)) for e in of(events, type_)]
+
+
+def person(
+    track: int, x: float, y: float, *, tall: float = 170, lean: float = 0, legs: float | None = None
+) -> tuple[Thing, NDArray[np.float32]]:
+    """Somebody with keypoints whose foot is at ``x``, ``y``; ``tall`` pixels; the torso leans ``lean`` degrees to the
+    right, the legs ``legs`` (as the torso, unless given) around the foot. Shares of the stature as they are of
+    people."""
+    spine, thighs = (np.radians(a) for a in (lean, lean if legs is None else legs))
+    foot = np.array([x, y])
+    leg, up = (np.array([np.sin(a), -np.cos(a)]) * tall for a in (thighs, spine))
+    hips = foot + 0.530 * leg
+    places = {"ankle": foot + 0.039 * leg, "knee": foot + 0.285 * leg, "hip": hips}
+    places |= {"shoulder": hips + 0.288 * up, "ear": hips + 0.4 * up, "nose": hips + 0.41 * up}
+    points = np.zeros((17, 3), np.float32)
+    for i, name in enumerate(COCO_NAMES):
+        if (joint := name.split("_")[-1]) in places:
+            points[i] = (*places[joint], 0.9)
+    shown = points[points[:, 2] > 0, :2]
+    low, high = np.minimum(shown.min(0), foot) - 10, np.maximum(shown.max(0), foot) + 10
+    width, height = (high - low).tolist()
+    return (track, (low[0] + high[0]) / 2, high[1], 0, width, height), points
+
+
+def seen_people(*people: tuple[Thing, NDArray[np.float32]]) -> Tracks:
+    """Tracks with keypoints, in a frame of 1000 × 1000."""
+    points = np.stack([p for _, p in people]) if people else np.zeros((0, 17, 3), np.float32)
+    layout = KeypointLayout(COCO_NAMES, COCO_SKELETON)
+    return dataclasses.replace(seen(*(t for t, _ in people)), keypoints=Keypoints(points, layout))

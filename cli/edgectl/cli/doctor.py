@@ -257,6 +257,21 @@ def _machine(_: Path) -> Iterator[Check]:
         yield Check("machine", "broken", e.message, e.hint or "")
 
 
+def _sensors(_: Path) -> Iterator[Check]:
+    """What the governor can go by."""
+    from edgectl.pipelines.stream.machine import machine_state
+
+    state = machine_state()
+    told = [
+        f"{state.temperature_c:.0f} °C" if state.temperature_c is not None else "",
+        f"{state.memory_mb:,.0f} MiB available" if state.memory_mb is not None else "",
+        "on battery" if state.on_battery else "",
+        f"power mode {state.power_mode}" if state.power_mode is not None else "",
+    ]
+    missing = f"not told here: {', '.join(state.untold)}" if state.untold else ""
+    yield Check("sensors", "ok", "; ".join(t for t in (*told, missing) if t))
+
+
 _PARTS: tuple[Callable[[Path], Iterator[Check]], ...] = (
     _python,
     _machine,
@@ -266,4 +281,5 @@ _PARTS: tuple[Callable[[Path], Iterator[Check]], ...] = (
     _programs,
     _disk,
     _devices,
+    _sensors,
 )

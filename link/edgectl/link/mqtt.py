@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import MQTTErrorCode
 
 from edgectl.core.clock import clock_says
 from edgectl.core.errors import LinkError
+from edgectl.link.bounded_client import BoundedClient
+from edgectl.link.incoming import Incoming, IncomingQueue
 
 __all__ = ["BrokerOptions", "Handle", "Handler", "Link", "Tls"]
 
@@ -38,13 +40,12 @@ Handler = Callable[[str, bytes], None]
 
 _BACKOFF_S = (0.5, 60.0)
 _KEEPALIVE_S = 30
+_JOIN_S = 1.0
+"""For a connection that is being made, at the end."""
 _X509_NOT_YET_VALID, _X509_EXPIRED = 9, 10
 """Of OpenSSL's verification."""
 _DENIALS = frozenset({"Bad user name or password", "Not authorized"})
 """Paho's words for the return codes 4 and 5 (MQTT 3.1.1, section 3.2.2.3)."""
-_RECEIVE_BYTES = 1 << 17
-_MAX_PACKET_BYTES = 16 << 20
-"""paho would collect the 256 MiB that MQTT allows before anybody sees the first byte."""
 _ASK_AGAIN_S = 30.0
 """After a subscription was refused: a broker that is just starting may not have its access rules yet."""
 _BACK_PRESSURE_S = 5.0
@@ -107,70 +108,6 @@ class Handle:
         return self._acknowledged.wait(timeout_s)
 
 
-@dataclass(frozen=True)
-class _Item:
-    """A message that came, or a new connection: no topic."""
-
-    topic: str
-    payload: bytes
-    came_s: float
-    """Monotonic."""
-    retained: bool = False
-
-
-class _Inbox(queue.Queue[_Item | None]):
-    """At most ``size`` messages, and about ``size_bytes`` of payload: a large one takes the places of
-    several."""
-
-    def __init__(self, size: int, size_bytes: int) -> None:
-        self._places = 0
-        self._place_bytes = max(1, size_bytes // size)
-        super().__init__(size)
-
-    def _qsize(self) -> int:
-        return self._places
-
-    def _put(self, item: _Item | None) -> None:
-        self._places += self._cost(item)
-        super()._put(item)
-
-    def _get(self) -> _Item | None:
-        item: _Item | None = super()._get()
-        self._places -= self._cost(item)
-        return item
-
-    def _cost(self, item: _Item | None) -> int:
-        return 1 + (len(item.payload) // self._place_bytes if item is not None else 0)
-
-
-class _Client(paho.Client):
-    """Tells of every piece that arrives, and takes no endless packet.
-
-    paho has no public way to either. Its private names stand here and nowhere else. The tests fail where a
-    version of paho means something else by them, and ``pyproject.toml`` allows no version that they have not
-    seen.
-    """
-
-    def __init__(self, client_id: str, *, on_bytes: Callable[[], None]) -> None:
-        super().__init__(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv311)
-        self._on_bytes = on_bytes
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        """``bufsize``: what is left of the packet. paho would ask for all of it, and a hundred times before
-        anybody else sees how long it is."""
-        if bufsize > _MAX_PACKET_BYTES:
-            raise ValueError(f"it sends a packet of more than {_MAX_PACKET_BYTES >> 20} MiB")
-        data = super()._sock_recv(min(bufsize, _RECEIVE_BYTES))
-        if data:
-            self._on_bytes()
-        return data
-
-    def close_wakeup(self) -> None:
-        """Close the pair of sockets that wakes the loop up: paho does it in ``__del__`` only, and the
-        collector may come to the sockets first."""
-        self._reset_sockets(sockpair_only=True)
-
-
 class Link:
     """Subscribe first, then :meth:`start` (retries for ever) or :meth:`connect` (fails fast)."""
 
@@ -214,7 +151,7 @@ class Link:
         self._handles: dict[int, Handle] = {}
         # never held while paho is called: it calls back under a lock of its own
         self._handles_lock = threading.Lock()
-        self._inbox = _Inbox(queue_size, queue_bytes)
+        self._inbox = IncomingQueue(queue_size, queue_bytes)
         self._up = threading.Event()
         self._stopping = threading.Event()
         self._refused: str | None = None
@@ -224,7 +161,7 @@ class Link:
         self._ask_again: float | None = None
         # A random client id: the broker's access rules rest on the certificate, and a reused id kicks the
         # other client off.
-        self._client = _Client(f"{name[:40]}-{secrets.token_hex(8)}", on_bytes=self._came)
+        self._client = BoundedClient(f"{name[:40]}-{secrets.token_hex(8)}", on_bytes=self._came)
         if broker.username is not None:
             self._client.username_pw_set(broker.username, broker.password)
         self._secured = broker.tls is None
@@ -351,7 +288,7 @@ class Link:
 
     def close(self, *, drain_s: float = 2.0) -> None:
         """Wait up to ``drain_s`` for outstanding publishes, disconnect (no will is sent), and join both
-        threads."""
+        threads. One that waits for a name server or for a broker that says nothing ends by itself later."""
         if self._stopping.is_set():
             return
         if self.is_up:
@@ -361,10 +298,11 @@ class Link:
         self._stopping.set()
         if self.is_up:
             self._client.disconnect()
-        for thread in self._threads:
+        for thread, within_s in zip(self._threads, (_JOIN_S, None), strict=True):
             if thread.ident is not None and thread is not threading.current_thread():
-                thread.join()
-        self._client.close_wakeup()
+                thread.join(within_s)
+        if not self._threads[0].is_alive():
+            self._client.close_wakeup()
 
     # ---- the socket thread
 
@@ -428,7 +366,7 @@ class Link:
         self._ask_for_all()
         self._since_s = self._handled_s = time.monotonic()
         self._up.set()
-        self._inbox_put(_Item("", b"", self._since_s))  # on_up, in order with the messages
+        self._inbox_put(Incoming("", b"", self._since_s))  # on_up, in order with the messages
 
     def _ask_for_all(self) -> None:
         with self._lock:
@@ -503,9 +441,9 @@ class Link:
                 message.topic,
             )
         else:
-            self._inbox_put(_Item(message.topic, bytes(message.payload), time.monotonic(), message.retain))
+            self._inbox_put(Incoming(message.topic, bytes(message.payload), time.monotonic(), message.retain))
 
-    def _inbox_put(self, item: _Item | None) -> None:
+    def _inbox_put(self, item: Incoming | None) -> None:
         try:
             self._inbox.put(item, timeout=_BACK_PRESSURE_S)
         except queue.Full:
@@ -526,7 +464,7 @@ class Link:
             self._handled_s = max(self._handled_s, item.came_s)
             self._inbox.task_done()
 
-    def _handle_item(self, item: _Item) -> None:
+    def _handle_item(self, item: Incoming) -> None:
         self.is_kept = item.retained
         if not item.topic:
             handlers: list[Callable[[], None]] = [self.on_up] if self.on_up else []

@@ -46,7 +46,11 @@ DECODERS = Registry(
     {
         "yolov5": "edgectl.pipelines.video.decode.yolov5:DECODER",
         "yolov8": "edgectl.pipelines.video.decode.yolov8:DECODER",
+        "yolov8-pose": "edgectl.pipelines.video.decode.yolov8_pose:DECODER",
+        "yolov8-seg": "edgectl.pipelines.video.decode.yolov8_seg:DECODER",
         "end2end": "edgectl.pipelines.video.decode.end2end:DECODER",
+        "end2end-pose": "edgectl.pipelines.video.decode.end2end_pose:DECODER",
+        "end2end-seg": "edgectl.pipelines.video.decode.end2end_seg:DECODER",
         "yolox": "edgectl.pipelines.video.decode.yolox:DECODER",
         "detr": "edgectl.pipelines.video.decode.detr:DECODER",
         "ssd": "edgectl.pipelines.video.decode.ssd:DECODER",

@@ -22,6 +22,7 @@ from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.finalise.open import open_model
 from edgectl.pipelines.tasks import load_task
 from edgectl.pipelines.video.decode import make_decoder
+from edgectl.pipelines.video.keypoints import COCO_NAMES
 from edgectl.pipelines.video.preprocess import LetterboxMeta
 
 NAMES = {0: "person", 1: "helmet", 2: "vest"}
@@ -156,23 +157,55 @@ def test_ultralytics_models_of_other_kinds(
 
 
 @pytest.mark.parametrize(
-    ("metadata", "outputs", "task", "extra"),
+    ("output", "task"), [((1, 39, N), "yolov8-seg"), ((1, N, 39), "yolov8-seg"), ((1, 300, 38), "yolo26-seg")]
+)
+def test_a_segmentation_model_is_known_by_its_prototypes(output: tuple[int, ...], task: str) -> None:
+    outputs = {"o": output, "protos": (1, 32, 80, 80)}
+    spec, why = guess_task(head(metadata=ultralytics(task="segment"), **outputs), {})
+    assert (spec.name, spec.labels) == (task, ("person", "helmet", "vest"))
+    assert "masks of 32 prototypes 1x32x80x80" in why
+    empty = {name: np.zeros(shape, np.float32) for name, shape in outputs.items()}
+    assert make_decoder(spec)(empty, LetterboxMeta(1, 1, 0, 0, 320, 320, 320, 320)).masks is not None
+
+
+def test_a_segmentation_model_without_prototypes_is_not_guessed() -> None:
+    with pytest.raises(UsageError, match="cannot be guessed"):
+        guess_task(head(metadata=ultralytics(task="segment"), o=(1, 39, N)), {})
+
+
+@pytest.mark.parametrize(
+    ("output", "task"),
+    [((1, 58, N), "yolov8-pose"), ((1, N, 58), "yolov8-pose"), ((1, 300, 57), "yolo26-pose")],
+)
+def test_a_pose_model_has_the_keypoints_of_coco(output: tuple[int, ...], task: str) -> None:
+    spec, why = guess_task(head(metadata=ultralytics(task="pose", kpt_shape=[17, 3]), o=output), {})
+    assert (spec.name, spec.labels) == (task, ("person", "helmet", "vest"))
+    assert spec.decode.options.get("keypoints", COCO_NAMES) == COCO_NAMES
+    assert "COCO's 17 keypoints" in why
+    make_decoder(spec)({"o": np.zeros(output, np.float32)}, LetterboxMeta(1, 1, 0, 0, 320, 320, 320, 320))
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
     [
-        ({"task": "pose", "kpt_shape": [17, 3]}, {"o": (1, 58, N)}, "yolov8", 51),
-        ({"task": "pose", "kpt_shape": [17, 3]}, {"o": (1, 300, 57)}, "yolo26", 51),
-        ({"task": "segment"}, {"o": (1, 39, N), "protos": (1, 32, 80, 80)}, "yolov8", 32),
-        ({"task": "segment"}, {"o": (1, 300, 38), "protos": (1, 32, 80, 80)}, "yolo26", 32),
+        ({"kpt_names": {0: ["nw", "ne", "se", "sw"]}}, ("nw", "ne", "se", "sw")),
+        ({}, ("point_0", "point_1", "point_2", "point_3")),
+        ({"kpt_names": {0: ["a", "a", "b", "c"]}}, ("point_0", "point_1", "point_2", "point_3")),
+        ({"kpt_names": "7"}, ("point_0", "point_1", "point_2", "point_3")),
     ],
 )
-def test_the_boxes_of_pose_and_segmentation_models_are_read(
-    metadata: dict[str, Any], outputs: dict[str, Any], task: str, extra: int
+def test_other_keypoints_have_the_names_of_the_metadata_or_numbers(
+    said: dict[str, Any], names: tuple[str, ...]
 ) -> None:
-    spec, why = guess_task(head(metadata=ultralytics(**metadata), **outputs), {})
-    assert (spec.name, spec.decode.options["extra"]) == (task, extra)
-    assert "of which the boxes are read" in why
+    metadata = ultralytics(task="pose", kpt_shape=[4, 2], **said)
+    spec, why = guess_task(head(metadata=metadata, o=(1, 15, N)), {})
+    assert (spec.name, spec.decode.options["keypoints"]) == ("yolov8-pose", names)
+    assert "4 keypoints" in why
+    decoder = make_decoder(spec)
+    decoder({"o": np.zeros((1, 15, N), np.float32)}, LetterboxMeta(1, 1, 0, 0, 320, 320, 320, 320))
 
 
-@pytest.mark.parametrize("points", ["", "[17]", "17", "x"])
+@pytest.mark.parametrize("points", ["", "[17]", "17", "x", "[0, 3]", "[17, 4]", "[100000, 3]"])
 def test_a_pose_model_that_does_not_say_its_points_is_not_guessed(points: str) -> None:
     with pytest.raises(UsageError, match="cannot be guessed"):
         guess_task(head(metadata=ultralytics(task="pose", kpt_shape=points), o=(1, 58, N)), {})

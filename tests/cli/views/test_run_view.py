@@ -94,12 +94,31 @@ def test_the_table_follows_the_width_of_the_terminal() -> None:
 def test_an_event_says_its_clock_time_first_and_why_last() -> None:
     text = event_line(EVENT, several=False).plain
     assert re.match(r"\d\d:\d\d:\d\d\.000  line_crossing gate-in  track=7", text)
-    assert text.endswith("because={what: beyond the line}")
+    assert text.endswith("  because beyond the line")
     assert "direction=in" in text
     assert "box" not in text
     assert "zones" not in text
     assert event_line(EVENT, several=True).plain.split("  ")[1] == "gate"
     assert event_line({**EVENT, "time": None}, several=False).plain.startswith("0:00:05.000  ")
+
+
+@pytest.mark.parametrize(
+    ("because", "said"),
+    [
+        ({"what": "stayed", "value": 7.09, "limit": 4.0, "unit": "s"}, "because stayed 7.09 s (limit 4 s)"),
+        (
+            {"what": "in the zone", "value": 3, "limit": 2, "unit": "objects"},
+            "because in the zone 3 objects (limit 2 objects)",
+        ),
+        (
+            {"what": "height over width", "value": 0.5, "limit": 1.0, "unit": ""},
+            "because height over width 0.5 (limit 1)",
+        ),
+        ({"what": "not seen", "value": 1.25, "limit": None, "unit": "s"}, "because not seen 1.25 s"),
+    ],
+)
+def test_why_an_event_came_reads_as_a_sentence(because: dict[str, Any], said: str) -> None:
+    assert event_line({**EVENT, "because": because}, several=False).plain.endswith(said)
 
 
 def test_rows_come_with_the_first_window() -> None:

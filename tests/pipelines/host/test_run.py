@@ -12,10 +12,19 @@ import pytest
 from numpy.typing import NDArray
 from support.pipelines import BoxEngine, OracleEngine, box_task, make_variant, open_ort, write_clip
 
+from edgectl.core.bundle import MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST, Bundle, Descriptor, Index
 from edgectl.core.errors import StorageError, UsageError
+from edgectl.core.files import digest_of, hex_of
 from edgectl.core.histogram import Histogram
 from edgectl.pipelines.host.config import parse_config
-from edgectl.pipelines.host.run import StreamToRun, part_of, percentiles, run_stream, run_streams
+from edgectl.pipelines.host.run import (
+    StreamToRun,
+    part_of,
+    part_variants,
+    percentiles,
+    run_stream,
+    run_streams,
+)
 from edgectl.pipelines.sinks.base import Sink, StreamOutput
 from edgectl.pipelines.synth import open_scene
 from edgectl.pipelines.tasks import load_task
@@ -273,3 +282,49 @@ def test_a_run_that_is_asked_to_stop_gives_its_summary(tmp_path: Path) -> None:
     )
     assert summary.frames.processed > 0
     assert summary.frames.in_flight == 0
+
+
+def bundle(folder: Path, *variants: tuple[str, tuple[str, ...], tuple[str, ...]]) -> Bundle:
+    """Of variants: name, what each is best at, what it requires."""
+    blobs = folder / "blobs" / "sha256"
+    entries = []
+    for name, preferences, requires in variants:
+        made = make_variant(blobs, box_task(), name=name)
+        config = made.config.model_copy(update={"preferences": preferences, "requires": requires})
+        data = config.model_dump_json().encode()
+        (blobs / hex_of(digest_of(data))).write_bytes(data)
+        blob = Descriptor(mediaType=MEDIA_CONFIG, digest=digest_of(data), size=len(data))
+        manifest = made.manifest.model_copy(update={"config": blob}).encode()
+        (blobs / hex_of(digest_of(manifest))).write_bytes(manifest)
+        entries.append(Descriptor(mediaType=MEDIA_MANIFEST, digest=digest_of(manifest), size=len(manifest)))
+    (folder / "index.json").write_bytes(
+        Index(mediaType=MEDIA_INDEX, manifests=tuple(entries), annotations={}).encode()
+    )
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return Bundle(folder)
+
+
+def test_a_bundles_other_variants_go_along_for_less_work(tmp_path: Path) -> None:
+    whole = bundle(
+        tmp_path / "whole",
+        ("fast", ("fast", "accurate"), ()),
+        ("low", ("low-power",), ()),
+        ("small", ("small-input",), ()),
+    )
+    slot = part_variants([whole], frozenset())["detector"]
+    assert slot.variant.config.name == "fast"
+    assert {name: v.config.name for name, v in slot.lighter.items()} == {
+        "low-power": "low",
+        "small-input": "small",
+    }
+
+
+def test_a_variant_that_this_machine_cannot_run_or_runs_already_does_not_go_along(tmp_path: Path) -> None:
+    one = bundle(
+        tmp_path / "one", ("all", ("fast", "low-power"), ()), ("small", ("small-input",), ("sm:8.7",))
+    )
+    assert part_variants([one], frozenset())["detector"].lighter == {}
+    small = part_variants(
+        [bundle(tmp_path / "two", ("small", ("small-input",), ()))], frozenset(), prefer="small-input"
+    )
+    assert small["detector"].lighter == {}

@@ -215,6 +215,54 @@ def test_closing_waits_for_a_sink_that_hangs_no_longer_than_it_was_given(told: T
     stuck.go.set()
 
 
+def test_who_is_in_a_hurry_leaves_a_sink_behind_that_gets_on_no_further(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgectl.pipelines.sinks.pool._HURRY_S", 0.05)
+    hangs, got = Blocked("nas", True), []
+    hangs.stuck_s = None
+    pool = SinkPool("s", [hangs, CallbackSink(got.append)], wait=True, tell=told)
+    pool.offer(StreamOutput((record(0),), frame(0)))
+    assert hangs.started.wait(10)
+    pool.hurry()
+    assert hangs.hurried
+    # nobody waits for room, either
+    for i in range(1, 10):
+        pool.offer(StreamOutput((record(i),), frame(i)))
+    assert not pool.close(3600)
+    assert got == [record(i) for i in range(10)]
+    hangs.go.set()
+
+
+class Busy(Blocked):
+    """Its call takes long and gets on all the time."""
+
+    n = 0
+
+    def progress(self) -> int:
+        self.n += 1
+        return self.n
+
+
+def test_a_call_that_takes_long_and_gets_on_is_neither_stuck_nor_left_behind(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgectl.pipelines.sinks.pool._HURRY_S", 0.0)
+    busy = Busy("encoder", True)
+    busy.stuck_s = 0.0
+    pool = SinkPool("s", [busy], wait=False, tell=told)
+    pool.offer(StreamOutput((record(0),), frame(0)))
+    assert busy.started.wait(10)
+    looked = busy.n
+    while busy.n < looked + 5:
+        time.sleep(0.001)
+    assert told.states == []
+    pool.hurry()
+    threading.Timer(0.3, busy.go.set).start()
+    assert pool.close(3600)
+    assert len(busy.got) == 1
+
+
 def test_a_sink_that_can_recover_is_tried_again_and_told_of_once_each_way(told: Told) -> None:
     class Away(Sink):
         name = "push"

@@ -19,6 +19,7 @@ from conftest import free_port, start_mosquitto
 from numpy.typing import NDArray
 from support.fleet import wait_until
 from support.pipelines import BoxEngine, box_task, make_variant
+from support.rtsp_recorder import Recorder
 
 from edgectl.link.mqtt import BrokerOptions, Link
 from edgectl.pipelines.host.config import parse_config
@@ -53,20 +54,28 @@ def noisy_clip(path: Path, frames: int = 12) -> Path:
     return path
 
 
-def run(folder: Path, config: dict[str, Any], boxes: Any = (PERSON,)) -> list[Record]:
-    """A clip through a whole pipeline into ``folder/out``."""
+def run(
+    folder: Path,
+    config: dict[str, Any],
+    boxes: Any = (PERSON,),
+    *,
+    query: str = "",
+    seconds: float | None = None,
+) -> list[Record]:
+    """A clip through a whole pipeline into ``folder/out``. ``query``: of its address."""
     events: list[Record] = []
     slot = PartVariant(make_variant(folder / "blobs", box_task()), "yard@1", "sha256:" + "1" * 64)
     pipeline = make_pipeline(
         "surveillance",
         PipelineArgs(
             "gate",
-            str(noisy_clip(folder / "clip.mp4")),
+            f"{noisy_clip(folder / 'clip.mp4')}{query}",
             {"detector": slot},
             parse_config("surveillance", config),
             events.append,
             lambda _: BoxEngine(lambda _: [(*box, 0.9, 0) for box in boxes]),
             folder / "out",
+            seconds=seconds,
         ),
     )
     pipeline.start()
@@ -134,10 +143,22 @@ def mqtt(folder: Path, privacy: dict[str, Any]) -> list[NDArray[Any]]:
     return published(folder, privacy, "mqtt", "t/picture", picture=True)
 
 
+def restreamed(folder: Path, privacy: dict[str, Any]) -> list[NDArray[Any]]:
+    port = free_port()
+    recorder = Recorder(port, 8)
+    recorder.listens()
+    config = {"privacy": privacy, "restream": {"url": f"rtsp://127.0.0.1:{port}/gate", "kbit": 20_000}}
+    run(folder, config, query="?paced=1&loop=1", seconds=5)
+    recorder.thread.join(30)
+    assert recorder.error is None
+    return recorder.pictures
+
+
 WAYS: dict[str, Callable[[Path, dict[str, Any]], list[NDArray[Any]]]] = {
     "annotate": annotated,
     "snapshots": snapshots,
     "mqtt": mqtt,
+    "restream": restreamed,
 }
 """Sink → the pictures that it let out."""
 

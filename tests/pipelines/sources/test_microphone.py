@@ -256,6 +256,7 @@ def test_closing_ends_the_child_and_what_it_started(ignores: bool, arecord: Fake
 
 
 def test_a_microphone_that_was_never_read_is_closed(arecord: FakeArecord) -> None:
+    arecord.does("time.sleep(3600)")
     open_audio("mic://").close()
     assert not arecord.starts.exists()
 

@@ -60,3 +60,10 @@ def test_never_two_in_a_row_go_for_the_deadline(frames: list[tuple[int, Border]]
         if cause is None:
             borders.through({"pre": 0, "engine": 0, "analysis": 40 * MS}, 42 * MS)
         before = cause
+
+
+def test_what_is_left_until_a_border_is_the_budget_without_age_and_rest() -> None:
+    borders = learned(100, 50)
+    assert borders.left_ns("analysis", 0, 30 * MS) == 100 * MS - 30 * MS - 2 * MS
+    assert borders.left_ns("analysis", 0, 120 * MS) == -22 * MS
+    assert learned(None, 50).left_ns("analysis", 0, 30 * MS) is None

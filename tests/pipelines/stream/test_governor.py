@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgectl.pipelines.stream.governor import Change, Governor, GovernorConfig, Rung, StreamLoad, ladder
+from edgectl.pipelines.stream.governor import (
+    Change,
+    Governor,
+    GovernorConfig,
+    Lighter,
+    LoadLimits,
+    Rung,
+    StreamLoad,
+    ladder,
+)
 
 CONFIG = GovernorConfig()
 LOOK_S = 0.5
@@ -51,6 +61,97 @@ def test_the_ladder_begins_with_everything_and_each_rung_costs_less() -> None:
     rungs = ladder(GovernorConfig(detect_every=(3, 2, 2)))
     assert rungs == (Rung(), Rung(2), Rung(3))
     assert [rung.cost for rung in rungs] == [1, 1 / 2, 1 / 3]
+
+
+SMALL = Lighter("small-input", 0.36)
+LOW = Lighter("low-power", 0.8)
+
+
+def test_each_rung_of_a_long_ladder_is_cheaper_than_the_one_before_and_key_frames_are_the_last() -> None:
+    config = GovernorConfig(key_frames=True)
+    rungs = ladder(config, [SMALL, LOW], regions=True, key_frames=True)
+    costs = [rung.cost for rung in rungs]
+    assert costs == sorted(costs, reverse=True)
+    assert all(b <= 0.9 * a + 1e-9 for a, b in itertools.pairwise(costs))
+    assert rungs[:3] == (Rung(), Rung(regions=False), Rung(2, regions=False))
+    assert [r.key_frames for r in rungs] == [False] * (len(rungs) - 1) + [True]
+    assert {r.variant for r in rungs} >= {None, SMALL}
+    # a variant comes when there are no frames left to leave out
+    assert [r.variant for r in rungs[:5]] == [None] * 5
+    assert not any(r.key_frames for r in ladder(config, [SMALL], key_frames=False))
+
+
+def test_without_frames_to_leave_out_a_variant_is_the_only_rung() -> None:
+    assert ladder(LoadLimits()) == (Rung(),)
+    assert ladder(LoadLimits(), [SMALL], key_frames=True) == (Rung(), Rung(1, SMALL))
+
+
+def test_a_variant_that_is_hardly_cheaper_is_no_rung() -> None:
+    assert ladder(LoadLimits(), [Lighter("low-power", 0.95)]) == (Rung(),)
+
+
+@pytest.mark.parametrize(("overload", "variant"), [(2.0, None), (6.0, SMALL), (11.0, SMALL)])
+def test_with_another_variant_a_larger_overload_is_over_by_one_change_too(
+    overload: float, variant: Lighter | None
+) -> None:
+    rungs = ladder(CONFIG, [SMALL])
+    governor = Governor(CONFIG, rungs)
+    changes, losses = simulate(governor, rungs, lambda t: overload * 1000 / 30, 60)
+    assert len(changes) == 1
+    assert changes[0][1].rung.variant == variant
+    assert all(lost == 0 for t, lost in losses if t > 5)
+
+
+@pytest.mark.parametrize("period_s", [10, 60, 400])
+@pytest.mark.parametrize("heavy_ms", [66, 250, 500])
+def test_an_hour_of_load_that_comes_and_goes_does_not_make_a_long_ladder_flap(
+    period_s: float, heavy_ms: float
+) -> None:
+    config = GovernorConfig(key_frames=True)
+    rungs = ladder(config, [SMALL, LOW], regions=True, key_frames=True)
+    governor = Governor(config, rungs)
+    changes, _ = simulate(governor, rungs, lambda t: heavy_ms if t % period_s < period_s / 2 else 8, 3600)
+    assert changes
+    assert len(changes) <= 45
+    assert sum(t > 1800 for t, _ in changes) <= sum(t <= 1800 for t, _ in changes)
+    late = [c.rung.variant for t, c in changes if t > 1200]
+    assert sum(a != b for a, b in itertools.pairwise(late)) <= 8, "an engine is opened for each"
+
+
+def test_want_of_memory_opens_no_other_engine() -> None:
+    rungs = ladder(CONFIG, [SMALL])
+    governor = Governor(CONFIG, rungs)
+    changes, _ = simulate(
+        governor, rungs, lambda t: 10, 300, more=lambda t, load: replace(load, memory_mb=10.0)
+    )
+    assert [c.rung for _, c in changes] == [Rung(2), Rung(3), Rung(5)]
+
+
+def test_heat_goes_down_to_key_frames() -> None:
+    config = GovernorConfig(key_frames=True)
+    rungs = ladder(config, [SMALL], key_frames=True)
+    governor = Governor(config, rungs)
+    simulate(governor, rungs, lambda t: 10, 300, more=lambda t, load: replace(load, temperature_c=95.0))
+    assert rungs[governor.level].key_frames
+
+
+def test_a_variant_that_is_gone_leaves_the_governor_on_the_last_rung_that_costs_as_much() -> None:
+    rungs = ladder(CONFIG, [SMALL])
+    governor = Governor(CONFIG, rungs)
+    simulate(governor, rungs, lambda t: 200, 10)
+    assert rungs[governor.level].variant == SMALL
+    rung = governor.take(ladder(CONFIG))
+    assert rung == Rung(5)
+    assert governor.rungs == 4
+    # and it goes on from there
+    changes, _ = simulate(governor, ladder(CONFIG), lambda t: 5, 100)
+    assert [c.rung for _, c in changes] == [Rung(3), Rung(2), Rung()]
+
+
+def test_power_that_is_low_leaves_alone_who_has_nothing_to_leave_out() -> None:
+    governor = Governor(LoadLimits(), ladder(LoadLimits()))
+    low = StreamLoad(1.0, 15, 0, 0.1, low_power=True)
+    assert governor.step(low) is None
 
 
 @pytest.mark.parametrize("overload", [1.3, 2.0, 2.9, 4.0])

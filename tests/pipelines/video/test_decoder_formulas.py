@@ -118,6 +118,12 @@ def of_end2end_pose(rng: np.random.Generator) -> tuple[Outputs, list[Row]]:
     return {"o": np.concatenate([outputs["o"], chances(rng, 1, 20, 51)], axis=2)}, rows
 
 
+def of_yolov8_pose(rng: np.random.Generator) -> tuple[Outputs, list[Row]]:
+    """Numbers above any score behind the classes."""
+    outputs, rows = of_yolov8(rng)
+    return {"o": np.concatenate([outputs["o"], 2 * chances(rng, 1, 51, 40)], axis=1)}, rows
+
+
 def cells(strides: tuple[int, ...]) -> list[tuple[int, int, int]]:
     return [
         (x, y, s) for s in strides for y in range(math.ceil(HEIGHT / s)) for x in range(math.ceil(WIDTH / s))
@@ -244,6 +250,8 @@ CASES: dict[str, tuple[str, dict[str, Any], str, Callable[..., tuple[Outputs, li
     "yolov8 turned": ("yolov8", {}, "class", of_yolov8_turned),
     "yolov8 of a segmentation model": ("yolov8", {"extra": 32}, "class", of_yolov8_segment),
     "end2end of a pose model": ("end2end", {"extra": 51}, "none", of_end2end_pose),
+    "yolov8-pose": ("yolov8-pose", {}, "class", of_yolov8_pose),
+    "end2end-pose": ("end2end-pose", {}, "none", of_end2end_pose),
     "end2end": ("end2end", {}, "none", of_end2end),
     "end2end suppressed all the same": ("end2end", {"nms": "class"}, "class", of_end2end),
     "yolox": ("yolox", {}, "class", of_yolox),

@@ -153,15 +153,17 @@ def test_a_new_edition_is_opened_once_and_the_old_one_stays_with_those_who_have_
 class Job:
     """A frame that is wanted if its turn comes."""
 
-    tensor = TENSOR
-
-    def __init__(self) -> None:
+    def __init__(self, *values: float) -> None:
+        """``values``: what is in each of its regions."""
+        self.tensor, *self.more = [np.full_like(TENSOR, v) for v in values or (0.0,)]
         self.over = threading.Event()
+        self.result: Ran | None = None
 
     def wanted(self, now_ns: int) -> bool:
         return True
 
     def ran(self, result: Ran) -> None:
+        self.result = result
         self.over.set()
 
     def failed(self, e: Exception) -> None:
@@ -188,5 +190,45 @@ def test_what_all_streams_ask_of_an_engine_is_counted_also_what_it_does_not_come
     assert work.busy_ns > before.busy_ns
     assert 0 < work.recent_ns < work.busy_ns
     for seat in (mine, theirs):
+        seat.close()
+    engine.close()
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_all_regions_of_a_frame_run_in_as_few_calls_as_the_batch_allows(variant: Variant, batch: int) -> None:
+    calls: list[int] = []
+
+    class Counting(BoxEngine):
+        def __init__(self) -> None:
+            super().__init__(lambda _: [])
+            spec = self.inputs[0]
+            self.inputs = (spec.model_copy(update={"shape": (batch, *spec.shape[1:])}),)
+
+        def run(self, feeds: Any) -> dict[str, NDArray[Any]]:
+            images = feeds["image"]
+            calls.append(len(images))
+            boxes = np.zeros((batch, 16, 4), np.float32)
+            # each row says which region it is of
+            boxes[:, 0] = images.mean(axis=(1, 2, 3))[:, None]
+            return {"boxes": boxes, "scores": np.zeros((batch, 16, 2), np.float32)}
+
+    engine = EnginePool().join(variant, lambda _: Counting())
+    ready = threading.Event()
+    seats = [engine.seat(1, False, ready.is_set) for _ in range(2)]
+    jobs = [Job(1.0, 2.0, 3.0, 4.0, 5.0), Job(6.0)]
+    for i, (seat, job) in enumerate(zip(seats, jobs, strict=True)):
+        assert seat.offer(job, i) is None
+    ready.set()
+    seats[0].wake()
+    assert all(job.over.wait(10) for job in jobs)
+    seen = [[float(o["boxes"][0, 0, 0]) for o in (r.outputs, *r.more)] for job in jobs if (r := job.result)]
+    assert seen == [[1, 2, 3, 4, 5], [6]]
+    assert len(calls) == (6 if batch == 1 else 3)
+    work = engine.work()
+    assert (work.offered, work.ran) == (6, 6)
+    ran = jobs[0].result
+    assert ran is not None
+    assert ran.ended_ns > ran.started_ns
+    for seat in seats:
         seat.close()
     engine.close()

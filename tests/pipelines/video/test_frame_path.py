@@ -26,6 +26,7 @@ from edgectl.pipelines.stream.trace import Tracer
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import EnginePool
 from edgectl.pipelines.video.frame_path import FramePath, FrameResult
+from edgectl.pipelines.video.regions.plan import Region
 from edgectl.pipelines.video.swap import HotSwap
 
 IMAGE = np.full((48, 64, 3), 90, np.uint8)
@@ -45,9 +46,11 @@ class Stream:
         realtime: bool,
         max_age_ms: float | None = None,
         rng: random.Random | None = None,
+        regions: Any = None,
     ) -> None:
         self.ledger = Ledger()
         self.seqs: list[int] = []
+        self.parts: list[tuple[int, int]] = []
         self.ended = threading.Event()
         self._pool, self._opener = pool, engine
         self._frames = frames
@@ -61,6 +64,7 @@ class Stream:
             self.ledger,
             Tracer(),
             pool.timeline,
+            regions=regions,
             pictures=False,
         )
         self.path.seat(self.engines.detector)
@@ -99,8 +103,21 @@ class Stream:
                     self.ledger.drop("engine_error")
                     continue
                 self.seqs.append(item.frame.stamp.seq)
+                assert item.ran is not None
+                self.parts.append((len(item.metas), 1 + len(item.ran.more)))
                 self.path.through(item, time.monotonic_ns(), None)
         self.ended.set()
+
+
+class SomeRegions:
+    """The whole picture, and up to three regions of it."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def regions(self, *_: Any, **__: Any) -> tuple[Region | None, ...]:
+        regions = tuple(Region(4 * self._rng.randrange(8), 4, 32, 24) for _ in range(self._rng.randrange(4)))
+        return (None, *regions) if self._rng.random() < 0.5 or not regions else regions
 
 
 def slot_of(folder: Path, name: str) -> PartVariant:
@@ -115,9 +132,17 @@ def slot_of(folder: Path, name: str) -> PartVariant:
     swaps=st.integers(0, 2),
     stops=st.booleans(),
     stale=st.booleans(),
+    regions=st.booleans(),
 )
 def test_every_frame_is_booked_once_and_in_order_whatever_the_threads_do(
-    tmp_path: Path, modes: list[str], seed: int, fails: float, swaps: int, stops: bool, stale: bool
+    tmp_path: Path,
+    modes: list[str],
+    seed: int,
+    fails: float,
+    swaps: int,
+    stops: bool,
+    stale: bool,
+    regions: bool,
 ) -> None:
     rng = random.Random(seed)
 
@@ -144,6 +169,7 @@ def test_every_frame_is_booked_once_and_in_order_whatever_the_threads_do(
             realtime=mode != "every",
             max_age_ms=3 if stale and mode != "every" else None,
             rng=rng,
+            regions=SomeRegions(rng) if regions else None,
         )
         for mode in modes
     ]
@@ -167,6 +193,7 @@ def test_every_frame_is_booked_once_and_in_order_whatever_the_threads_do(
         assert (frames.captured, frames.in_flight) == (40, 0)
         assert frames.processed == len(stream.seqs)
         assert stream.seqs == sorted(set(stream.seqs))
+        assert all(seen == ran for seen, ran in stream.parts)
         if mode == "every" and not (stops and i == len(streams) - 1):
             assert set(frames.dropped) <= {"engine_error"}
     assert pool.variants() == ()
@@ -247,6 +274,7 @@ def test_an_engine_with_a_batch_takes_frames_of_several_streams_in_one_call(
     class Job:
         def __init__(self, value: float) -> None:
             self.tensor = np.full((1, 3, 64, 64), value, np.float32)
+            self.more = ()
             self.value = value
 
         def wanted(self, now_ns: int) -> bool:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from edgectl.pipelines.stream.governor import Change, GovernorConfig
+from edgectl.pipelines.stream.governor import Change, GovernorConfig, ladder
 from edgectl.pipelines.stream.ledger import Ledger
 from edgectl.pipelines.stream.machine import MachineState
 from edgectl.pipelines.video.engine_pool import EngineWork
@@ -28,7 +28,8 @@ class Simulated:
         self.ledger = Ledger()
         self.engine = object()
         self.changes: list[tuple[float, Change, float]] = []
-        self.watch = LoadWatch(GovernorConfig(), self.ledger.frames, self.work, self.state)
+        config = GovernorConfig(power_modes=("MODE_7W",))
+        self.watch = LoadWatch(config, ladder(config), self.ledger.frames, self.work, self.state)
         self._every = 1
         self._offered = self._ran = self._busy_ns = 0
         self._credit_ms = self._theirs = 0.0
@@ -157,6 +158,7 @@ def test_a_swapped_engine_begins_anew() -> None:
         (MachineState(temperature_c=95.0), "temperature"),
         (MachineState(memory_mb=10.0), "memory"),
         (MachineState(on_battery=True), "power"),
+        (MachineState(power_mode="MODE_7W"), "power"),
     ],
 )
 def test_heat_little_memory_and_a_battery_are_told_to_the_governor(

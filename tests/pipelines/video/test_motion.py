@@ -136,3 +136,36 @@ def test_rows_may_be_strided() -> None:
     for image, t in pictures(3):
         wide[:, :640] = image
         np.testing.assert_array_equal(detector.step(image, t).boxes, other.step(wide[:, :640], t).boxes)
+
+
+def test_things_of_twenty_pixels_in_a_large_picture_are_seen_where_they_are_asked_for() -> None:
+    size = (1080, 1920)
+
+    def walker(image: NDArray[np.float32], t: float) -> None:
+        if t >= 1.2:
+            x = 300 + round(60 * t)
+            image[500:520, x : x + 8] = 240
+
+    fine, coarse = MotionDetector(15, 0.0005, 20), MotionDetector(15, 0.0005)
+    found, coarsely = 0, 0
+    for image, t in pictures(3, size=size, change=walker):
+        motion = fine.step(image, t)
+        coarsely += len(coarse.step(image, t).boxes)
+        if t < 1.5:
+            continue
+        assert len(motion.boxes) >= 1, t
+        x1, y1, x2, y2 = motion.boxes[0] * np.array([1920, 1080, 1920, 1080])
+        x = 300 + round(60 * t)
+        assert x1 - 8 <= x
+        assert x + 8 <= x2 + 8
+        assert y1 - 8 <= 500
+        assert y2 + 8 >= 520
+        found += 1
+    assert found >= 20
+    assert coarsely == 0
+
+
+def test_noise_moves_nothing_in_the_finer_picture_either() -> None:
+    detector = MotionDetector(15, 0.0005, 20)
+    seen = [(t, detector.step(image, t)) for image, t in pictures(5, noise=8, size=(1080, 1920))]
+    assert len(moved(seen)) <= 0.02 * len(seen)

@@ -40,6 +40,25 @@ def test_nothing_is_left_out_while_the_background_is_unknown() -> None:
     assert all(gate.opens(t / 10, UNSETTLED, tracked=False) for t in range(10))
 
 
+def test_what_goes_on_as_it_did_is_looked_at_now_and_then_and_anything_else_at_once() -> None:
+    gate = MotionGate(MotionGateConfig(motion=True, steady_s=0.25), lost_s=3)
+    looked = [t for t in range(20) if gate.opens(t / 10, MOVES, tracked=True, steady=True)]
+    assert looked == [0, 3, 6, 9, 12, 15, 18]
+    assert gate.opens(1.91, MOVES, tracked=True, steady=False)
+
+
+def test_steady_tracks_are_seen_three_times_before_they_could_be_lost() -> None:
+    gate = MotionGate(MotionGateConfig(motion=True, steady_s=60), lost_s=0.9)
+    looked = [t / 10 for t in range(50) if gate.opens(t / 10, MOVES, tracked=True, steady=True)]
+    assert max(np.diff(looked)) <= 0.45
+
+
+def test_without_that_setting_every_motion_is_looked_at() -> None:
+    gate = MotionGate(MotionGateConfig(motion=True), lost_s=3)
+    assert not gate.intervals
+    assert all(gate.opens(t / 10, MOVES, tracked=True, steady=True) for t in range(10))
+
+
 @given(
     st.lists(st.tuples(st.floats(0.001, 3), st.booleans(), st.booleans()), max_size=80),
     st.floats(0, 5),

@@ -38,6 +38,7 @@ class Scripted:
         self, *script: Frame | str | Callable[[], None], kind: Any = "file", end: Notice | None = None
     ) -> None:
         self.decode_errors = self.corrupt_frames = 0
+        self.superseded_frames = self.degraded_frames = 0
         self._script = list(script)
         self._kind = kind
         self._end = end
@@ -55,9 +56,16 @@ class Scripted:
                 return None
             if step == "error":
                 self.decode_errors += 1
+            elif step == "superseded":
+                self.superseded_frames += 1
+            elif step == "degraded":
+                self.degraded_frames += 1
             elif callable(step):
                 step()
         raise EndOfStream(self._end)
+
+    def only_key_frames(self, on: bool) -> bool:
+        return True
 
     def interrupt(self) -> None: ...
 
@@ -127,6 +135,15 @@ def test_damage_at_the_very_end_is_booked() -> None:
     assert frames.dropped == {"corrupt": 1, "decode_error": 2}
     assert frames.captured == frames.processed + 3
     assert frames.in_flight == 0
+
+
+def test_frames_that_a_source_lost_or_left_out_by_itself_are_booked_as_what_they_are() -> None:
+    script = (frame(0), "superseded", "superseded", frame(0.3, 9), "degraded", "superseded", "error")
+    taken = Taken(Scripted(*script))
+    frames = taken.ledger.frames()
+    assert (frames.captured, frames.processed, frames.in_flight) == (7, 2, 0)
+    assert frames.dropped == {"superseded": 3, "degraded": 1, "decode_error": 1}
+    assert taken.told == []
 
 
 def test_a_short_stretch_of_damage_is_counted_and_a_long_one_is_an_outage() -> None:

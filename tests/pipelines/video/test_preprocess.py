@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -155,3 +157,45 @@ def test_a_tensor_of_the_callers_has_its_padding_too_and_keeps_its_frame() -> No
     p(high, first)
     np.testing.assert_array_equal(first.tensor, second.tensor)
     np.testing.assert_array_equal(first.tensor, Preprocessor(p.spec)(high)[0])
+
+
+@pytest.mark.parametrize("i420", [False, True])
+@pytest.mark.parametrize("region", [(40, 60, 100, 80), (0, 0, 64, 64), (256, 176, 64, 64)])
+def test_a_region_is_preprocessed_like_a_picture_of_its_own(
+    i420: bool, region: tuple[int, int, int, int]
+) -> None:
+    image = photo()
+    frame = as_i420(image) if i420 else Frame.of_bgr(image, STAMP)
+    x, y, w, h = region
+    cut = np.ascontiguousarray(image[y : y + h, x : x + w])
+    alone = as_i420(cut) if i420 else Frame.of_bgr(cut, STAMP)
+    p = Preprocessor(ImageInput(width=64, height=64))
+    expected = p(alone)[0].copy()
+    part = frame.part(*region)
+    assert (part.width, part.height) == (w, h)
+    # converted from the picture's own colour planes, which are the same memory
+    np.testing.assert_allclose(p(part)[0], expected, atol=0.02)
+    assert np.shares_memory(part.planes[0], frame.planes[0])
+
+
+def test_a_part_of_a_picture_of_odd_size_has_all_of_its_colour() -> None:
+    y, c = np.zeros((47, 63), np.uint8), np.zeros((24, 32), np.uint8)
+    part = Frame(STAMP, 63, 47, "I420", (y, c, c)).part(32, 20, 31, 27)
+    assert [p.shape for p in part.planes] == [(27, 31), (14, 16), (14, 16)]
+
+
+def test_boxes_in_a_region_are_put_back_into_the_picture() -> None:
+    p = Preprocessor(ImageInput(width=64, height=64))
+    _, meta = p(Frame.of_bgr(photo(), STAMP).part(40, 60, 128, 128))
+    meta = replace(meta, x=40, y=60)
+    boxes = unletterbox(np.array([[0, 0, 32, 64], [-9, 10, 99, 20]], np.float32), meta)
+    assert boxes.tolist() == [[40, 60, 104, 188], [40, 80, 168, 100]]
+
+
+def test_tensors_for_regions_hold_no_rest_of_another_regions_padding() -> None:
+    p = Preprocessor(ImageInput(width=64, height=64))
+    frame = Frame.of_bgr(photo(), STAMP)
+    staging = p.staging(whole=False)
+    for region in ((0, 0, 64, 64), (0, 0, 64, 32), (0, 0, 128, 128)):
+        p(frame.part(*region), staging)
+        np.testing.assert_array_equal(staging.tensor, Preprocessor(p.spec)(frame.part(*region))[0])

@@ -101,8 +101,12 @@ def test_events_come_with_their_picture(browser: Browser, page: FedPage) -> None
     page.frame("gate", event("1", rule="<img src=x>"))
     browser.until("document.querySelector('[data-event] img')?.naturalWidth > 0")
     assert "<img src=x>" in browser.run("document.querySelector('[data-event] b').textContent")
-    page.view.heard(event("2", type="tracked_object", phase="new"))
+    because = {"what": "stayed", "value": 7.09, "limit": 4, "unit": "s"}
+    page.view.heard(event("2", type="tracked_object", phase="new", because=because))
     browser.until("document.querySelectorAll('[data-event]').length === 2")
+    assert "because stayed 7.09 s (limit 4 s)" in browser.run(
+        "document.querySelector('li.object').textContent"
+    )
     browser.click("[data-objects]")
     assert browser.run("document.querySelector('li.object').getClientRects().length") == 0
     assert browser.run("document.querySelector('li:not(.object)').getClientRects().length") == 1

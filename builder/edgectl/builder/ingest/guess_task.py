@@ -26,10 +26,12 @@ from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Outputs
 from edgectl.engines.finalise.open import open_model
 from edgectl.pipelines.tasks import load_task, usable_tasks
+from edgectl.pipelines.video.keypoints import COCO_NAMES
 
 __all__ = ["Seen", "guess_task", "judge_seen", "look_at"]
 
 _USUAL_SIDE = 640
+_MOST_KEYPOINTS = 64
 _WITH_BOXES = ("detect", "pose", "segment")
 """The tasks of Ultralytics whose boxes a decoder reads."""
 
@@ -237,32 +239,66 @@ def _ultralytics(seen: Seen) -> Iterator[_TaskFit]:
         if columns == 5 + n:
             yield _TaskFit("yolov5", why, n)
         return
-    extra = _extra(seen) if kind != "detect" else 0
-    if extra is None:
+    if kind == "pose":
+        yield from _pose(seen, out, why, n)
         return
-    options = {"extra": extra} if extra else {}
-    if extra:
-        why += f", of which the boxes are read and the {'points' if kind == 'pose' else 'masks'} are not"
+    if kind == "segment":
+        yield from _segment(seen, out, why, n)
+        return
     detr = "RTDETR" in seen.metadata.get("head", "") or "rt-detr" in says.lower() or "rtdetr" in says.lower()
     if columns == 6 and detr:
         yield _TaskFit("rtdetr-ultralytics", why, n)
-    elif columns == 6 + extra and out.shape[1] != 4 + n + extra:
-        yield _TaskFit("yolo26", why, n, options)
-    elif 4 + n + extra in out.shape[1:] and not detr:
-        yield _TaskFit("yolov8", why, n, options)
+    elif columns == 6 and out.shape[1] != 4 + n:
+        yield _TaskFit("yolo26", why, n)
+    elif 4 + n in out.shape[1:] and not detr:
+        yield _TaskFit("yolov8", why, n)
 
 
-def _extra(seen: Seen) -> int | None:
-    """Numbers of a box after its classes: points by the metadata, mask coefficients by the prototypes; None where
-    nothing tells."""
-    if seen.metadata["task"] == "segment":
-        maps = [o for o in seen.outputs.values() if o.ndim == 4]
-        return int(maps[0].shape[1]) if len(maps) == 1 else None
+def _pose(seen: Seen, out: NDArray[Any], why: str, n: int) -> Iterator[_TaskFit]:
+    """Keypoints by the metadata: how many, how many numbers each has and, in newer files, their names."""
     try:
         points, numbers = (int(v) for v in ast.literal_eval(seen.metadata.get("kpt_shape", "")))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return
+    if not 1 <= points <= _MOST_KEYPOINTS or numbers not in (2, 3):
+        return
+    options: dict[str, Any] = {} if numbers == 3 else {"confidence": False}
+    names = _keypoint_names(seen, points)
+    if names is None and points != len(COCO_NAMES):
+        names = tuple(f"point_{i}" for i in range(points))
+    if names is not None and names != COCO_NAMES:
+        options |= {"keypoints": names, "skeleton": ()}
+    else:
+        why += ", COCO's"
+    extra = points * numbers
+    why += f", {points} keypoints" if options.get("keypoints") else f" {points} keypoints"
+    if out.shape[2] == 6 + extra and out.shape[1] != 4 + n + extra:
+        yield _TaskFit("yolo26-pose", why, n, options)
+    elif 4 + n + extra in out.shape[1:]:
+        yield _TaskFit("yolov8-pose", why, n, options)
+
+
+def _keypoint_names(seen: Seen, points: int) -> tuple[str, ...] | None:
+    """Names of the keypoints, as newer files of Ultralytics have them: by class, all of one shape."""
+    try:
+        by_class = ast.literal_eval(seen.metadata.get("kpt_names", ""))
+        names = tuple(str(name)[:64] for name in next(iter(by_class.values())))
+    except (ValueError, SyntaxError, TypeError, AttributeError, StopIteration, MemoryError, RecursionError):
         return None
-    return points * numbers
+    return names if len(names) == points == len({n for n in names if n}) else None
+
+
+def _segment(seen: Seen, out: NDArray[Any], why: str, n: int) -> Iterator[_TaskFit]:
+    """As many mask coefficients behind the classes as there are prototypes."""
+    maps = [o for o in seen.outputs.values() if o.ndim == 4]
+    if len(maps) != 1:
+        return
+    masks = int(maps[0].shape[1])
+    why += f", masks of {masks} prototypes {_size(maps[0])}"
+    if out.shape[2] == 6 + masks and out.shape[1] != 4 + n + masks:
+        yield _TaskFit("yolo26-seg", why, n)
+    elif 4 + n + masks in out.shape[1:]:
+        yield _TaskFit("yolov8-seg", why, n)
 
 
 def _grids(seen: Seen) -> Iterator[_TaskFit]:

@@ -6,7 +6,10 @@ itself is sure of them: an object counts if float reports it again in two copies
 level of noise, less than any sensor adds. (FastestDet's own AP against itself falls by 2 % under that noise:
 chairs that are mice in the next frame.) What float sees less surely than that, down to a quarter of the
 threshold, is neither object nor background: finding it costs nothing and gains nothing, like the "difficult"
-objects of PASCAL VOC. ``top1``: how often the arg max agrees, of the samples on which float's own is the same
+objects of PASCAL VOC. Of a model that finds keypoints, an
+object is found again where their OKS (object keypoint similarity, COCO) is at least 0.75, in the place of IoU 0.5:
+float's own points are the truth, and 0.5 would forgive all that int8 does. Of one that finds masks, where the IoU of
+the masks is at least 0.5. ``top1``: how often the arg max agrees, of the samples on which float's own is the same
 in two noisy copies (± 1 grey level, or the smallest step of the input). ``sqnr`` (and where float detects
 nothing): cosine, and signal to quantization noise in dB.
 
@@ -26,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.builder.ingest.samples import Sample
+from edgectl.builder.judge.similarity import measured_by, similar, similar_enough
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Engine, Feeds, Outputs
@@ -34,7 +38,6 @@ from edgectl.pipelines.video.decode.base import Detections
 
 __all__ = ["Accuracy", "FloatTruth", "Judge", "Match", "average_precision", "grid_step", "match", "truth"]
 
-_IOU = 0.5
 # of the task's threshold: how far below it candidate boxes still enter the precision–recall curve
 _LOW_SCORE = 0.25
 _RESAMPLED = 200
@@ -174,7 +177,7 @@ class Judge:
         units = objects = 0
         if self._decode is not None:
             curve = _Curve(rows)
-            measure, n, name = curve.average_precision, len(rows), "ap50_vs_float"
+            measure, n, name = curve.average_precision, len(rows), measured_by(self._truth[0].boxes)
             objects = sum(r.objects for r in rows)
         elif self._metric == "top1":
             agreed = np.asarray(same)
@@ -246,15 +249,9 @@ def truth(seen: Detections, copies: Sequence[Detections], threshold: float) -> F
     for copy in copies:
         again = copy.score >= threshold
         for i in np.flatnonzero(objects):
-            objects[i] = bool(
-                np.any(again & (copy.cls == seen.cls[i]) & (_iou(seen.xyxy[i], copy.xyxy) >= _IOU))
-            )
-    parts = [seen, *copies]
-    boxes = Detections(
-        np.concatenate([p.xyxy for p in parts]),
-        np.concatenate([p.score for p in parts]),
-        np.concatenate([p.cls for p in parts]),
-    )
+            near = similar(seen, int(i), copy)
+            objects[i] = bool(np.any(again & (copy.cls == seen.cls[i]) & (near >= similar_enough(seen))))
+    boxes = Detections.joined([seen, *copies])
     return FloatTruth(boxes, np.concatenate([objects, np.zeros(sum(len(c) for c in copies), bool)]))
 
 
@@ -268,20 +265,21 @@ class Match:
 
 
 def match(of: FloatTruth, found: Detections) -> Match:
-    """Match boxes, best score first, each object once; the class must be right and IoU ≥ 0.5.
+    """Match boxes, best score first, each object once; the class must be right and the two similar enough.
 
     A box that matches no free object, but something that is ignored, does not count.
     """
     boxes, objects = of.boxes, of.objects
     free = objects.copy()
+    enough = similar_enough(boxes)
     scores, hits = [], []
     for i in np.argsort(-found.score, kind="stable"):
-        near = np.where(boxes.cls == found.cls[i], _iou(found.xyxy[i], boxes.xyxy), 0.0)
+        near = np.where(boxes.cls == found.cls[i], similar(found, int(i), boxes), 0.0)
         wanted = np.where(free, near, 0.0)
-        hit = bool(wanted.max(initial=0.0) >= _IOU)
+        hit = bool(wanted.max(initial=0.0) >= enough)
         if hit:
             free[int(wanted.argmax())] = False
-        elif np.any(near[~objects] >= _IOU):
+        elif np.any(near[~objects] >= enough):
             continue
         scores.append(float(found.score[i]))
         hits.append(hit)
@@ -387,14 +385,6 @@ def average_precision(rows: Sequence[Match]) -> float:
     it saw once, by mistake, weigh as much as all people together.
     """
     return _Curve(rows).average_precision(np.ones(len(rows)))
-
-
-def _iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
-    left, top = np.maximum(box[0], boxes[:, 0]), np.maximum(box[1], boxes[:, 1])
-    right, bottom = np.minimum(box[2], boxes[:, 2]), np.minimum(box[3], boxes[:, 3])
-    shared = np.clip(right - left, 0, None) * np.clip(bottom - top, 0, None)
-    area = (box[2] - box[0]) * (box[3] - box[1]) + (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return np.asarray(shared / np.maximum(area - shared, 1e-9), np.float64)
 
 
 def _argmax(outputs: Outputs) -> int:

@@ -20,12 +20,19 @@ Seconds = Annotated[float, typer.Option(help="Seconds of the scene.")]
 
 
 @app.command("whole")
-def everything(out: Out = Path("edgectl-demo"), *, output: Printer) -> None:
+def everything(
+    out: Out = Path("edgectl-demo"),
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Go on at the end, with the live page, until Ctrl-C.")
+    ] = False,
+    *,
+    output: Printer,
+) -> None:
     """Build engines, start five devices, roll out good releases and a bad one: about two minutes, no
     network. The default."""
     from edgectl.cli.demo.whole import run_demo, summary
 
-    result = run_demo(out, output)
+    result = run_demo(out, output, stay=stay)
     output.result(result, lambda: summary(result))
 
 

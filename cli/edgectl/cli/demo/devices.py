@@ -1,5 +1,5 @@
-"""The five devices of the demo: three gate cameras, one dash camera, one voice kiosk. All synthetic, all
-with other seeds."""
+"""The five devices of the demo: three gates, one of them with three cameras, a dash camera, a voice kiosk. All
+synthetic, all with other seeds."""
 
 from __future__ import annotations
 
@@ -27,27 +27,31 @@ SPEECH: dict[str, Any] = {"speech": {"hop_frames": 4}}
 @dataclass(frozen=True)
 class DemoDevice:
     name: str
-    stream: str
     kind: str
-    source: str
     part: str
     slot: str
     config: dict[str, Any]
+    cameras: dict[str, str]
+    """Stream → source. All of a device share its slot, and so one worker and one engine."""
+
+
+def _gate(name: str, cameras: dict[str, str]) -> DemoDevice:
+    return DemoDevice(name, "surveillance", "detector", "gate-detector", YARD, cameras)
 
 
 DEVICES = (
-    *(
-        DemoDevice(
-            f"gate-{i}",
-            "yard",
-            "surveillance",
-            f"synth://yard?seed={10 + i}&fps=12",
-            "detector",
-            "gate-detector",
-            YARD,
-        )
-        for i in (1, 2, 3)
+    _gate(
+        "gate-1",
+        {
+            "yard": "synth://yard?seed=11&fps=12",
+            "drive": "synth://yard?seed=14&fps=6",
+            "door": "synth://yard?seed=15&fps=6",
+        },
     ),
-    DemoDevice("dash-1", "road", "driving", "synth://road?seed=21&fps=12", "detector", "dash-detector", ROAD),
-    DemoDevice("kiosk-1", "kiosk", "speech", "synth://kiosk?seed=31", "keyword", "kiosk-words", SPEECH),
+    _gate("gate-2", {"yard": "synth://yard?seed=12&fps=12"}),
+    _gate("gate-3", {"yard": "synth://yard?seed=13&fps=12"}),
+    DemoDevice(
+        "dash-1", "driving", "detector", "dash-detector", ROAD, {"road": "synth://road?seed=21&fps=12"}
+    ),
+    DemoDevice("kiosk-1", "speech", "keyword", "kiosk-words", SPEECH, {"kiosk": "synth://kiosk?seed=31"}),
 )

@@ -41,7 +41,8 @@ def run_single(kind: str, folder: Path, seconds: float, out: Printer) -> None:
 
     machine = probe()
     machine.require_runtime()
-    source = device.source + ("&" if "?" in device.source else "?") + f"paced=0&seconds={seconds:g}"
+    stream, camera = next(iter(device.cameras.items()))
+    source = camera + ("&" if "?" in camera else "?") + f"paced=0&seconds={seconds:g}"
     result = run_stream(
         kind,
         [Bundle(report.out)],
@@ -51,6 +52,6 @@ def run_single(kind: str, folder: Path, seconds: float, out: Printer) -> None:
         on_event=heard,
         facts=machine.facts,
         runtimes=tuple(machine.runtimes),
-        stream=device.stream,
+        stream=stream,
     )
     out.result(plain(result) | {"bundle": report.digest, "records": events}, lambda: summary_view(result))

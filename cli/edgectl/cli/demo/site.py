@@ -11,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from edgectl.agent.streams.supervisor import WORKER
+from edgectl.cli._signals import StopRequest
 from edgectl.cli.demo.devices import DEVICES, DemoDevice
 from edgectl.cli.demo.patience import Patience
 from edgectl.cli.demo.processes import Processes, free_port, wait_for_port
@@ -77,7 +81,7 @@ class EventTap:
         what = " ".join(filter(None, (event.type, event.rule, event.phase, event.label, event.direction)))
         with self._lock:
             self.counts[levels[1], event.type] += 1
-            self.latest.append(f"{levels[1]:8} {what}")
+            self.latest.append(f"{levels[1]:8} {event.stream:6} {what}")
 
 
 class Site:
@@ -93,6 +97,9 @@ class Site:
         self.folder = folder
         self._clock, self._sleep = clock, sleep
         self.processes = Processes(folder / "logs")
+        self._pages: dict[str, int] = {}
+        """Device → port of its live page."""
+        self._agents: dict[str, psutil.Process] = {}
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Site:
@@ -134,13 +141,18 @@ class Site:
     def start_device(self, device: DemoDevice) -> None:
         """Enroll a device and start its agent."""
         granted = self.client.enroll(device.name, again=True)
+        self._pages[device.name] = free_port()
         out = self.folder / device.name
-        pipeline = {
-            "kind": device.kind,
-            "source": device.source,
-            "slots": {device.part: device.slot},
-            "config": device.config,
-            "out": str(out / "media"),
+        pipelines = {
+            stream: {
+                "kind": device.kind,
+                "source": source,
+                "slots": {device.part: device.slot},
+                "config": device.config,
+                # one video a device: encoding costs more than all else on two cores
+                "out": str(out / "media") if stream == next(iter(device.cameras)) else None,
+            }
+            for stream, source in device.cameras.items()
         }
         config = write_enrolment(
             out,
@@ -148,11 +160,35 @@ class Site:
             root=granted["root"].encode(),
             fleet=granted["fleet"],
             broker=granted["broker"],
-            pipelines={device.stream: pipeline},
+            pipelines=pipelines,
             telemetry_s=1.0,
             stats_every_s=0.5,
+            view={"listen": f"127.0.0.1:{self._pages[device.name]}"},
         )
-        self.processes.start(device.name, "agent", "run", "--config", str(config))
+        agent = self.processes.start(device.name, "agent", "run", "--config", str(config))
+        self._agents[device.name] = psutil.Process(agent.pid)
+
+    def page(self, device: str) -> str:
+        """Address of a device's live page."""
+        return f"http://127.0.0.1:{self._pages[device]}/"
+
+    def workers(self, device: str) -> list[float]:
+        """The memory of each worker of a device, MB (10^6 bytes); on Linux what is shared is divided among those who
+        share it."""
+        found = []
+        for child in self._agents[device].children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if WORKER[-1] in child.cmdline():
+                    memory = child.memory_full_info()
+                    found.append(getattr(memory, "pss", memory.rss) / 1e6)
+        return found
+
+    def stay(self, update: Callable[[], None]) -> None:
+        """Until a signal asks to stop. Raises :class:`EdgectlError` if a process ends by itself."""
+        with StopRequest() as stop:
+            stop.arm()
+            while not stop.event.is_set():
+                self._pause(update)
 
     def wait_online(self, update: Callable[[], None]) -> None:
         """Until every device has said that it is there. Raises :class:`LinkError` once no other came for

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from edgectl.core.files import storage
 
 __all__ = ["DemoResult", "prepare", "run_demo", "summary"]
 
+MANY = max(DEVICES, key=lambda d: len(d.cameras))
+"""The device with more than one camera."""
 _BUILD_MINUTES = 0.4  # each model: a demo, not a release
 _MARK = ".edgectl-demo"
 
@@ -55,11 +58,16 @@ class DemoResult:
     events: dict[str, dict[str, int]] = field(default_factory=dict)
     upload: dict[str, Any] = field(default_factory=dict)
     videos: list[Path] = field(default_factory=list)
+    page: str = ""
+    """Address of the live page of :data:`MANY`, while the demo runs."""
+    workers_mb: list[float] = field(default_factory=list)
+    """The memory of each worker of :data:`MANY`, MB (10^6 bytes)."""
     seconds: float = 0.0
 
 
-def run_demo(folder: Path, out: Printer) -> DemoResult:
-    """Run it in ``folder``, which is emptied first if a demo made it. Raises :class:`EdgectlError` if it
+def run_demo(folder: Path, out: Printer, *, stay: bool = False) -> DemoResult:
+    """Run it in ``folder``, which is emptied first if a demo made it. ``stay``: at the end it goes on until a signal
+    comes. Raises :class:`EdgectlError` if it
     did not show what it must."""
     started = time.monotonic()
     prepare(folder)
@@ -73,6 +81,8 @@ def run_demo(folder: Path, out: Printer) -> DemoResult:
             site.wait_online(update)
             releases = {m.release: site.publish(bundles[m.name]) for m in MODELS}
             bad = site.publish(bundles["bad"])
+            result.page = site.page(MANY.name)
+            out.say(f"live page of {MANY.name}, with {len(MANY.cameras)} cameras: {result.page}")
             update("v1: canary, then the rest")
             ids = [site.rollout(releases[m.release], m.slot) for m in MODELS]
             result.good = site.wait_rollouts(ids, update)
@@ -92,6 +102,10 @@ def run_demo(folder: Path, out: Printer) -> DemoResult:
                 d: after[d] - before.get(d, 0) for d in after if d not in got_it
             }
             site.wait_running(releases[MODELS[0].release], "gate", update)
+            result.workers_mb = [round(mb, 1) for mb in site.workers(MANY.name)]
+            if stay:
+                update(f"all is shown; Ctrl-C ends it. Live page: {result.page}")
+                site.stay(update)
         result.rows = site.client.rows()
         result.events = _by_device(site)
         result.upload = site.client.transfer()
@@ -177,6 +191,7 @@ def _view(site: Site, out: Printer) -> Iterator[Callable[..., None]]:
     def picture() -> RenderableType:
         return Group(
             Text(headline, "bold"),
+            Text(f"live page of {MANY.name}: {site.page(MANY.name)}"),
             "",
             rows_table(site.client.rows()),
             "",
@@ -195,7 +210,11 @@ def _view(site: Site, out: Printer) -> Iterator[Callable[..., None]]:
 
 
 def _processed(site: Site) -> dict[str, int]:
-    return {r["device"]: r["processed"] for r in site.client.rows()}
+    """Device → frames of all its streams."""
+    found: Counter[str] = Counter()
+    for r in site.client.rows():
+        found[r["device"]] += r["processed"]
+    return found
 
 
 def _by_device(site: Site) -> dict[str, dict[str, int]]:
@@ -216,6 +235,12 @@ def _must_have_shown(r: DemoResult, good: str) -> None:
         raise RolloutError("a gate camera still runs the bad release")
     if idle := [d for d, n in r.frames_of_others_during_bad.items() if n <= 0]:
         raise RolloutError(f"{', '.join(idle)} stood still while the bad release was out")
+    seen = {row["stream"] for row in r.rows if row["device"] == MANY.name and row["processed"]}
+    if seen != set(MANY.cameras) or len(r.workers_mb) != 1:
+        raise RolloutError(
+            f"the cameras of {MANY.name} do not share one worker: {len(r.workers_mb)} workers, "
+            f"pictures of {', '.join(sorted(seen)) or 'none'}"
+        )
 
 
 def summary(r: DemoResult) -> RenderableType:
@@ -247,6 +272,8 @@ def summary(r: DemoResult) -> RenderableType:
         )
     went_on = ", ".join(f"{d} {n}" for d, n in r.frames_of_others_during_bad.items())
     lines = [
+        f"{len(MANY.cameras)} cameras of {MANY.name} in one worker of {sum(r.workers_mb):.0f} MB: {', '.join(MANY.cameras)}; "
+        "`edgectl demo --stay` leaves their live page open",
         f"frames while the bad release was out: {went_on}",
         *(f"video {v}" for v in r.videos),
         f"{r.seconds:.0f} s in all; logs in {r.folder / 'logs'}",

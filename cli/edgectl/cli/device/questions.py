@@ -30,6 +30,7 @@ _NOT_SHOWN = frozenset(
         "latency_ms",
         "releases",
         "box",
+        "keypoints",
         "frame_size",
     }
 )

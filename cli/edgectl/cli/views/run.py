@@ -39,7 +39,7 @@ _KNOWN = frozenset(
     }
 )
 """What has a place of its own in a line, or none."""
-_FOR_PROGRAMS = frozenset({"box", "frame_size", "snapshot", "anchor", "top_score"})
+_FOR_PROGRAMS = frozenset({"box", "keypoints", "frame_size", "snapshot", "anchor", "top_score"})
 
 
 def summary_view(summary: RunSummary) -> RenderableType:
@@ -76,6 +76,9 @@ def summaries_view(results: list[StreamResult]) -> RenderableType:
 def describe(event: dict[str, Any], *, several: bool = False) -> Text:
     """One line of text for an event. ``several``: there is more than one stream, and it is named."""
     rest = {k: v for k, v in event.items() if k not in _KNOWN}
+    if "keypoints" in rest:
+        # one line must stay one line
+        rest["keypoints"] = len(rest["keypoints"])
     details = "  ".join(f"{k}={_short(v)}" for k, v in rest.items())
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
     of = f"{event['stream']}  " if several else ""
@@ -90,7 +93,10 @@ def event_line(event: dict[str, Any], *, several: bool) -> Text:
     rest = {k: v for k, v in event.items() if k not in _KNOWN | _FOR_PROGRAMS and v not in (None, [], {}, ())}
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
     last = sorted(rest.items(), key=lambda item: item[0] == "because")
-    details = "  ".join(f"{k}={_short(v)}" for k, v in last)
+    details = "  ".join(
+        f"because {_reason(v)}" if k == "because" and isinstance(v, dict) else f"{k}={_short(v)}"
+        for k, v in last
+    )
     of = f"{event['stream']}  " if several else ""
     return Text.assemble((f"{time}  ", "dim"), (of, "cyan"), (what, "bold"), "  ", details)
 
@@ -159,6 +165,17 @@ def _when(event: dict[str, Any]) -> str:
         )
     ms = max(0, round(event["t_s"] * 1000))
     return f"{ms // 3_600_000}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}.{ms % 1000:03}"
+
+
+def _reason(because: dict[str, Any]) -> str:
+    """``stayed 7.09 s (limit 4 s)``."""
+    value, limit, unit = because.get("value"), because.get("limit"), str(because.get("unit") or "")
+    told = str(because.get("what"))
+    if value is not None:
+        told += f" {_short(value)} {unit}".rstrip()
+    if value is not None and limit is not None:
+        told += f" (limit {f'{_short(limit)} {unit}'.rstrip()})"
+    return told
 
 
 def _short(value: Any) -> str:

@@ -52,7 +52,8 @@ def open_track_log(path: Path) -> Iterator[TrackLogFile]:
             hint="edgectl run --out FOLDER with `tracklog` among the sinks writes one",
         ) from e
     with lines:
-        yield TrackLogFile(read_header(lines), read_tracks(lines))
+        header = read_header(lines)
+        yield TrackLogFile(header, read_tracks(lines, header.keypoints))
 
 
 def recorded_config(header: TrackLogHeader) -> PipelineConfig:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgectl.core.bundle import Bundle, Preference, Variant
-from edgectl.core.errors import EdgectlError, StorageError, UsageError
+from edgectl.core.errors import BundleError, EdgectlError, StorageError, UsageError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
 from edgectl.pipelines.decoders import DECODERS
@@ -337,8 +338,27 @@ def part_variants(
         part = part_of(variant)
         if part in slots:
             raise UsageError(f"two bundles are both for the part {part!r}", hint="give one bundle per part")
-        slots[part] = PartVariant(variant, f"{bundle.name}@{bundle.version}", bundle.digest)
+        slots[part] = PartVariant(
+            variant,
+            f"{bundle.name}@{bundle.version}",
+            bundle.digest,
+            lighter=_lighter(bundle, variant, facts, runtimes),
+        )
     return slots
+
+
+def _lighter(
+    bundle: Bundle, variant: Variant, facts: frozenset[str], runtimes: Sequence[str]
+) -> dict[Preference, Variant]:
+    """Variants of less work than ``variant``, and of its profile."""
+    found: dict[Preference, Variant] = {}
+    names: tuple[Preference, ...] = ("low-power", "small-input")
+    for name in names:
+        with contextlib.suppress(BundleError):
+            other = bundle.select(facts, profile=variant.config.profile, runtimes=runtimes, prefer=name)
+            if name in other.config.preferences and other.digest != variant.digest:
+                found[name] = other
+    return found
 
 
 def part_of(variant: Variant) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.core.errors import EdgectlError, EngineError, ModelError
@@ -28,7 +29,9 @@ from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.frame_path import FramePath, FrameResult
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
+from edgectl.pipelines.video.regions.merge import merge_regions
 from edgectl.pipelines.video.shown import ShownFrame
+from edgectl.pipelines.video.track_watch import TrackWatch
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["PART", "Analyser", "Analysis", "ObjectTracker", "releases_of"]
@@ -68,6 +71,7 @@ class Analysis:
         path: FramePath,
         labels: LabelMap,
         tracker: ObjectTracker,
+        watch: TrackWatch,
         analyser: Analyser,
         privacy: Privacy,
         sinks: SinkPool,
@@ -84,12 +88,11 @@ class Analysis:
         when everything is through."""
         self.errors = 0
         """Frames on which the engine failed."""
-        self.tracking = False
-        """Whether there were tracks in the last frame that was looked at, seen or not."""
         self.analyser = analyser
         self._path = path
         self._labels = labels
         self._tracker = tracker
+        self._watch = watch
         self._privacy = privacy
         self._sinks = sinks
         self._writer = writer
@@ -138,7 +141,7 @@ class Analysis:
         if self._path.cross("analysis", frame.stamp, taken):
             return
         try:
-            raw = result.detector.decode(ran.outputs, result.meta)
+            raw, cut = self._see(result, ran)
             found = self._labels(raw)
         except (EngineError, ModelError) as e:
             self._inference_failed(frame, e)
@@ -146,12 +149,21 @@ class Analysis:
         decoded = time.monotonic_ns()
         t = frame.stamp.t_s
         tracks = self._tracker.update(found, t, frame.width, frame.height)
-        self.tracking = len(tracks) > 0
+        self._watch.see(t, found, tracks, cut)
         tracked = time.monotonic_ns()
         events = self.analyser.step(frame, tracks, t)
         done = time.monotonic_ns()
         self._offer(frame, raw, tracks, events, done)
         self._count(result, ran, taken, decoded, tracked, done)
+
+    def _see(self, result: FrameResult, ran: Ran) -> tuple[Detections, NDArray[np.float32]]:
+        """What was found in all regions of the frame, and what their borders cut. Raises as a decoder does."""
+        outputs = (ran.outputs, *ran.more)
+        regions = [
+            (result.detector.decode(o, meta), meta) for o, meta in zip(outputs, result.metas, strict=True)
+        ]
+        merged = merge_regions(regions, (result.frame.width, result.frame.height))
+        return merged.found, merged.cut
 
     def _offer(self, frame: Frame, found: Detections, tracks: Tracks, events: list[Event], done: int) -> None:
         records = tuple(self._record(e, frame, done) for e in events)

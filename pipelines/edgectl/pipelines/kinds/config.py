@@ -17,6 +17,7 @@ from edgectl.pipelines.stream.flow import FlowConfig
 from edgectl.pipelines.video.labels import LabelConfig
 from edgectl.pipelines.video.motion_gate import MotionGateConfig
 from edgectl.pipelines.video.privacy import PrivacyConfig
+from edgectl.pipelines.video.regions.plan import RegionConfig
 from edgectl.pipelines.video.tracker import TrackConfig
 
 __all__ = ["PipelineConfig", "UpdateLock", "VideoConfig"]
@@ -60,6 +61,7 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
 
     flow: FlowConfig = FlowConfig()
     gate: MotionGateConfig = MotionGateConfig()
+    regions: RegionConfig = RegionConfig()
     track: TrackConfig = TrackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
 

@@ -38,12 +38,22 @@ class StillObjects:
             found = one_label_each(found, self._config.one_object_iou)
         ids = np.arange(self._next, self._next + len(found), dtype=np.int64)
         self._next += len(found)
-        return Tracks(ids, found.xyxy, found.score, found.cls, np.ones(len(found), np.bool_), width, height)
+        return Tracks(
+            ids,
+            found.xyxy,
+            found.score,
+            found.cls,
+            np.ones(len(found), np.bool_),
+            width,
+            height,
+            keypoints=found.keypoints,
+            masks=found.masks,
+        )
 
 
 class StillAnalyser:
     """One event ``detections`` per picture, also for one without objects: ``objects`` (label, score, box,
-    zones), ``found`` (label → how many), ``zones`` (name → how many) and ``over``, the occupancy rules
+    keypoints, zones), ``found`` (label → how many), ``zones`` (name → how many) and ``over``, the occupancy rules
     whose limit the picture reaches."""
 
     def __init__(self, config: RulesConfig, labels: Sequence[str]) -> None:
@@ -61,7 +71,9 @@ class StillAnalyser:
         objects = []
         for row in range(len(tracks)):
             about = {
-                k: v for k, v in describe(tracks, row, self._labels).items() if k in ("label", "score", "box")
+                k: v
+                for k, v in describe(tracks, row, self._labels).items()
+                if k not in ("track", "frame_size")
             }
             objects.append(about | {"zones": [name for name, mask in inside.items() if mask[row]]})
         counts = {name: int(mask.sum()) for name, mask in inside.items()}

@@ -19,6 +19,7 @@ from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTracker, releases_of
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
+from edgectl.pipelines.kinds.degradation import Degradation
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
 from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.line import LineConfig
@@ -31,7 +32,7 @@ from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.borders import Borders
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.flow import room
-from edgectl.pipelines.stream.governor import Change, GovernorConfig
+from edgectl.pipelines.stream.governor import LoadLimits
 from edgectl.pipelines.stream.ledger import Ledger
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.trace import Tracer
@@ -40,10 +41,11 @@ from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.labels import LabelMap
-from edgectl.pipelines.video.load_watch import LoadWatch
 from edgectl.pipelines.video.privacy import Privacy
+from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
+from edgectl.pipelines.video.track_watch import Known, TrackWatch
 from edgectl.pipelines.video.tracker import Tracker
 
 __all__ = ["Analyser", "VideoPipeline"]
@@ -65,7 +67,7 @@ class VideoPipeline:
         budget_ms: float,
         *,
         looks: bool = True,
-        govern: GovernorConfig | None = None,
+        govern: LoadLimits | None = None,
     ) -> None:
         """``looks``: whether the analyser looks at pictures. Where nobody does, the memory of a frame goes back
         to the decoder as soon as it is preprocessed. ``govern``: when less is done than everything, of a live
@@ -77,14 +79,14 @@ class VideoPipeline:
         self._looks = looks
         self._config = config
         self._govern = govern
-        self._load: LoadWatch | None = None
+        self._degradation: Degradation | None = None
         self.ledger = Ledger()
         self.tracer = Tracer()
         self.outputs: tuple[Path, ...] = ()
         self.expected: int | None = None
         self._error: EdgectlError | None = None
         self._done = threading.Event()
-        self._started = self._stopped = False
+        self._started = self._stopped = self._asked = False
         self._stuck = False
         self._control = StreamControl()
         self._window_start = time.monotonic()
@@ -129,11 +131,17 @@ class VideoPipeline:
     def stop(self) -> None:
         if not self._started or self._stopped:
             return
+        if self._asked or not self._done.is_set():
+            # it has not come to its end: somebody waits for it to stop
+            self._sinks.hurry()
+        self._asked = True
         self._analysis.stop()
         self._capture.stop()
         self._path.stop()
         self._analysis.thread.join(_JOIN_S)
         self._path.end_shadow("the stream has ended")
+        if self._degradation is not None:
+            self._degradation.close()
         if not self._engines.close() or self._analysis.thread.is_alive():
             self._stopped = True
             raise self._does_not_stop()
@@ -159,7 +167,7 @@ class VideoPipeline:
 
     def stuck(self) -> tuple[str, ...]:
         found = ["source"] if self._capturing is not None and self._capturing.stuck else []
-        if self._started and self._engines.detector.stuck_s(time.monotonic_ns()) is not None:
+        if self._started and self._engines.running.stuck_s(time.monotonic_ns()) is not None:
             found.append("engine")
         sinks = self._sinks.stuck() if self._started else ()
         return (*found, *(f"sink:{name}" for name in sinks))
@@ -167,6 +175,11 @@ class VideoPipeline:
     def _open(self, slot: PartVariant) -> Detector:
         engine = self._args.pool.join(slot.variant, self._args.open_engine, slot.edition)
         return Detector(slot, engine)
+
+    def _open_seated(self, slot: PartVariant) -> Detector:
+        detector = self._open(slot)
+        self._path.seat(detector)
+        return detector
 
     def _plan(self, info: SourceInfo, labels: LabelMap) -> None:
         """Everything that depends on the source: flow, budget, analyser, sinks."""
@@ -193,28 +206,45 @@ class VideoPipeline:
         sinks = self._make_sinks(info, labels.labels, analyser)
         pictures = any(sink.pictures for sink in sinks)
         limits = (self._budget_ms, flow.max_age_ms) if info.realtime else (None, None)
+        watch = self._watch = TrackWatch(self._config.track.high)
+        regions = self._config.regions.on and info.kind != "images"
         self._choice = FrameChoice(
             paused=lambda: not self._control.detect,
             # of still pictures each one is asked about
             gate=self._config.gate if info.kind != "images" else None,
             lost_s=self._config.track.lost_s,
-            tracking=lambda: self._tracking(place.waits),
+            known=lambda: self._known(place.waits),
+            small_px=self._config.regions.small_px if regions else None,
         )
-        if self._govern is not None and self._govern.on and info.realtime and not place.waits:
-            self._load = LoadWatch(self._govern, self.ledger.frames, lambda: self._engines.detector.work())
+        borders = Borders(*limits)
+        places = self._make_regions(borders, waits=place.waits) if regions else None
         self._path = FramePath(
             self._args.stream,
             place,
-            Borders(*limits),
+            borders,
             self._engines,
             self.ledger,
             self.tracer,
             self._args.pool.timeline,
             choice=self._choice,
+            regions=places,
+            settle=self._settle if regions and place.waits else lambda: None,
             blind=privacy.blind,
             pictures=pictures or self._looks,
         )
         self._path.seat(self._engines.detector)
+        if self._govern is not None and self._govern.on and info.realtime and not place.waits:
+            self._degradation = Degradation(
+                self._args.stream,
+                self._govern,
+                self._engines,
+                self.ledger.frames,
+                self._choice,
+                places,
+                self._open_seated,
+                self._capture.only_key_frames,
+                self._capture.say,
+            )
         self._sinks = SinkPool(
             self._args.stream,
             sinks,
@@ -226,6 +256,7 @@ class VideoPipeline:
             self._path,
             labels,
             tracker,
+            watch,
             analyser,
             privacy,
             self._sinks,
@@ -262,6 +293,7 @@ class VideoPipeline:
                 rules,
                 packets=self._packets,
                 say=self._capture.say,
+                keypoints=self._engines.detector.keypoints,
             ),
         )
         sinks += self._args.sinks
@@ -282,12 +314,25 @@ class VideoPipeline:
             )
         return ring
 
-    def _tracking(self, waits: bool) -> bool:
-        """Whether there are tracks, in the capture thread. A recording waits for the frames before, so that the
-        same file gives the same events."""
+    def _known(self, waits: bool) -> Known:
+        """What the frames before have shown, in the capture thread. A recording waits for them, so that the same file
+        gives the same events."""
         if waits:
-            self.ledger.wait_for_others(_SETTLE_S)
-        return self._analysis.tracking
+            self._settle()
+        return self._watch.known
+
+    def _settle(self) -> None:
+        """Until the frames before are through, in the capture thread."""
+        self.ledger.wait_for_others(_SETTLE_S)
+
+    def _make_regions(self, borders: Borders, *, waits: bool) -> RegionChoice:
+        times = None
+        if not waits:
+            times = CallTimes(
+                lambda frame: borders.left_ns("analysis", frame.stamp.avail_ns, time.monotonic_ns()),
+                lambda: self._engines.running.sharing(),
+            )
+        return RegionChoice(self._config.regions, lambda: self._watch.known, self._config.track.lost_s, times)
 
     def _sink_changed(self, state: SinkState) -> None:
         """From any thread."""
@@ -306,18 +351,13 @@ class VideoPipeline:
     def _look_after(self) -> None:
         """Now and then: what hangs is told, and how much is done is adjusted."""
         self._capture.look_after()
-        stuck = self._engines.detector.stuck_s(time.monotonic_ns()) is not None
+        stuck = self._engines.running.stuck_s(time.monotonic_ns()) is not None
         if stuck != self._stuck:
             self._stuck = stuck
             stamp = self._capture.now()
             self._analysis.say(_engine_event(stamp.t_s, available=not stuck), stamp)
-        if self._load is not None:
-            before = self._load.level
-            if (changed := self._load.look(time.monotonic())) is not None:
-                change, since_s = changed
-                self._choice.detect_every = change.rung.detect_every
-                stamp = self._capture.now()
-                self._analysis.say(_degradation_event(stamp.t_s, before, change, since_s), stamp)
+        if self._degradation is not None:
+            self._degradation.look(time.monotonic())
 
     # -- hot swap ---------------------------------------------------------------------------------------------------------
 
@@ -350,6 +390,12 @@ class VideoPipeline:
                 f"the new engine's {len(detector.labels)} labels are not the {len(running)} of the running one",
                 hint="start the stream anew for another set of labels",
             )
+        if detector.keypoints != self._engines.detector.keypoints:
+            detector.close()
+            raise ModelError(
+                "the new engine's keypoints are not those of the running one",
+                hint="start the stream anew for other keypoints",
+            )
         return detector
 
     def commit(self, part: str) -> None:
@@ -369,6 +415,7 @@ class VideoPipeline:
         seconds, self._window_start = now - self._window_start, now
         done, self._window_processed = frames.processed - self._window_processed, frames.processed
         slot = self._engines.detector.slot
+        level = None if self._degradation is None else self._degradation.level
         outage = self._capture.outage or ("engine_stuck" if self._stuck else None)
         state = (
             "failed" if self._error else "ended" if self._done.is_set() else "outage" if outage else "running"
@@ -387,7 +434,7 @@ class VideoPipeline:
             counters={
                 **self._analysis.analyser.counters(),
                 **self._sinks.counters,
-                **({"degradation_level": self._load.level} if self._load is not None else {}),
+                **({"degradation_level": level} if level is not None else {}),
             },
         )
 
@@ -416,10 +463,3 @@ def _engine_event(t_s: float, *, available: bool) -> Event:
     """An engine whose call does not come back, or has come back after all."""
     data = {"name": "engine", "available": available, "reason": "engine_stuck", "part": PART}
     return Event("capability", t_s, "end" if available else "start", None, data)
-
-
-def _degradation_event(t_s: float, before: int, change: Change, since_s: float) -> Event:
-    """Another rung. ``since_s``: how long the one before has held."""
-    phase = "start" if before == 0 else "end" if change.level == 0 else "update"
-    data = {"level": change.level, "detect_every": change.rung.detect_every, "reason": change.reason}
-    return Event("degradation", t_s, phase, None, {**data, "after_s": round(since_s, 1)})

@@ -208,11 +208,15 @@ def because(what: str, value: float, limit: float, unit: str, **more: Any) -> di
 
 
 def describe(tracks: Tracks, row: int, labels: Sequence[str]) -> dict[str, Any]:
-    """The object in row ``row`` as an event shows it; ``box`` is xyxy in pixels of the frame."""
-    return {
+    """The object in row ``row`` as an event shows it; ``box`` is xyxy in pixels of the frame. ``keypoints``, of what has
+    some in this frame: name → x, y and confidence, of those that are seen."""
+    about: dict[str, Any] = {
         "track": int(tracks.ids[row]),
         "label": labels[int(tracks.cls[row])],
         "score": round(float(tracks.score[row]), 3),
         "box": [round(float(v), 1) for v in tracks.xyxy[row]],
         "frame_size": [tracks.width, tracks.height],
     }
+    if tracks.keypoints is not None and (points := tracks.keypoints.named(row)):
+        about["keypoints"] = points
+    return about

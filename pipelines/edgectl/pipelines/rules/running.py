@@ -1,4 +1,5 @@
-"""Somebody runs. In metres a second where four points of the ground were measured, else by the height of the box."""
+"""Somebody runs. In metres a second where four points of the ground were measured, else by how tall somebody is in the
+picture: by the box, or by the torso where keypoints show that the box holds less than the whole of somebody."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from pydantic import Field
 from edgectl.core.schema import Config
 from edgectl.pipelines.rules.alarms import Alarms, Judged
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
+from edgectl.pipelines.rules.body import body
 from edgectl.pipelines.rules.observation import Observation, Seconds, because, wanted
 from edgectl.pipelines.rules.predicate import Explained, Predicate, counts_as
 from edgectl.pipelines.stream.events import Event
@@ -89,17 +91,23 @@ class RunningRule:
             per = self._ground.metres_per(now.points("bottom_center")[rows] / size)
             speeds = np.hypot(*np.moveaxis((per * (velocity / size)[:, None, :]).sum(axis=2), 1, 0))
             doubt = np.sqrt(((per * (errors / size)[:, None, :]) ** 2).sum(axis=(1, 2)))
+            by = ["ground"] * len(rows)
         else:
-            metres = self._c.tall_m / np.maximum(np.array(now.heights)[rows], 1.0)
+            heights = [max(now.heights[row], 1.0) for row in rows]
+            bodies = [body(now.tracks, row) for row in rows]
+            torsos = [0.0 if held is None else held.stature_px for held in bodies]
+            by = [
+                "pose" if torso > height else "height" for torso, height in zip(torsos, heights, strict=True)
+            ]
+            metres = self._c.tall_m / np.maximum(heights, torsos)
             speeds = np.hypot(velocity[:, 0], velocity[:, 1]) * metres
             doubt = np.hypot(errors[:, 0], errors[:, 1]) * metres
-        by = "ground" if self._ground is not None else "height"
-        for row, speed, error in zip(rows, speeds.tolist(), doubt.tolist(), strict=True):
+        for row, speed, error, how in zip(rows, speeds.tolist(), doubt.tolist(), by, strict=True):
             sure = speed - _SURE * error
             if not math.isfinite(sure):
                 continue
             why = because("surely faster than", sure, self._c.faster_mps, "m/s")
-            data = {"speed_mps": round(speed, 2), "measured_by": by, "because": why}
+            data = {"speed_mps": round(speed, 2), "measured_by": how, "because": why}
             fast = sure >= self._c.faster_mps
             asked = (
                 *self._before(now, row),

@@ -18,11 +18,12 @@ from pydantic import (
     model_validator,
 )
 
-from edgectl.core.errors import UsageError
+from edgectl.core.errors import EdgectlError, StorageError, UsageError
 from edgectl.core.schema import Config, first_problem
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType
 from edgectl.pipelines.sinks.files import OutFiles
+from edgectl.pipelines.stream.threads import within
 
 __all__ = ["SINKS", "SinksConfig", "open_sinks"]
 
@@ -34,6 +35,7 @@ SINKS = Registry(
         "events": "edgectl.pipelines.sinks.jsonl:SINK",
         "tracklog": "edgectl.pipelines.sinks.tracklog:SINK",
         "annotate": "edgectl.pipelines.sinks.video:SINK",
+        "restream": "edgectl.pipelines.sinks.restream.restream:SINK",
         "snapshots": "edgectl.pipelines.sinks.snapshot:SINK",
         "clips": "edgectl.pipelines.sinks.clips:SINK",
         "retention": "edgectl.pipelines.sinks.retention:SINK",
@@ -43,6 +45,8 @@ SINKS = Registry(
     },
 )
 
+_OPEN_S = 20.0
+"""For all sinks of a stream: a broker is waited for, a disk that hangs is not."""
 
 S = TypeVar("S", bound="SinksConfig")
 
@@ -118,12 +122,25 @@ class SinksConfig(Config):
 
 def open_sinks(config: SinksConfig, context: SinkContext) -> list[Sink]:
     """The sinks of a stream. Those that write files are left out where there is no folder for them. On an
-    error none is left open."""
+    error none is left open. Raises :class:`StorageError` where a disk hangs."""
+    opening: list[str] = []
+    try:
+        return within(_OPEN_S, lambda: _open_all(config, context, opening), _close_all)
+    except TimeoutError:
+        raise StorageError(
+            f"the sink {opening[-1] if opening else 'of files'} could not be opened within {_OPEN_S:g} s",
+            hint=f"does the disk of {context.out} answer?" if context.out is not None else None,
+        ) from None
+
+
+def _open_all(config: SinksConfig, context: SinkContext, opening: list[str]) -> list[Sink]:
+    """``opening``: gets the name of each before it is opened."""
     if context.out is not None:
         context = replace(context, files=OutFiles(context.out))
     with contextlib.ExitStack() as undo:
         sinks: list[Sink] = []
         for name, options in config.chosen().items():
+            opening.append(name)
             with SINKS.using(name) as type_:
                 left_out = type_.files and context.out is None
                 sink = None if left_out else type_.make(options, context)
@@ -132,3 +149,9 @@ def open_sinks(config: SinksConfig, context: SinkContext) -> list[Sink]:
                 undo.callback(sink.close)
         undo.pop_all()
     return sinks
+
+
+def _close_all(sinks: list[Sink]) -> None:
+    for sink in sinks:
+        with contextlib.suppress(EdgectlError):
+            sink.close()

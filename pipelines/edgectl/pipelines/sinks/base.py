@@ -12,6 +12,7 @@ from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Stamp
+from edgectl.pipelines.video.keypoints import KeypointLayout
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -66,8 +67,14 @@ class Sink:
     path: Path | None = None
     """The file that it writes, if it is one."""
     stuck_s: float | None = 10.0
-    """A call that takes longer is told as an event, and the stream waits for this sink no more. None: it may take as
-    long as it likes."""
+    """A call that gets on no further for so long is told as an event, and the stream waits for this sink no more. None: it
+    may take as long as it likes."""
+
+    hurried = False
+    """The stream is to stop now: :meth:`close` writes what is at hand, and waits for nobody."""
+    cause: str | None = None
+    """A code for what :meth:`trouble` says, where there is one: ``refused``, ``timeout``, ``unreachable``, ``auth``,
+    ``not_found``, ``tls``, ``ended``, ``invalid``."""
 
     def write(self, output: StreamOutput) -> None:
         """Raises :class:`EdgectlError`."""
@@ -80,6 +87,11 @@ class Sink:
         """What it waits for, where it cannot do its work now: told as an event once it lasts. Called by another thread,
         often: it returns at once."""
         return None
+
+    def progress(self) -> int:
+        """A number that is another one when a call that takes long has got on. Called by another thread, often: it returns
+        at once."""
+        return 0
 
     def file_of(self, record: Record) -> dict[str, str]:
         """What an event says of the files that this sink will write for it (``{"snapshot": "snapshots/….jpg"}``). Called by
@@ -124,6 +136,8 @@ class SinkContext:
     """What was written into ``out``: a sink that makes many files says so, and they are deleted when they are old."""
     say: Callable[[Callable[[float], Event]], None] | None = None
     """Makes an event of the stream, from the time of now. It goes to every sink, in order with the others."""
+    keypoints: KeypointLayout | None = None
+    """Of the tracks; None: the model finds none."""
 
 
 @dataclass(frozen=True)

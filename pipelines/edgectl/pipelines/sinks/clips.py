@@ -19,6 +19,7 @@ from pydantic import Field
 from edgectl.core.errors import StorageError
 from edgectl.core.files import storage
 from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkOptions, SinkType, StreamOutput
+from edgectl.pipelines.sinks.encode import written_by_python
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sources.media.ring import Cut, PacketRing
 from edgectl.pipelines.stream.events import Event
@@ -161,7 +162,7 @@ def _write(path: Path, cut: Cut) -> tuple[float, float, int]:
         with (
             storage(str(path)),
             av.open(io.BytesIO(cut.data)) as source,
-            av.open(str(hidden), "w", format="mp4", options={"movflags": "faststart"}) as target,
+            written_by_python(hidden, "mp4", {"movflags": "faststart"}) as target,
         ):
             stream = target.add_stream_from_template(source.streams.video[0])
             for packet in source.demux(source.streams.video[0]):

@@ -7,6 +7,7 @@ tried again where that can help.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -29,6 +30,9 @@ _MAX_PICTURES = 4
 """Outputs with one."""
 _WATCH_S = 0.5
 _BACKOFF_S = (1.0, 60.0)
+_HURRY_S = 2.0
+"""For a call that gets on no further, when the stream is to stop now."""
+_LOOK_S = 0.05
 _TROUBLE_S = 3.0
 """How long a sink's trouble lasts before it is told of."""
 
@@ -43,6 +47,8 @@ class SinkState:
     """``stuck``: a call does not come back. ``failed``: it is closed. ``away``: it is tried again later. ``back``: it
     writes again."""
     detail: str | None = None
+    cause: str | None = None
+    """A code, where one is known (:attr:`Sink.cause`)."""
 
     def event(self, t_s: float) -> Event:
         """What the stream says of it."""
@@ -52,6 +58,8 @@ class SinkState:
             "reason": self.reason,
             "sink": self.sink,
         }
+        if self.cause is not None:
+            data["cause"] = self.cause
         if self.detail is not None:
             data["detail"] = self.detail[:500]
         return Event("capability", t_s, "end" if self.available else "start", None, data)
@@ -100,22 +108,28 @@ class SinkPool:
         for feeder in takers:
             feeder.put(output, timed if feeder in events else None)
 
+    def hurry(self) -> None:
+        """The stream is to stop now: :meth:`offer` waits no more, and :meth:`close` will leave behind who hangs."""
+        for feeder in self._feeders:
+            feeder.hurry()
+
     def close(self, timeout_s: float = 30.0) -> bool:
-        """Write what is queued, at most for ``timeout_s``, finish the sinks and join. False if something was left
-        unwritten: it is logged."""
+        """Write what is queued, at most for ``timeout_s``, finish the sinks and join; a sink that gets on no further is left
+        behind. False if something was left unwritten: it is logged."""
         self._closing.set()
         deadline = time.monotonic() + timeout_s
         for feeder in self._feeders:
             feeder.finish(deadline)
         whole = True
         for feeder in self._feeders:
-            # who hangs already had his time
-            given_s = 0.1 if feeder.is_stuck else max(0.1, deadline + 10 - time.monotonic())
-            feeder.thread.join(given_s)
-            left = len(feeder) + feeder.thread.is_alive()
-            if left:
-                _log.error("%s: sink %s has %d outputs left", self._name, feeder.sink.name, left)
-                whole = False
+            feeder.wait_for_the_end(deadline + 10)
+            if feeder.thread.is_alive():
+                _log.error("%s: sink %s is left behind: it gets on no further", self._name, feeder.sink.name)
+            if left := len(feeder):
+                _log.error(
+                    "%s: sink %s has not written %d of its outputs", self._name, feeder.sink.name, left
+                )
+            whole = whole and not left and not feeder.thread.is_alive()
         self._watch.join()
         return whole
 
@@ -176,6 +190,10 @@ class _Feeder:
         self._pictures = 0
         """Outputs in the queue that hold one."""
         self._busy_since: float | None = None
+        self._progress = 0
+        self._moved_at = 0.0
+        """When the sink was seen to get on, within a call."""
+        self._hurried = False
         self._deadline: float | None = None
         self._closed = False
         self._failures = 0
@@ -207,7 +225,11 @@ class _Feeder:
             if self._wait:
                 self._change.wait_for(
                     lambda: (
-                        self._closed or self._room(has_picture) or self.is_stuck or self._deadline is not None
+                        self._closed
+                        or self._room(has_picture)
+                        or self.is_stuck
+                        or self._hurried
+                        or self._deadline is not None
                     )
                 )
             # also where it failed for good while we waited for room
@@ -225,11 +247,28 @@ class _Feeder:
             self._deadline = deadline
             self._change.notify_all()
 
+    def hurry(self) -> None:
+        with self._change:
+            self._hurried = self.sink.hurried = True
+            self._change.notify_all()
+
+    def wait_for_the_end(self, until: float) -> None:
+        """Of the thread, as long as the sink gets on, and until a monotonic time."""
+        limits = [self.sink.stuck_s, _HURRY_S if self._hurried else None]
+        limit = min((s for s in limits if s is not None), default=math.inf)
+        while self.thread.is_alive():
+            now = time.monotonic()
+            # who hangs already had his time
+            if now >= until or self.is_stuck or self._still_s(now) > limit:
+                self.thread.join(2 * _LOOK_S)
+                return
+            self.thread.join(_LOOK_S)
+
     def watch(self, now: float) -> None:
         """Tell of a call that does not come back, and of what the sink waits for. From the pool's thread."""
         self._watch_trouble(now)
         since, limit = self._busy_since, self.sink.stuck_s
-        if since is None or limit is None or now - since <= limit or self.is_stuck:
+        if since is None or limit is None or self._still_s(now) <= limit or self.is_stuck:
             return
         with self._change:
             if self._busy_since != since:
@@ -242,6 +281,15 @@ class _Feeder:
             SinkState(self.sink.name, False, "stuck", f"a call has not come back for {limit:g} s")
         )
 
+    def _still_s(self, now: float) -> float:
+        """For how long its call has got on no further; 0 where there is none."""
+        since = self._busy_since
+        if since is None:
+            return 0.0
+        if (progress := self.sink.progress()) != self._progress:
+            self._progress, self._moved_at = progress, now
+        return now - max(since, self._moved_at)
+
     def _watch_trouble(self, now: float) -> None:
         trouble = None if self._closed else self.sink.trouble()
         if trouble is None:
@@ -253,7 +301,7 @@ class _Feeder:
         self._troubled_since = self._troubled_since or now
         if not self._told_trouble and now - self._troubled_since >= _TROUBLE_S:
             self._told_trouble = True
-            self._pool.tell(SinkState(self.sink.name, False, "away", trouble))
+            self._pool.tell(SinkState(self.sink.name, False, "away", trouble, self.sink.cause))
 
     def _room(self, picture: bool) -> bool:
         return len(self._queue) < _MAX_RECORDS and (not picture or self._pictures < _MAX_PICTURES)

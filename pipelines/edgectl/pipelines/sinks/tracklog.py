@@ -20,6 +20,7 @@ from edgectl.core.schema import Message, first_problem
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
 from edgectl.pipelines.stream.frame import ClockQuality, Stamp
+from edgectl.pipelines.video.keypoints import KeypointLayout, Keypoints
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = [
@@ -45,6 +46,8 @@ class TrackLogHeader(Message):
     stream: str = Field(max_length=64)
     labels: tuple[str, ...] = Field(max_length=10_000)
     """``labels[i]`` names class ``i``."""
+    keypoints: KeypointLayout | None = None
+    """What the points of the tracks are; None: they have none."""
     rules: dict[str, Any] = {}
     """The configuration of zones and rules, as JSON values."""
 
@@ -88,6 +91,8 @@ def encode_tracks(
         record["wall_offset_ns"] = wall_offset_ns
     if tracks.past:
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
+    if tracks.keypoints is not None:
+        record["keypoints"] = tracks.keypoints.points.tolist()
     if asked:
         record["asked"] = [list(one) for one in asked]
     return json.dumps(record, separators=(",", ":"))
@@ -108,15 +113,17 @@ def read_header(lines: Iterator[str]) -> TrackLogHeader:
         raise DataError(f"this is no track log: {e}") from e
 
 
-def read_tracks(lines: Iterable[str], *, first_line: int = 2) -> Iterator[LoggedTracks]:
-    """The lines behind the header. Raises :class:`DataError` naming the line that is no track record, or goes
+def read_tracks(
+    lines: Iterable[str], keypoints: KeypointLayout | None = None, *, first_line: int = 2
+) -> Iterator[LoggedTracks]:
+    """The lines behind the header, which says what their ``keypoints`` are. Raises :class:`DataError` naming the line that is no track record, or goes
     back in time."""
     before = float("-inf")
     for number, line in enumerate(lines, first_line):
         try:
             if len(line) > _MAX_LINE:
                 raise ValueError("it is too long")
-            frame = _decode(json.loads(line))
+            frame = _decode(json.loads(line), keypoints)
             if not frame.t > before:
                 raise ValueError(f"its time {frame.t} is not after {before}")
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
@@ -125,7 +132,7 @@ def read_tracks(lines: Iterable[str], *, first_line: int = 2) -> Iterator[Logged
         yield frame
 
 
-def _decode(v: dict[str, Any]) -> LoggedTracks:
+def _decode(v: dict[str, Any], layout: KeypointLayout | None) -> LoggedTracks:
     ids = np.array(v["ids"], np.int64).reshape(-1)
     n = len(ids)
     boxes = np.array(v["box"], np.float32).reshape(n, 4)
@@ -141,7 +148,11 @@ def _decode(v: dict[str, Any]) -> LoggedTracks:
         int(track): np.array(sightings, np.float64).reshape(-1, 5)
         for track, sightings in v.get("past", {}).items()
     }
-    tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past)
+    points = None
+    if layout is not None and "keypoints" in v:
+        shape = (n, len(layout.names), 3)
+        points = Keypoints(np.array(v["keypoints"], np.float32).reshape(shape), layout)
+    tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past, points)
     offset = v.get("wall_offset_ns")
     asked = tuple((str(name), None if on is None else bool(on)) for name, on in v.get("asked", ()))
     return LoggedTracks(
@@ -238,7 +249,11 @@ def _open(options: TrackLogConfig, context: SinkContext) -> TrackLog | None:
     if context.out is None:
         return None
     header = TrackLogHeader(
-        kind=context.kind, stream=context.stream, labels=context.labels, rules=dict(context.rules)
+        kind=context.kind,
+        stream=context.stream,
+        labels=context.labels,
+        keypoints=context.keypoints,
+        rules=dict(context.rules),
     )
     return TrackLog(context.out / "tracks.jsonl", header, last_kib=options.last_kib)
 

@@ -12,17 +12,15 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import av.error
-import cv2
-from numpy.typing import NDArray
 from pydantic import Field
 
 from edgectl.core.errors import StorageError
 from edgectl.core.files import storage
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
+from edgectl.pipelines.sinks.encode import add_encoder, encoded_size, fitted, written_by_python
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.stream.frame import Stamp
 
@@ -42,17 +40,11 @@ class AnnotateConfig(SinkOptions):
     """A new file once one has so much."""
 
 
-# No look-ahead: a frame is in the file soon after it was seen.
-_ENCODERS = (
-    ("libx264", {"preset": "veryfast", "crf": "25", "tune": "zerolatency"}),
-    ("mpeg4", {"qscale": "4"}),
-)
 # Fragments while it is written; on a good end FFmpeg 7.1 and later makes a plain MP4 of them, with an index
 # to seek by.
 _FLAGS = "hybrid_fragmented" if av.library_versions["libavformat"] >= (61, 7) else "empty_moov"
 # µs
 _CONTAINER = {"movflags": f"{_FLAGS}+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
-_KEY_EVERY_S = 2
 _TIME_BASE = Fraction(1, 1000)
 
 
@@ -92,9 +84,7 @@ class VideoSink(Sink):
                 self._open(frame.width, frame.height)
                 self._first_ns = self._due_ns = frame.stamp.t_ns
             self._due_ns += round(0.999e9 / self._fps) if self._config.fps else 0
-            if image.shape[1::-1] != self._size:
-                image = _fit(image, self._size)
-            picture = av.VideoFrame.from_ndarray(image, format="bgr24")
+            picture = av.VideoFrame.from_ndarray(fitted(image, self._size), format="bgr24")
             self._last_pts = max((frame.stamp.t_ns - self._first_ns) // 1_000_000, self._last_pts + 1)
             picture.pts, picture.time_base = self._last_pts, _TIME_BASE
             self._mux(picture)
@@ -103,7 +93,7 @@ class VideoSink(Sink):
         if self._container is None:
             return
         container, stream, self._container = self._container, self._stream, None
-        with self._wrapped("finish"), contextlib.closing(container):
+        with self._wrapped("finish"), self._held:
             for packet in stream.encode(None):
                 container.mux(packet)
         if self._rotates and self._files is not None:
@@ -130,24 +120,18 @@ class VideoSink(Sink):
                 self._files.wrote(self._part, still=True)
 
     def _open(self, width: int, height: int) -> None:
-        scale = min(1.0, self._config.max_width / width)
-        self._size = (max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2)))
+        self._size = encoded_size(width, height, self._config.max_width)
         with storage(str(self._part)):
             self._part.parent.mkdir(parents=True, exist_ok=True)
-        encoder, options = next((e for e in _ENCODERS if e[0] in av.codecs_available), (None, None))
-        if encoder is None:
-            raise StorageError(
-                "this FFmpeg has no MP4 video encoder",
-                hint="turn the annotated video off: annotate: {video: false}",
-            )
-        self._container = av.open(str(self._part), "w", format="mp4", options=_CONTAINER)
-        stream = self._container.add_stream(encoder, rate=max(1, round(self._fps)), options=options)
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = *self._size, "yuv420p"
-        stream.codec_context.time_base = _TIME_BASE
-        stream.codec_context.thread_count = 1
-        stream.codec_context.gop_size = max(1, round(_KEY_EVERY_S * self._fps))
-        self._stream = stream
+        with contextlib.ExitStack() as held:
+            container = held.enter_context(written_by_python(self._part, "mp4", _CONTAINER))
+            stream = add_encoder(container, self._size, self._fps, _TIME_BASE)
+            if stream is None:
+                raise StorageError(
+                    "this FFmpeg has no MP4 video encoder",
+                    hint="turn the annotated video off: annotate: {video: false}",
+                )
+            self._container, self._stream, self._held = container, stream, held.pop_all()
 
     @contextlib.contextmanager
     def _wrapped(self, what: str) -> Iterator[None]:
@@ -177,26 +161,3 @@ SINK = SinkType(
     files=True,
     pictures=True,
 )
-
-
-def _fit(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Scaled into ``size`` (width, height) without distortion, on black: a camera may change its format in
-    the middle of a video."""
-    width, height = size
-    scale = min(width / image.shape[1], height / image.shape[0])
-    # What rounding alone leaves over is no border.
-    inner = [
-        n if abs(n - m * scale) <= 2 else max(1, round(m * scale))
-        for n, m in zip(size, image.shape[1::-1], strict=True)
-    ]
-    small = cv2.resize(image, (inner[0], inner[1]), interpolation=cv2.INTER_AREA)
-    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-    return cv2.copyMakeBorder(
-        small,
-        top,
-        height - inner[1] - top,
-        left,
-        width - inner[0] - left,
-        cv2.BORDER_CONSTANT,
-        value=(0, 0, 0),
-    )

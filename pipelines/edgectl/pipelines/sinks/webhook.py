@@ -7,6 +7,7 @@ import json
 import logging
 import random
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -23,6 +24,7 @@ from edgectl.core.uri import redact
 from edgectl.link.mqtt import Tls
 from edgectl.link.spool import Kind, Spool
 from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkOptions, SinkType, StreamOutput
+from edgectl.pipelines.sources.media.http_fetch import WatchedHttp, WatchedHttps, hang_up
 from edgectl.pipelines.stream.events import is_update
 
 __all__ = ["SINK", "WebhookConfig", "WebhookSink", "verdict"]
@@ -32,6 +34,8 @@ _log = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
 _BACKOFF_S = (1.0, 300.0)
 _DRAIN_S = 5.0
+_HURRIED_S = 1.0
+_JOIN_S = 0.5
 
 
 class WebhookConfig(SinkOptions):
@@ -94,9 +98,10 @@ class WebhookSink(Sink):
         """Raises :class:`LinkError` for an authority that cannot be used."""
         self._options = options
         self._what = redact(f"{urlsplit(options.url).scheme}://{urlsplit(options.url).hostname}/…")
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirection()]
+        self._sockets: list[socket.socket] = []
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirection(), WatchedHttp(self._sockets)]
         if options.url.startswith("https"):
-            handlers.append(urllib.request.HTTPSHandler(context=Tls(options.ca).context()))
+            handlers.append(WatchedHttps(self._sockets, Tls(options.ca).context()))
         self._opener = urllib.request.build_opener(*handlers)
         self._temporary = None if context.out else Path(tempfile.mkdtemp(prefix="edgectl-spool-"))
         folder = context.out or self._temporary
@@ -107,6 +112,7 @@ class WebhookSink(Sink):
             max_age_s=options.spool_hours * 3600,
         )
         self._trouble: str | None = None
+        self._sent = 0
         self._stop = threading.Event()
         self._more = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"webhook-{context.stream}", daemon=True)
@@ -129,13 +135,20 @@ class WebhookSink(Sink):
     def trouble(self) -> str | None:
         return self._trouble
 
+    def progress(self) -> int:
+        return self._sent
+
     def close(self) -> None:
-        deadline = time.monotonic() + _DRAIN_S
+        deadline = time.monotonic() + (_HURRIED_S if self.hurried else _DRAIN_S)
         while self._spool.oldest(1) and self._trouble is None and time.monotonic() < deadline:
             time.sleep(0.02)
         self._stop.set()
         self._more.set()
-        self._thread.join(_TIMEOUT_S + 5)
+        self._thread.join(0.1)
+        # of a server that does not answer
+        hang_up(tuple(self._sockets))
+        # it ends by itself, where it still waits for a name or for a connection
+        self._thread.join(_JOIN_S)
         if left := len(self._spool.oldest(1000)):
             kept = "they are lost" if self._temporary else "the next run with the same --out sends them"
             _log.warning("webhook: %d events wait for %s; %s", left, self._what, kept)
@@ -159,6 +172,7 @@ class WebhookSink(Sink):
                 failures = failures + 1 if why is not None else 0
                 if why is None:
                     self._spool.delete(rows[0])
+                    self._sent += 1
                     self._trouble = None
                     continue
                 meaning, text = why
@@ -176,6 +190,7 @@ class WebhookSink(Sink):
     def _post(self, data: bytes) -> tuple[str, str] | None:
         """None: it has arrived. Otherwise what its failure means, and a sentence without secrets."""
         headers = {"Content-Type": "application/json", "User-Agent": "edgectl", **self._options.headers}
+        self._sockets.clear()
         request = urllib.request.Request(self._options.url, data, headers, method="POST")  # noqa: S310 -- http(s) alone
         try:
             with self._opener.open(request, timeout=_TIMEOUT_S) as answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
@@ -19,6 +19,8 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "EndOfStream",
+    "KeyFrameSource",
+    "LossySource",
     "Source",
     "SourceInfo",
     "SourceType",
@@ -82,6 +84,26 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Free everything. From the reading thread; safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class LossySource(Protocol):
+    """A source that loses frames by itself when it is not read in time: another process goes on."""
+
+    superseded_frames: int
+    """Frames that gave way to newer ones before they were read, since ``open``."""
+
+
+@runtime_checkable
+class KeyFrameSource(Protocol):
+    """A source that can be told to decode key frames alone: the others cost nothing then but their way here."""
+
+    degraded_frames: int
+    """Frames that it left out because it was told to, since ``open``."""
+
+    def only_key_frames(self, on: bool) -> bool:
+        """From any thread, also before ``open``. False: this source cannot, and nothing changes."""
         ...
 
 

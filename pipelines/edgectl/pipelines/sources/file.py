@@ -25,6 +25,7 @@ from edgectl.pipelines.sources.base import (
     parse_options,
 )
 from edgectl.pipelines.sources.media.clock import MediaClock
+from edgectl.pipelines.sources.media.hardware import Hardware, HardwareChoice
 from edgectl.pipelines.sources.media.images import ImagesOptions, ImagesSource
 from edgectl.pipelines.sources.media.named_pipe import NamedPipe
 from edgectl.pipelines.sources.media.pace import Pacer
@@ -46,6 +47,9 @@ class FileOptions(Config):
     """From the end back to the start."""
     fps: float | None = Field(default=None, gt=0, le=1000)
     """Pace, if other than the file's own."""
+    hw: HardwareChoice = "none"
+    """Decode by hardware: ``auto``, or a device of FFmpeg. Where that is not possible the processor decodes, and an event
+    says why."""
 
 
 _CUT_NS = 500_000_000
@@ -79,6 +83,7 @@ class FileSource:
         self._damaged = 0
         self._codec_changes = 0
         self._tilted = self._deinterlaced = False
+        self._told_decoder: object = None
         self._last_pts_ns: int | None = None
         self._period_ns = 40_000_000
         self.decode_errors = 0
@@ -190,6 +195,10 @@ class FileSource:
         if reader.codec_changes != self._codec_changes:
             self._codec_changes = reader.codec_changes
             found += (Notice("source", "codec_changed", data={"codec": reader.codec}),)
+        decoder = reader.hardware.told()
+        if decoder is not None and decoder != self._told_decoder:
+            self._told_decoder = decoder
+            found += (Notice("source", decoder[0], data=decoder[1]),)
         if picture.tilted and not self._tilted:
             self._tilted = True
             found += (Notice("picture", "rotation_unsupported", False),)
@@ -219,9 +228,14 @@ def _open_video(uri: str, patient: bool) -> Source:
         return ImagesSource(path, parse_options(ImagesOptions, query, uri))
     options = parse_options(FileOptions, query, uri)
     if path.is_file():
-        return FileSource(str(path), path.name, lambda: VideoReader(str(path), path.name), options)
+        hardware = Hardware(options.hw)
+        return FileSource(
+            str(path), path.name, lambda: VideoReader(str(path), path.name, hardware=hardware), options
+        )
     if not path.is_fifo():
         raise SourceError(f"{redact(uri)} is neither a file nor a pipe", hint=_NO_FILE)
+    if options.hw != "none":
+        raise SourceError(f"{redact(uri)}: a pipe cannot be decoded by hardware", hint="leave hw out")
     stop = threading.Event()
     opener = NamedPipe.opener(path, stop)
     return FileSource(

@@ -29,6 +29,7 @@ from edgectl.pipelines.sources.base import (
 )
 from edgectl.pipelines.sources.file import FileOptions, FileSource
 from edgectl.pipelines.sources.media.camera import Camera, CameraReader, LiveSource
+from edgectl.pipelines.sources.media.hardware import Hardware, HardwareChoice
 from edgectl.pipelines.sources.media.http_fetch import HttpBody, HttpServer
 from edgectl.pipelines.sources.media.multipart import Multipart
 from edgectl.pipelines.sources.media.network import check_address, look_for
@@ -59,22 +60,29 @@ _HLS = {
 class HttpOptions(Config):
     ca: str | None = None
     """File of the certificates to trust, in place of this machine's: a camera signs its own."""
+    hw: HardwareChoice = "none"
+    """Decode by hardware: ``auto``, or a device of FFmpeg. Where that is not possible the processor decodes, and an event
+    says why. Pictures of a camera that sends one JPEG after the other are decoded by the processor in any case."""
 
 
 class HttpSource:
     """Becomes a :class:`LiveSource` or a :class:`FileSource` once the server has said what it sends."""
 
-    def __init__(self, uri: str, server: HttpServer, *, patient: bool) -> None:
+    def __init__(self, uri: str, server: HttpServer, *, patient: bool, hw: HardwareChoice = "none") -> None:
         self._uri, self._server, self._patient = uri, server, patient
+        self._hardware = Hardware(hw)
         self._source: LiveSource | FileSource | None = None
         self._ring: PacketRing | None = None
         self._closed = threading.Event()
-        self.decode_errors = self.corrupt_frames = 0
+        self.decode_errors = self.corrupt_frames = self.degraded_frames = 0
         self.outage: str | None = None
 
     def keep_packets(self, ring: PacketRing) -> bool:
         self._ring = ring
         return True
+
+    def only_key_frames(self, on: bool) -> bool:
+        return isinstance(self._source, LiveSource) and self._source.only_key_frames(on)
 
     def open(self) -> SourceInfo:
         server = self._server
@@ -88,7 +96,7 @@ class HttpSource:
             parts = urlsplit(server.url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
             camera = Camera(
-                lambda stop: _reader(server),
+                lambda stop: _reader(server, self._hardware),
                 lambda: look_for(parts.hostname or "", port, server.what),
                 {"auth": 300.0, "not_found": 300.0, "tls": 300.0},
                 gives_packets=True,
@@ -96,7 +104,9 @@ class HttpSource:
             self._source = LiveSource(self._uri, camera, patient=self._patient)
         else:
             name = urlsplit(server.url).path.rpartition("/")[2] or "video"
-            self._source = FileSource(server.what, name, lambda: _recording(server, kind), FileOptions())
+            self._source = FileSource(
+                server.what, name, lambda: _recording(server, kind, self._hardware), FileOptions()
+            )
         if self._ring is not None:
             self._source.keep_packets(self._ring)
         if self._closed.is_set():
@@ -125,6 +135,7 @@ class HttpSource:
 
     def _follow(self, source: Source) -> None:
         self.decode_errors, self.corrupt_frames = source.decode_errors, source.corrupt_frames
+        self.degraded_frames = source.degraded_frames if isinstance(source, LiveSource) else 0
         self.outage = source.outage
 
     def _kind(self) -> str:
@@ -144,7 +155,7 @@ class MjpegReader:
     deinterlaced = False
 
     def __init__(self, body: HttpBody, what: str) -> None:
-        self.errors = self.corrupt = 0
+        self.errors = self.corrupt = self.left_out = 0
         self.width: int | None = None
         self.height: int | None = None
         self.fps: float | None = None
@@ -191,23 +202,24 @@ class MjpegReader:
         return picture_of(frames[0], None, self._upright)
 
 
-def _reader(server: HttpServer) -> CameraReader:
+def _reader(server: HttpServer, hardware: Hardware) -> CameraReader:
     body = server.get()
     if body.boundary:
         return MjpegReader(body, server.what)
     body.close()
     if _is_list(body):
-        return _list_reader(server, live=True)
-    return VideoReader(server.url, server.what, low_delay=True, opener=_Opener(server, live=True))
+        return _list_reader(server, hardware, live=True)
+    opener = _Opener(server, live=True)
+    return VideoReader(server.url, server.what, low_delay=True, opener=opener, hardware=hardware)
 
 
-def _recording(server: HttpServer, kind: str) -> VideoReader:
+def _recording(server: HttpServer, kind: str, hardware: Hardware) -> VideoReader:
     if kind == "list":
-        return _list_reader(server, live=False)
-    return VideoReader(server.url, server.what, opener=_Opener(server, live=False))
+        return _list_reader(server, hardware, live=False)
+    return VideoReader(server.url, server.what, opener=_Opener(server, live=False), hardware=hardware)
 
 
-def _list_reader(server: HttpServer, *, live: bool) -> VideoReader:
+def _list_reader(server: HttpServer, hardware: Hardware, *, live: bool) -> VideoReader:
     return VideoReader(
         server.url,
         server.what,
@@ -216,6 +228,7 @@ def _list_reader(server: HttpServer, *, live: bool) -> VideoReader:
         low_delay=live,
         opener=_Opener(server, live=live),
         timeout_s=_SILENCE_S if live else None,
+        hardware=hardware,
     )
 
 
@@ -262,7 +275,7 @@ def _open(uri: str, patient: bool) -> Source:
     address, _, fragment = uri.partition("#")
     check_address(address)
     options = parse_options(HttpOptions, fragment, uri)
-    return HttpSource(address, HttpServer(address, ca=options.ca), patient=patient)
+    return HttpSource(address, HttpServer(address, ca=options.ca), patient=patient, hw=options.hw)
 
 
 SOURCE = SourceType(

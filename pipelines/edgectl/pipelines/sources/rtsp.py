@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgectl.core.schema import Config
 from edgectl.pipelines.sources.base import Source, SourceType, parse_options
 from edgectl.pipelines.sources.media.camera import LiveSource
+from edgectl.pipelines.sources.media.hardware import HardwareChoice
 from edgectl.pipelines.sources.media.http_fetch import authorities
 from edgectl.pipelines.sources.media.network import check_address, network_camera
 
@@ -16,6 +17,9 @@ _TIMEOUT_US = "5000000"
 class RtspOptions(Config):
     ca: str | None = None
     """``rtsps``: file of the certificates to trust, in place of this machine's. A camera signs its own."""
+    hw: HardwareChoice = "none"
+    """Decode by hardware: ``auto``, or a device of FFmpeg. Where that is not possible the processor decodes, and an event
+    says why."""
 
 
 def _open(uri: str, patient: bool) -> Source:
@@ -26,10 +30,14 @@ def _open(uri: str, patient: bool) -> Source:
     # thrown away while the stream is looked at: with it goes the key frame, and a group of pictures is waited for.
     network = {"rtsp_transport": "tcp", "timeout": _TIMEOUT_US, "stimeout": _TIMEOUT_US, "fpsprobesize": "0"}
     if not address.lower().startswith("rtsps:"):
-        return LiveSource(uri, network_camera(address, port=554, options=network), patient=patient)
+        return LiveSource(
+            uri, network_camera(address, port=554, options=network, hw=options.hw), patient=patient
+        )
     ca = authorities(options.ca)
     network |= {"tls_verify": "1", "ca_file": ca}
-    return LiveSource(uri, network_camera(address, port=322, options=network, ca=ca), patient=patient)
+    return LiveSource(
+        uri, network_camera(address, port=322, options=network, ca=ca, hw=options.hw), patient=patient
+    )
 
 
 SOURCE = SourceType(

@@ -50,6 +50,13 @@ class Borders:
         self._dropped_late = True
         return "deadline"
 
+    def left_ns(self, border: Border, avail_ns: int, now_ns: int) -> int | None:
+        """How long it may take from now to ``border`` until a frame's events are due: less than 0 where they are
+        late already. None: any time will do."""
+        if self.budget_ns is None:
+            return None
+        return self.budget_ns - (now_ns - avail_ns) - self._rest_ns.get(border, 0)
+
     def through(self, crossed: dict[Border, int], done_ns: int) -> None:
         """A frame is through: when it crossed each border, and when its events were there."""
         self._dropped_late = False

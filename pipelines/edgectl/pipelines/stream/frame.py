@@ -4,7 +4,7 @@ before it is needed."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import cv2
@@ -96,6 +96,18 @@ class Frame:
             if self.fmt == "I420"
             else np.asarray(cv2.cvtColor(self.planes[0], cv2.COLOR_BGR2GRAY), np.uint8)
         )
+
+    def part(self, x: int, y: int, width: int, height: int) -> Frame:
+        """The part of the picture whose upper left corner is ``x``, ``y``: views of the same memory. Of planes
+        that have fewer samples of colour, ``x`` and ``y`` must be multiples of what one of them stands for; 4
+        does for every format of video."""
+        planes = []
+        for plane in self.planes:
+            across, down = -(-self.width // plane.shape[1]), -(-self.height // plane.shape[0])
+            planes.append(
+                plane[y // down : -(-(y + height) // down), x // across : -(-(x + width) // across)]
+            )
+        return replace(self, width=width, height=height, planes=tuple(planes), _bgr=None)
 
     def bgr(self) -> NDArray[np.uint8]:
         """The whole picture as BGR (H, W, 3): converted on first use, for snapshots and video only. Do not

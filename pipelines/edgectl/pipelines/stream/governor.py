@@ -19,7 +19,17 @@ from pydantic import Field
 
 from edgectl.core.schema import Config
 
-__all__ = ["Change", "Governor", "GovernorConfig", "Reason", "Rung", "StreamLoad", "ladder"]
+__all__ = [
+    "Change",
+    "Governor",
+    "GovernorConfig",
+    "Lighter",
+    "LoadLimits",
+    "Reason",
+    "Rung",
+    "StreamLoad",
+    "ladder",
+]
 
 Reason = Literal["overload", "temperature", "memory", "power", "calm"]
 
@@ -43,18 +53,66 @@ _COOL_STEP_S = 20.0
 _COOLER_C = 6.0
 """Below the limit by so much, a device counts as cool again."""
 _MEMORY_AGAIN = 1.5
+_CHEAPER = 0.9
+"""A rung that is not cheaper than the one before by so much is none."""
+_WITHOUT_REGIONS = 0.6
+_KEY_FRAMES = 0.05
+"""Nobody knows before how many regions there are to look at, and how rare key frames are: guesses, with which the rung
+above is predicted. What it really costs is measured once it is there."""
 
 
-class GovernorConfig(Config):
+class LoadLimits(Config):
+    """What every kind has."""
+
     on: bool = True
     """Do less before frames are lost at random."""
-    detect_every: tuple[Annotated[int, Field(ge=2, le=100)], ...] = Field(default=(2, 3, 5), min_length=1)
-    """Rungs on which only every n-th frame is looked at; the tracker knows the time between them. The others are
-    dropped (``degraded``)."""
+    variants: tuple[Literal["low-power", "small-input"], ...] = ("low-power",)
+    """Variants of the detector's bundle that take its place where less has to be done, by what they are best at.
+    `small-input` finds less: the bundle says how much less. One that is not in the bundle is left out."""
     temperature_c: float | None = Field(default=90.0, gt=30, le=120)
     """From this temperature of the machine's hottest sensor on, less is done. None: never for that."""
     memory_mb: float | None = Field(default=64.0, ge=0)
     """Less is done while the machine has less memory available. None: never for that."""
+    power_modes: tuple[str, ...] = ("low-power",)
+    """Modes of the machine in which something less is done, as on a battery: nvpmodel's names (`MODE_7W`), or the
+    firmware's profile."""
+
+    @property
+    def every(self) -> tuple[int, ...]:
+        """Of how many frames one may be looked at, beside each."""
+        return ()
+
+    @property
+    def keys(self) -> bool:
+        """Whether all frames but key frames may be left out."""
+        return False
+
+
+class GovernorConfig(LoadLimits):
+    detect_every: tuple[Annotated[int, Field(ge=2, le=100)], ...] = (2, 3, 5)
+    """Rungs on which only every n-th frame is looked at; the tracker knows the time between them. The others are
+    dropped (``degraded``)."""
+    key_frames: bool = False
+    """The last rung: of a network camera nothing but key frames is decoded, one in some seconds mostly. For heat and
+    want of memory or power."""
+
+    @property
+    def every(self) -> tuple[int, ...]:
+        return tuple(sorted(set(self.detect_every)))
+
+    @property
+    def keys(self) -> bool:
+        return self.key_frames
+
+
+@dataclass(frozen=True, slots=True)
+class Lighter:
+    """Another variant that can take the detector's place."""
+
+    name: str
+    """What it is best at."""
+    cost: float
+    """Engine time a frame, as a share of what the detector's own variant takes; less than 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +120,23 @@ class Rung:
     """One way to do less than everything."""
 
     detect_every: int = 1
+    variant: Lighter | None = None
+    """In place of the detector's own."""
+    regions: bool = True
+    """False: the whole picture alone, where regions are asked for."""
+    key_frames: bool = False
+    """Nothing else is decoded."""
 
     @property
     def cost(self) -> float:
         """Engine time an incoming frame, as a share of what doing everything takes."""
-        return 1 / self.detect_every
+        share = 1.0 if self.variant is None else self.variant.cost
+        return (
+            share
+            / self.detect_every
+            * (1 if self.regions else _WITHOUT_REGIONS)
+            * (_KEY_FRAMES if self.key_frames else 1)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +155,7 @@ class StreamLoad:
     memory_mb: float | None = None
     """Available."""
     low_power: bool = False
-    """The machine runs on a battery."""
+    """The machine runs on a battery, or in a mode that saves power."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +166,32 @@ class Change:
     reason: Reason
 
 
-def ladder(config: GovernorConfig) -> tuple[Rung, ...]:
-    """The rungs in order, everything first."""
-    return (Rung(), *(Rung(n) for n in sorted(set(config.detect_every))))
+def ladder(
+    config: LoadLimits, lighter: Sequence[Lighter] = (), *, regions: bool = False, key_frames: bool = False
+) -> tuple[Rung, ...]:
+    """The rungs in order, everything first, each cheaper than the one before: no regions, fewer frames for the
+    detector, another variant, key frames alone.
+
+    ``lighter``: the variants there are. ``regions``: whether the stream looks at some. ``key_frames``: whether its
+    source can leave out the others.
+    """
+    rungs = [Rung()]
+    if regions:
+        rungs.append(Rung(regions=False))
+    rungs += [Rung(n, regions=not regions) for n in config.every]
+    for variant in sorted(lighter, key=lambda one: -one.cost):
+        # as many frames as it can look at where the one before could not
+        steps = [Rung(n, variant, regions=not regions) for n in (1, *config.every)]
+        rungs += [rung for rung in steps if rung.cost <= _CHEAPER * rungs[-1].cost]
+    if config.keys and key_frames:
+        rungs.append(Rung(1, rungs[-1].variant, regions=not regions, key_frames=True))
+    return tuple(rungs)
 
 
 class Governor:
     """One per stream. The streams of one engine are told the same demand, so that they do less together."""
 
-    def __init__(self, config: GovernorConfig, rungs: Sequence[Rung]) -> None:
+    def __init__(self, config: LoadLimits, rungs: Sequence[Rung]) -> None:
         self.level = 0
         self._config = config
         self._rungs = rungs
@@ -128,9 +215,22 @@ class Governor:
         if reason is not None:
             self._calm_since_s = load.t_s
             return self._descend_one(load, reason) if self._beyond(load, reason) else None
-        if load.low_power and self.level == 0:
+        if load.low_power and self.level == 0 and len(self._rungs) > 1:
             return self._go(1, "power", load.t_s)
         return self._climb(load, floor=1 if load.low_power else 0)
+
+    @property
+    def rungs(self) -> int:
+        """How many there are."""
+        return len(self._rungs)
+
+    def take(self, rungs: Sequence[Rung]) -> Rung:
+        """Another ladder: a variant is not there any more. Returns the rung to be on: the last one that costs at least
+        as much as the present one does."""
+        present = self._rungs[self.level].cost
+        self._rungs = rungs
+        self.level = max(i for i, rung in enumerate(rungs) if i == 0 or rung.cost >= present - 1e-9)
+        return rungs[self.level]
 
     # -- what is felt --
 
@@ -165,9 +265,14 @@ class Governor:
         return self._go(min(fitting, default=len(self._rungs) - 1), "overload", load.t_s)
 
     def _descend_one(self, load: StreamLoad, reason: Reason) -> Change | None:
-        if load.t_s - self._changed_s < _COOL_STEP_S or self.level == len(self._rungs) - 1:
+        if load.t_s - self._changed_s < _COOL_STEP_S:
             return None
-        return self._go(self.level + 1, reason, load.t_s)
+        here = self._rungs[self.level].variant
+        for level in range(self.level + 1, len(self._rungs)):
+            # another variant is opened beside the present one: more memory, not less
+            if reason != "memory" or self._rungs[level].variant == here:
+                return self._go(level, reason, load.t_s)
+        return None
 
     def _climb(self, load: StreamLoad, floor: int) -> Change | None:
         if self.level <= floor or load.t_s - max(self._calm_since_s, self._changed_s) < self._calm_s:

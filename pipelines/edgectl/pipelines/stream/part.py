@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from edgectl.core.bundle import Variant
+from edgectl.core.bundle import Preference, Variant
 
 __all__ = ["PartVariant"]
 
@@ -19,3 +20,5 @@ class PartVariant:
     """Bundle digest."""
     edition: int = 0
     """How often the finalised file of its engine has become a better one since the worker was started."""
+    lighter: Mapping[Preference, Variant] = field(default_factory=dict)
+    """Other variants of the same bundle that this machine can run, by what they are best at: for less work."""

@@ -14,9 +14,10 @@ from typing import Protocol
 
 from edgectl.core.errors import DataError, EdgectlError, SourceError
 from edgectl.pipelines.sources import EndOfStream, Source, SourceInfo
+from edgectl.pipelines.sources.base import KeyFrameSource, LossySource
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
-from edgectl.pipelines.stream.ledger import Ledger
+from edgectl.pipelines.stream.ledger import Cause, Ledger
 from edgectl.pipelines.stream.threads import stream_thread
 from edgectl.pipelines.video.picture_watch import PictureWatch
 
@@ -77,7 +78,7 @@ class Capture:
         self._to: FrameTaker | None = None
         self._gate_next_s: float | None = None
         self._first_s: float | None = None
-        self._decode_errors = self._corrupt = 0
+        self._decode_errors = self._corrupt = self._superseded = self._degraded = 0
         self._watch = PictureWatch()
         self._last: Stamp | None = None
         self._telling = threading.Lock()
@@ -114,6 +115,10 @@ class Capture:
         late = since is not None and time.monotonic() - since > _STALLED_S
         return late or (self._stop.is_set() and self._thread.is_alive())
 
+    def only_key_frames(self, on: bool) -> bool:
+        """See :class:`~edgectl.pipelines.sources.base.KeyFrameSource`. From any thread."""
+        return isinstance(self._source, KeyFrameSource) and self._source.only_key_frames(on)
+
     def say(self, make: Callable[[float], Event]) -> None:
         """Tell of something that came up beside the frames, in their order. From any thread. ``make``: from the time
         of now."""
@@ -143,7 +148,7 @@ class Capture:
             self._read_all()
         except (SourceError, DataError) as e:
             if self._to is not None:
-                self._book_damaged()
+                self._book_unread()
                 self._tell(
                     Notice("source", "failed", False, "start", {"detail": e.message[:500]}), self.now()
                 )
@@ -170,11 +175,11 @@ class Capture:
             try:
                 frame = self._read()
             except EndOfStream as e:
-                self._book_damaged()
+                self._book_unread()
                 if e.notice is not None and not self._stop.is_set():
                     self._tell(e.notice, self.now())
                 return
-            self._book_damaged()
+            self._book_unread()
             if frame is None:
                 self._tell_outage(
                     self._source.outage or ("corrupt" if self._watch.blind(self.now().t_s) else self.outage)
@@ -205,16 +210,23 @@ class Capture:
             self._first_s = t_s
         return self._seconds is not None and t_s - self._first_s >= self._seconds - 1e-6
 
-    def _book_damaged(self) -> None:
+    def _book_unread(self) -> None:
+        """Frames that came and were not handed on by the source."""
         errors, corrupt = self._source.decode_errors, self._source.corrupt_frames
-        for cause, new in (
+        superseded = self._source.superseded_frames if isinstance(self._source, LossySource) else 0
+        degraded = self._source.degraded_frames if isinstance(self._source, KeyFrameSource) else 0
+        booked: tuple[tuple[Cause, int], ...] = (
             ("decode_error", errors - self._decode_errors),
             ("corrupt", corrupt - self._corrupt),
-        ):
+            ("superseded", superseded - self._superseded),
+            ("degraded", degraded - self._degraded),
+        )
+        for cause, new in booked:
             if new:
                 self._ledger.capture(new)
-                self._ledger.drop(cause, new)  # type: ignore[arg-type]
+                self._ledger.drop(cause, new)
         self._decode_errors, self._corrupt = errors, corrupt
+        self._superseded, self._degraded = superseded, degraded
         self._watch.damaged(errors + corrupt)
 
     def _tell_outage(self, outage: str | None, stamp: Stamp | None = None) -> None:

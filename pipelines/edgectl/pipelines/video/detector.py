@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,16 @@ from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.decode import Detections, make_decoder
 from edgectl.pipelines.video.engine_pool import EngineSeat, EngineWork, PooledEngine, Ran
+from edgectl.pipelines.video.keypoints import KeypointLayout
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Preprocessor, Staging
+from edgectl.pipelines.video.regions.plan import Region
 
 __all__ = ["Detector"]
 
 _SPARE = 3
 """Staging tensors that are kept: one being filled, one that waits, one in the engine."""
+_SPARE_REGIONS = 6
+"""The same of regions, whose padding is another one."""
 _DRAIN_S = 20.0
 
 
@@ -38,7 +43,10 @@ class Detector:
         self.labels = self.task.labels
         self.seat: EngineSeat | None = None
         self._engine = engine
-        self._spare: deque[Staging] = deque(maxlen=_SPARE)
+        self._spare: dict[bool, deque[Staging]] = {
+            True: deque(maxlen=_SPARE),
+            False: deque(maxlen=_SPARE_REGIONS),
+        }
         self._under_way = 0
         self._closed = False
         self._change = threading.Condition()
@@ -47,8 +55,12 @@ class Detector:
                 raise ModelError(
                     f"task {self.task.name} takes no pictures", hint="this pipeline needs a detector"
                 )
-            self._preprocess = Preprocessor(self.task.input)
+            self.size = (self.task.input.width, self.task.input.height)
+            """Of its input: width and height."""
+            self._preprocess = {whole: Preprocessor(self.task.input) for whole in (True, False)}
             self._decode = make_decoder(self.task)
+            self.keypoints: KeypointLayout | None = getattr(self._decode, "layout", None)
+            """What its keypoints are; None: it finds none."""
             _check_input(engine, self.task.input)
             grey = np.full((self.task.input.height, self.task.input.width, 3), 128, np.uint8)
             staging, meta = self.prepare(grey)
@@ -62,15 +74,22 @@ class Detector:
         """Take a seat at the engine. See :meth:`PooledEngine.seat`."""
         self.seat = self._engine.seat(size, waits, ready)
 
-    def prepare(self, frame: Frame | NDArray[np.uint8]) -> tuple[Staging, LetterboxMeta]:
-        """A frame as a tensor, in memory that is this frame's until :meth:`give_back`."""
-        staging = self._spare.pop() if self._spare else self._preprocess.staging()
-        _, meta = self._preprocess(frame, staging)
-        return staging, meta
+    def prepare(
+        self, frame: Frame | NDArray[np.uint8], region: Region | None = None
+    ) -> tuple[Staging, LetterboxMeta]:
+        """A frame, or a region of one, as a tensor, in memory that is its own until :meth:`give_back`."""
+        whole = region is None
+        spare, preprocess = self._spare[whole], self._preprocess[whole]
+        staging = spare.pop() if spare else preprocess.staging(whole)
+        if region is None:
+            return staging, preprocess(frame, staging)[1]
+        assert isinstance(frame, Frame)
+        _, meta = preprocess(frame.part(*region), staging)
+        return staging, replace(meta, x=region.x, y=region.y)
 
     def give_back(self, staging: Staging) -> None:
         """From any thread."""
-        self._spare.append(staging)
+        self._spare[staging.whole].append(staging)
 
     def run(self, staging: Staging) -> Ran:
         """Run at once, beside the seats, when it is this caller's turn. Raises :class:`EngineError`."""
@@ -81,6 +100,10 @@ class Detector:
         """Raises :class:`ModelError` or :class:`EngineError`."""
         with DECODERS.using(self.task.decode.kind):
             return self._decode(outputs, meta)
+
+    def sharing(self) -> tuple[int, int]:
+        """What a call for one picture takes, ns (0: not known yet), and how many streams share the engine."""
+        return self._engine.work().recent_ns, len(self._engine.turns.seats)
 
     def work(self) -> EngineWork:
         """What its engine did, for all of the engine's streams."""

@@ -1,4 +1,4 @@
-"""Drawing on BGR pictures, with OpenCV alone: boxes, zones, lines, text. Runs in the sink thread."""
+"""Drawing on BGR pictures, with OpenCV alone: boxes, skeletons, zones, lines, text. Runs in the sink thread."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgectl.pipelines.video.keypoints import Keypoints
+from edgectl.pipelines.video.masks import InstanceMasks
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["colour", "draw_label", "draw_polyline", "draw_tracks"]
+__all__ = ["colour", "draw_keypoints", "draw_label", "draw_mask", "draw_polyline", "draw_tracks"]
 
 Image = NDArray[Any]
 _PALETTE = (
@@ -24,6 +26,8 @@ _PALETTE = (
     (72, 85, 121),
     (34, 87, 255),
 )  # BGR
+_POINT = (255, 255, 255)
+_OPAQUE = 0.45
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -32,13 +36,40 @@ def colour(number: int) -> tuple[int, int, int]:
 
 
 def draw_tracks(image: Image, tracks: Tracks, labels: Sequence[str]) -> None:
-    """Each object's box, label, id and score; thin where it is carried on without being seen."""
+    """Each object's box, label, id, score, skeleton and mask; thin where it is carried on without being seen."""
+    if tracks.masks is not None:
+        for row in range(len(tracks)):
+            draw_mask(image, tracks.masks, row, colour(int(tracks.ids[row])))
     for row in range(len(tracks)):
         x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])
         paint = colour(int(tracks.ids[row]))
         cv2.rectangle(image, (x1, y1), (x2, y2), paint, 2 if tracks.seen[row] else 1, cv2.LINE_AA)
         text = f"{labels[int(tracks.cls[row])]} {int(tracks.ids[row])} {float(tracks.score[row]):.2f}"
         draw_label(image, text, (x1, max(14, y1)), paint)
+        if tracks.keypoints is not None:
+            draw_keypoints(image, tracks.keypoints, row, paint)
+
+
+def draw_mask(image: Image, found: InstanceMasks, row: int, paint: tuple[int, int, int]) -> None:
+    """The pixels of one object in its colour, translucent."""
+    x, y, inside = found.pixels(row, image.shape[1], image.shape[0])
+    if inside.any():
+        part = image[y : y + inside.shape[0], x : x + inside.shape[1]]
+        tinted = cv2.addWeighted(part, 1 - _OPAQUE, np.full_like(part, paint), _OPAQUE, 0)
+        cv2.copyTo(tinted, inside.astype(np.uint8), part)
+
+
+def draw_keypoints(image: Image, found: Keypoints, row: int, paint: tuple[int, int, int]) -> None:
+    """The points of one object that are seen, and what of its skeleton lies between such."""
+    at = np.rint(found.points[row, :, :2]).astype(int).tolist()
+    seen = found.sure[row].tolist()
+    for a, b in found.layout.bones:
+        if seen[a] and seen[b]:
+            cv2.line(image, at[a], at[b], paint, 2, cv2.LINE_AA)
+    for point, shown in zip(at, seen, strict=True):
+        if shown:
+            cv2.circle(image, point, 3, _POINT, cv2.FILLED, cv2.LINE_AA)
+            cv2.circle(image, point, 3, paint, 1, cv2.LINE_AA)
 
 
 def draw_label(image: Image, text: str, at: tuple[int, int], paint: tuple[int, int, int]) -> None:

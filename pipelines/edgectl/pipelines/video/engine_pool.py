@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,7 +55,7 @@ meets cold caches and a slow clock. A stream that is slow by its nature is not i
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a call gave one frame."""
+    """What a call gave one frame; where the detector sees several regions of it, what all their calls did."""
 
     outputs: Outputs
     """Batch axis 1."""
@@ -62,6 +63,8 @@ class Ran:
     ended_ns: int
     after_idle: bool = False
     """The first call after a pause: apart from the others in the figures."""
+    more: tuple[Outputs, ...] = ()
+    """Of the frame's other regions, in their order: like ``outputs``."""
 
 
 class EngineJob(Protocol):
@@ -69,6 +72,8 @@ class EngineJob(Protocol):
 
     tensor: NDArray[Any]
     """Preprocessed, (1, …). It is not touched before ``ran``, ``failed`` or ``gone``."""
+    more: Sequence[NDArray[Any]]
+    """Other regions of the same frame, like ``tensor``: they run with it, in as few calls as the batch allows."""
 
     def wanted(self, now_ns: int) -> bool:
         """Whether it is still worth engine time. False: it has been booked as dropped."""
@@ -92,9 +97,9 @@ class EngineWork:
     engine: object
     """Which one: work of two engines is not compared."""
     offered: int
-    """Frames, whether their turn came or not."""
+    """Frames, whether their turn came or not; each region of a frame counts as one."""
     ran: int
-    """Frames."""
+    """The same of those whose turn came."""
     busy_ns: int
     """In calls."""
     recent_ns: int = 0
@@ -242,24 +247,41 @@ class PooledEngine:
             if not wanted:
                 continue
             try:
-                outputs, started, ended = self.infer([job.tensor for job in wanted])
+                outputs, started, ended, after_idle = self._infer_all(
+                    [tensor for job in wanted for tensor in (job.tensor, *job.more)]
+                )
             except Exception as e:
                 if not isinstance(e, EngineError):
                     _log.exception("engine %s", self.variant.config.name)
                 for job in wanted:
                     job.failed(e)
                 continue
-            self.timeline.add(thread, "engine", self.variant.config.name, len(wanted), started, ended)
-            for job, mine in zip(wanted, outputs, strict=True):
-                job.ran(Ran(mine, started, ended, self._after_idle))
+            self.timeline.add(thread, "engine", self.variant.config.name, len(outputs), started, ended)
+            each = iter(outputs)
+            for job in wanted:
+                first, *more = islice(each, 1 + len(job.more))
+                job.ran(Ran(first, started, ended, after_idle, tuple(more)))
+
+    def _infer_all(self, tensors: Sequence[NDArray[Any]]) -> tuple[list[Outputs], int, int, bool]:
+        """In as many calls as it takes: the outputs of each, when the first call began and the last one ended, and
+        whether the first one came after a pause."""
+        outputs, began, after_idle, ended = [], 0, False, 0
+        for i in range(0, len(tensors), self.batch):
+            some, started, ended = self.infer(tensors[i : i + self.batch])
+            outputs += some
+            if i == 0:
+                began, after_idle = started, self._after_idle
+        return outputs, began, ended, after_idle
 
     def _next(self) -> list[EngineJob] | None:
         """The frames of the next call; None at the end."""
         with self.change:
             while not self._closed:
                 jobs: list[EngineJob] = []
-                while len(jobs) < self.batch and (turn := self.turns.take(time.monotonic_ns())):
+                room = self.batch
+                while room > 0 and (turn := self.turns.take(time.monotonic_ns())):
                     jobs.append(turn[1])
+                    room -= 1 + len(turn[1].more)
                 if jobs:
                     # who waits for room in a seat
                     self.change.notify_all()
@@ -319,7 +341,7 @@ class EngineSeat:
                 )
             if self._closed:
                 return job
-            self._engine.offered += 1
+            self._engine.offered += 1 + len(job.more)
             displaced = self._engine.turns.offer(self.waiting, job, due_ns, time.monotonic_ns())
             self._engine.change.notify_all()
             return displaced

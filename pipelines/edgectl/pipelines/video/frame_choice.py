@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.stream.ledger import Cause
-from edgectl.pipelines.video.motion import MotionDetector
+from edgectl.pipelines.video.motion import MotionDetector, SceneMotion
 from edgectl.pipelines.video.motion_gate import MotionGate, MotionGateConfig
+from edgectl.pipelines.video.track_watch import Known
 
 __all__ = ["FrameChoice"]
+
+_AROUND = 0.25
+"""What moves within so much of a track's size around it belongs to it: its shadow, what it swings."""
 
 
 class FrameChoice:
@@ -25,20 +31,24 @@ class FrameChoice:
         paused: Callable[[], bool] = lambda: False,
         gate: MotionGateConfig | None = None,
         lost_s: float = 1.0,
-        tracking: Callable[[], bool] = lambda: False,
+        known: Callable[[], Known] = Known,
+        small_px: int | None = None,
     ) -> None:
-        """``paused``: whether frames are not looked at for now. ``gate``: None, or one that is not on: motion is
-        not asked for. ``lost_s``: the tracker's. ``tracking``: whether there are tracks, asked for frames in
-        which nothing moves."""
+        """``paused``: whether frames are not looked at for now. ``gate``: None, or one that is not on: no frame is
+        left out for what moves in it. ``lost_s``: the tracker's. ``known``: what the frames before have shown.
+        ``small_px``: motion is asked for in any case, of things of so many pixels."""
         self.detect_every = 1
         """Only every n-th frame is looked at. Set from any thread."""
         self._paused = paused
-        self._tracking = tracking
+        self._known = known
         self._since_looked = 0
-        self._motion: MotionDetector | None = None
-        if gate is not None and gate.motion:
-            self._motion = MotionDetector(gate.threshold, gate.min_area)
-            self._gate = MotionGate(gate, lost_s)
+        self.motion: SceneMotion | None = None
+        """Of the frame that was asked about last; None where nobody wants it."""
+        self._detector: MotionDetector | None = None
+        gate = gate or MotionGateConfig()
+        if gate.motion or small_px is not None:
+            self._detector = MotionDetector(gate.threshold, gate.min_area, small_px)
+        self._gate = MotionGate(gate, lost_s) if gate.motion else None
 
     def left_out(self) -> Cause | None:
         """Why the next frame is left out whatever is in it; None: it is not."""
@@ -53,9 +63,26 @@ class FrameChoice:
     def idle(self, frame: Frame) -> bool:
         """Whether a frame is left out because nothing moves. ``frame``: as the detector may see it: what is hidden
         from the detector does not move."""
-        if self._motion is None:
+        if self._detector is None:
             return False
         t_s = frame.stamp.t_s
-        motion = self._motion.step(frame.luma(), t_s)
+        self.motion = motion = self._detector.step(frame.luma(), t_s)
+        if self._gate is None:
+            return False
         moves = len(motion.boxes) > 0 or not motion.settled
-        return not self._gate.opens(t_s, motion, tracked=not moves and self._tracking())
+        if moves:
+            steady = motion.settled and self._gate.intervals and _all_steady(frame, motion, self._known())
+            return not self._gate.opens(t_s, motion, tracked=False, steady=steady)
+        return not self._gate.opens(t_s, motion, tracked=len(self._known().ids) > 0)
+
+
+def _all_steady(frame: Frame, motion: SceneMotion, known: Known) -> bool:
+    """Whether all that moves is tracked, and goes on as it did."""
+    if not known.calm or (known.width, known.height) != (frame.width, frame.height):
+        return False
+    tracks = known.boxes_at(frame.stamp.t_s)
+    around = (tracks[:, 2:] - tracks[:, :2]) * _AROUND
+    moves = motion.boxes * np.array([frame.width, frame.height] * 2, np.float32)
+    middle = (moves[:, None, :2] + moves[:, None, 2:]) / 2
+    within = (middle >= tracks[:, :2] - around) & (middle <= tracks[:, 2:] + around)
+    return bool(np.all(np.any(np.all(within, axis=2), axis=1)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,8 @@ from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Staging
+from edgectl.pipelines.video.regions.choice import RegionChoice
+from edgectl.pipelines.video.regions.plan import Region
 from edgectl.pipelines.video.shadow import Shadow
 from edgectl.pipelines.video.swap import HotSwap
 
@@ -55,12 +57,18 @@ class FrameResult:
     frame: Frame
     """Without its picture where nobody needs it any more."""
     detector: Detector
-    meta: LetterboxMeta
+    metas: tuple[LetterboxMeta, ...]
+    """Of what the detector saw: the whole picture, or regions of it, or both, the whole picture first."""
     crossed: dict[Border, int]
     """When it crossed each border, CLOCK_MONOTONIC."""
     pre_ns: int
     ran: Ran | None = None
     error: Exception | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole picture is the first that the detector saw."""
+        return (self.metas[0].width, self.metas[0].height) == (self.frame.width, self.frame.height)
 
 
 class FramePath:
@@ -78,10 +86,14 @@ class FramePath:
         timeline: Timeline,
         *,
         choice: FrameChoice | None = None,
+        regions: RegionChoice | None = None,
+        settle: Callable[[], None] = lambda: None,
         blind: Callable[[Frame], Frame] = lambda frame: frame,
         pictures: bool,
     ) -> None:
-        """``choice``: which frames are looked at; None: all of them. ``blind``: paints over what nobody may see, not
+        """``choice``: which frames are looked at; None: all of them. ``regions``: which regions of them; None: the
+        whole picture. ``settle``: waits for the frames before, where what they showed decides about the next one and
+        the source waits. ``blind``: paints over what nobody may see, not
         even the detector. ``pictures``: whether a frame keeps its picture on its way to the analysis. It costs
         the memory of the frames that are under way."""
         self.stream = stream
@@ -92,6 +104,8 @@ class FramePath:
         self._room = room
         self._engines = engines
         self._choice = choice or FrameChoice()
+        self._regions = regions
+        self._settle = settle
         self._blind = blind
         self._pictures = pictures
         self._order: InOrder[FrameResult | Heard] = InOrder()
@@ -111,6 +125,7 @@ class FramePath:
         """Preprocess a frame that is booked as captured, and let it wait for the engine; where the source waits,
         until there is room."""
         stamp = frame.stamp
+        self._settle()
         began = time.monotonic_ns()
         if (cause := self._choice.left_out()) is not None:
             self.ledger.drop(cause)
@@ -128,7 +143,7 @@ class FramePath:
             return
         detector = self._engines.begin()
         try:
-            staging, meta = detector.prepare(frame)
+            shown = [detector.prepare(frame, region) for region in self._regions_of(frame, detector)]
         except BaseException:
             # no picture that anybody can take: the stream ends of it
             self.ledger.drop("corrupt")
@@ -138,14 +153,22 @@ class FramePath:
         self.timeline.add(f"capture-{self.stream}", "pre", self.stream, stamp.seq, began, prepared)
         if not self._pictures and self._shadow is None:
             frame = replace(frame, planes=())
-        result = FrameResult(frame, detector, meta, {"pre": began}, prepared - began)
-        job = _Job(self, result, self._order.place(), staging)
+        stagings, metas = zip(*shown, strict=True)
+        result = FrameResult(frame, detector, metas, {"pre": began}, prepared - began)
+        job = _Job(self, result, self._order.place(), stagings)
         budget_ns = self.borders.budget_ns
         due_ns = stamp.avail_ns + (_RECORDED_DUE_NS if budget_ns is None else budget_ns)
         assert detector.seat is not None
         lost = detector.seat.offer(job, due_ns)
         if lost is not None:
             lost.gone()
+
+    def _regions_of(self, frame: Frame, detector: Detector) -> tuple[Region | None, ...]:
+        if self._regions is None:
+            return (None,)
+        # a comparison of two engines is one of the whole picture
+        whole = self._shadow is not None
+        return self._regions.regions(frame, self._choice.motion, detector.size, whole=whole)
 
     def tell(self, event: Event, stamp: Stamp) -> None:
         """What becomes of the source: told behind every frame that came before. From any thread."""
@@ -213,15 +236,20 @@ class FramePath:
         result = job.result
         if not self._order.settle(job.place, result):
             self.ledger.drop("shutdown")
-        if self._shadow is not None and result.ran is not None and result.frame.planes:
+        if self._shadow is not None and result.ran is not None and self._may_compare(result):
             with self._shadow_lock:
                 if self._shadow is not None and self._step(self._shadow, result, result.ran):
                     self._shadow = None
 
+    def _may_compare(self, result: FrameResult) -> bool:
+        """Only the whole picture, and not what another variant made of it that stands in."""
+        own = result.detector is self._engines.detector
+        return own and bool(result.frame.planes) and result.whole
+
     def _step(self, shadow: Shadow, result: FrameResult, ran: Ran) -> bool:
         """True: the shadow is through. Whatever fails in it, the engine's thread goes on for all streams."""
         try:
-            return shadow.step(result.frame, ran, result.meta)
+            return shadow.step(result.frame, ran, result.metas[0])
         except Exception as e:
             _log.exception("stream %s: the comparison failed", self.stream)
             shadow.abandon(f"the comparison failed: {type(e).__name__}: {e}")
@@ -241,16 +269,21 @@ class FramePath:
 class _Job:
     """See :class:`~edgectl.pipelines.video.engine_pool.EngineJob`."""
 
-    __slots__ = ("_path", "_staging", "place", "result", "tensor")
+    __slots__ = ("_path", "_stagings", "more", "place", "result", "tensor")
 
     def __init__(
-        self, path: FramePath, result: FrameResult, place: Place[FrameResult | Heard], staging: Staging
+        self,
+        path: FramePath,
+        result: FrameResult,
+        place: Place[FrameResult | Heard],
+        stagings: Sequence[Staging],
     ) -> None:
-        self.tensor: NDArray[Any] = staging.tensor
+        self.tensor: NDArray[Any] = stagings[0].tensor
+        self.more: Sequence[NDArray[Any]] = [staging.tensor for staging in stagings[1:]]
         self.result = result
         self.place = place
         self._path = path
-        self._staging = staging
+        self._stagings = stagings
 
     def wanted(self, now_ns: int) -> bool:
         self.result.crossed["engine"] = now_ns
@@ -262,7 +295,7 @@ class _Job:
 
     def ran(self, ran: Ran) -> None:
         self.result.ran = ran
-        self.result.detector.give_back(self._staging)
+        self._give_back()
         try:
             self._path.give(self)
         finally:
@@ -278,5 +311,9 @@ class _Job:
         self._leave()
 
     def _leave(self) -> None:
-        self.result.detector.give_back(self._staging)
+        self._give_back()
         self.result.detector.end()
+
+    def _give_back(self) -> None:
+        for staging in self._stagings:
+            self.result.detector.give_back(staging)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,5 +47,5 @@ class LabelMap:
             return found
         cls = self._to[found.cls]
         keep = np.nonzero(cls >= 0)[0]
-        found = Detections(found.xyxy[keep], found.score[keep], cls[keep])
+        found = dataclasses.replace(found.select(keep), cls=cls[keep])
         return without_doubles(found) if self._merged and len(found) > 1 else found

@@ -6,10 +6,10 @@ Decides nothing: that is :mod:`edgectl.pipelines.stream.governor`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edgectl.core.wire import Frames
-from edgectl.pipelines.stream.governor import Change, Governor, GovernorConfig, StreamLoad, ladder
+from edgectl.pipelines.stream.governor import Change, Governor, LoadLimits, Rung, StreamLoad
 from edgectl.pipelines.stream.machine import MachineState, machine_state
 from edgectl.pipelines.video.engine_pool import EngineWork
 
@@ -29,14 +29,16 @@ class LoadWatch:
 
     def __init__(
         self,
-        config: GovernorConfig,
+        config: LoadLimits,
+        rungs: Sequence[Rung],
         frames: Callable[[], Frames],
         work: Callable[[], EngineWork],
         machine: Callable[[], MachineState] = machine_state,
     ) -> None:
-        """``frames``: the stream's ledger. ``work``: of the engine that it runs on now, which may become another
+        """``rungs``: what can be left out, everything first. ``frames``: the stream's ledger. ``work``: of the engine that it runs on now, which may become another
         one. ``machine``: it is asked every other second."""
-        self._governor = Governor(config, ladder(config))
+        self._config = config
+        self._governor = Governor(config, rungs)
         self._frames = frames
         self._work = work
         self._machine = machine
@@ -51,6 +53,15 @@ class LoadWatch:
     def level(self) -> int:
         """Index of the rung; 0 is everything."""
         return self._governor.level
+
+    @property
+    def rungs(self) -> int:
+        """How many there are."""
+        return self._governor.rungs
+
+    def take(self, rungs: Sequence[Rung]) -> Rung:
+        """Another ladder. Returns the rung to be on."""
+        return self._governor.take(rungs)
 
     def look(self, now_s: float) -> tuple[Change, float] | None:
         """Call it as often as you like. The rung to go to, where it is another one, and how long the one before
@@ -88,7 +99,7 @@ class LoadWatch:
             demand=work.demand_since(did, now_s - last_s),
             temperature_c=self._state.temperature_c,
             memory_mb=self._state.memory_mb,
-            low_power=self._state.on_battery,
+            low_power=self._state.on_battery or self._state.power_mode in self._config.power_modes,
         )
 
 

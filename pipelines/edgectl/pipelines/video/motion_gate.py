@@ -23,6 +23,9 @@ class MotionGateConfig(Config):
     """How long frames are looked at after the last motion."""
     keep_alive_s: float = Field(default=10.0, gt=0, le=3600)
     """A frame is looked at at least so often, whatever moves."""
+    steady_s: float | None = Field(default=None, gt=0, le=60)
+    """While all that moves are tracks that go on as they did, a frame is looked at only so often, at most three times in
+    ``track.lost_s``. None: every frame in which something moves."""
 
 
 class MotionGate:
@@ -32,13 +35,22 @@ class MotionGate:
         """``lost_s``: a track that is not seen for so long is given up. While there is one that stands still,
         a frame is looked at often enough to see it again."""
         self._config = config
+        self._steady_s = None if config.steady_s is None else min(config.steady_s, lost_s / 3)
         self._tracked_s = min(config.keep_alive_s, lost_s / 3)
         self._moved_s = self._looked_s = float("-inf")
 
-    def opens(self, t_s: float, motion: SceneMotion, *, tracked: bool) -> bool:
-        """Whether the frame of ``t_s`` is looked at. ``tracked``: something is being tracked."""
+    @property
+    def intervals(self) -> bool:
+        """Whether it asks if all that moves is steady."""
+        return self._steady_s is not None
+
+    def opens(self, t_s: float, motion: SceneMotion, *, tracked: bool, steady: bool = False) -> bool:
+        """Whether the frame of ``t_s`` is looked at. ``tracked``: something is being tracked. ``steady``: all that
+        moves is, and goes on as it did."""
         if len(motion.boxes) or not motion.settled:
             self._moved_s = t_s
+            if steady and self._steady_s is not None and t_s - self._looked_s < self._steady_s:
+                return False
         rest_s = self._tracked_s if tracked else self._config.keep_alive_s
         idle = t_s - self._moved_s > self._config.hold_s
         if idle and t_s - self._looked_s < rest_s:

@@ -19,26 +19,28 @@ from edgectl.core.task import ImageInput
 from edgectl.pipelines.stream.colour import VIDEO, Colour, to_bgr
 from edgectl.pipelines.stream.frame import Frame
 
-__all__ = ["LetterboxMeta", "Preprocessor", "Staging", "unletterbox"]
+__all__ = ["LetterboxMeta", "Preprocessor", "Staging", "unletterbox", "unletterbox_points"]
 
 
 class Staging:
     """Memory for one input tensor, (1, 3, H, W) or (1, H, W, 3). The padding around the picture is painted
     when the frame's size changes, not for every frame."""
 
-    __slots__ = ("painted", "tensor")
+    __slots__ = ("painted", "tensor", "whole")
 
-    def __init__(self, spec: ImageInput) -> None:
+    def __init__(self, spec: ImageInput, whole: bool = True) -> None:
         shape = (1, 3, spec.height, spec.width) if spec.layout == "NCHW" else (1, spec.height, spec.width, 3)
         self.tensor: NDArray[Any] = np.zeros(shape, np.dtype(spec.dtype))
         self.painted: tuple[int, int] | None = None
         """Size of the frames that its padding fits."""
+        self.whole = whole
+        """Whether it is for whole frames, not for regions of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class LetterboxMeta:
-    """Where the picture lies in the tensor: ``tensor_x = frame_x * sx + left``; ``width`` × ``height`` is
-    the frame's size."""
+    """Where the picture lies in the tensor: ``tensor_x = (frame_x - x) * sx + left``; ``width`` × ``height`` is
+    the size of what the tensor shows: the frame, or a region of it whose upper left corner is ``x``, ``y``."""
 
     sx: float
     sy: float
@@ -48,16 +50,25 @@ class LetterboxMeta:
     height: int
     input_width: int
     input_height: int
+    x: int = 0
+    y: int = 0
 
 
 def unletterbox(xyxy: NDArray[np.float32], meta: LetterboxMeta) -> NDArray[np.float32]:
-    """Boxes (N, 4) xyxy from tensor pixels to frame pixels, clipped to the frame."""
+    """Boxes (N, 4) xyxy from tensor pixels to frame pixels, clipped to what the tensor shows of the frame."""
     out = (xyxy - np.array([meta.left, meta.top] * 2, np.float32)) / np.array(
         [meta.sx, meta.sy] * 2, np.float32
     )
     np.clip(out[:, 0::2], 0, meta.width, out=out[:, 0::2])
     np.clip(out[:, 1::2], 0, meta.height, out=out[:, 1::2])
+    out += np.array([meta.x, meta.y] * 2, np.float32)
     return out.astype(np.float32, copy=False)
+
+
+def unletterbox_points(xy: NDArray[np.float32], meta: LetterboxMeta) -> NDArray[np.float32]:
+    """Points (…, 2) from tensor pixels to frame pixels, clipped to the frame."""
+    flat = unletterbox(np.concatenate([xy, xy], axis=-1).reshape(-1, 4), meta)
+    return flat[:, :2].reshape(xy.shape)
 
 
 class Preprocessor:
@@ -82,9 +93,9 @@ class Preprocessor:
         self._packed = np.empty(0, np.uint8)
         self._channels: list[NDArray[np.uint8]] = []
 
-    def staging(self) -> Staging:
+    def staging(self, whole: bool = True) -> Staging:
         """Memory for one more tensor."""
-        return Staging(self.spec)
+        return Staging(self.spec, whole)
 
     def __call__(
         self, frame: Frame | NDArray[np.uint8], into: Staging | None = None
@@ -101,7 +112,8 @@ class Preprocessor:
         if into is None:
             into = self._own = self._own or self.staging()
         if into.painted != (width, height):
-            self._paint(into.tensor)
+            if self._small.shape[:2] != (self.spec.height, self.spec.width):
+                self._paint(into.tensor)
             into.painted = (width, height)
         self._fill(self._resized(planes, colour), into.tensor)
         return into.tensor, self._meta

@@ -20,6 +20,7 @@ from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.decode import Detections
+from edgectl.pipelines.video.keypoints import Keypoints
 from edgectl.pipelines.video.labels import LabelConfig
 from edgectl.pipelines.video.polygon import Polygon
 from edgectl.pipelines.video.shown import Hidden, fill_polygon
@@ -149,7 +150,7 @@ class Privacy:
         return Hidden(size, masks, self._zones, boxes, blur.mode, blur.cells)
 
     def clean_record(self, record: dict[str, Any]) -> dict[str, Any]:
-        """An event without the boxes of what lies in a mask: ``box`` is None there."""
+        """An event without the boxes and keypoints of what lies in a mask: ``box`` is None there."""
         return self._clean(record, record.get("frame_size")) if self._config.masks else record
 
     def clean_tracks(self, tracks: Tracks) -> Tracks:
@@ -167,7 +168,20 @@ class Privacy:
             cls=tracks.cls[keep],
             seen=tracks.seen[keep],
             past={track: self._clean_past(p, tracks) for track, p in tracks.past.items() if track in kept},
+            keypoints=self._clean_keypoints(tracks, keep),
+            masks=None if tracks.masks is None else tracks.masks.select(keep),
         )
+
+    def _clean_keypoints(self, tracks: Tracks, keep: NDArray[np.bool_]) -> Keypoints | None:
+        """Of the tracks that are kept; what lies in a mask has no confidence and no place."""
+        if tracks.keypoints is None:
+            return None
+        points = tracks.keypoints.points[keep].copy()
+        for row, k in np.argwhere(points[..., 2] > 0).tolist():
+            x, y = points[row, k, :2].tolist()
+            if self._masked(x / tracks.width, y / tracks.height):
+                points[row, k] = 0
+        return Keypoints(points, tracks.keypoints.layout)
 
     def _clean_past(self, past: NDArray[np.float64], tracks: Tracks) -> NDArray[np.float64]:
         """The sightings (K, 5) whose middle lies in no mask."""
@@ -209,12 +223,28 @@ class Privacy:
     def _clean(self, value: Any, size: Any) -> Any:
         if isinstance(value, dict):
             size = value.get("frame_size", size)
-            return {
-                k: self._clean_box(v, size) if k == "box" else self._clean(v, size) for k, v in value.items()
+            cleaned = {
+                k: self._clean_box(v, size)
+                if k == "box"
+                else self._clean_points(v, size)
+                if k == "keypoints"
+                else self._clean(v, size)
+                for k, v in value.items()
             }
+            if cleaned.get("box", True) is None:
+                cleaned.pop("keypoints", None)
+            return cleaned
         if isinstance(value, list | tuple):
             return [self._clean(v, size) for v in value]
         return value
+
+    def _clean_points(self, points: Any, size: Any) -> Any:
+        """Keypoints by name, without those that lie in a mask."""
+        try:
+            width, height = size
+            return {n: p for n, p in points.items() if not self._masked(p[0] / width, p[1] / height)}
+        except (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError):
+            return {}  # of what are no points nobody can say where they are
 
     def _clean_box(self, box: Any, size: Any) -> Any:
         try:

@@ -38,11 +38,12 @@ class HotSwap:
     def __init__(self, detector: Detector, over: Callable[[], bool]) -> None:
         """``over``: whether the stream has come to its end."""
         self.detector = detector
-        """What the next frame runs on."""
+        """The slot's engine: what the next frame runs on, unless another variant stands in for it."""
         self._over = over
         self._asked = threading.Lock()
         self._lock = threading.Lock()
         self._previous: Detector | None = None
+        self._stand_in: Detector | None = None
         self._leaving: tuple[Detector, ...] = ()
         """Taken over by others, and not closed before their last frames are through."""
         self._watch: _Watch | None = None
@@ -50,8 +51,29 @@ class HotSwap:
     def begin(self) -> Detector:
         """The detector of the next frame, which is under way with it from now on."""
         with self._lock:
-            self.detector.begin()
-            return self.detector
+            detector = self._stand_in or self.detector
+            detector.begin()
+            return detector
+
+    @property
+    def running(self) -> Detector:
+        """What the next frame runs on."""
+        with self._lock:
+            return self._stand_in or self.detector
+
+    def stand_in(self, detector: Detector | None, instead_of: Detector) -> None:
+        """Run the next frames on another variant of the slot's engine, which is warm; None: on that again. The one
+        that stood in before is closed once its frames are through. A switch of the slot's engine ends it, too, and
+        one that comes too late for ``instead_of``, the slot's engine then, is closed."""
+        with self._asked:
+            if self._over() or instead_of is not self.detector:
+                if detector is not None:
+                    detector.close()
+                return
+            with self._lock:
+                self._leave(self._stand_in)
+                self._stand_in = detector
+            self._close_leaving()
 
     def frame_done(self, detector: Detector, period_ns: int | None) -> None:
         """A frame of ``detector`` is through, ``period_ns`` after the one before."""
@@ -84,6 +106,8 @@ class HotSwap:
             with self._lock:
                 # a second swap before a commit: the one in between goes
                 self._leave(self._previous)
+                self._leave(self._stand_in)
+                self._stand_in = None
                 self.detector, self._previous = detector, self.detector
             self._close_leaving()
             for _ in range(round(_SETTLE_S / _POLL_S)):
@@ -107,6 +131,8 @@ class HotSwap:
             with self._lock:
                 if self._previous is None:
                     return
+                self._leave(self._stand_in)
+                self._stand_in = None
                 self._leave(self.detector)
                 self.detector, self._previous = self._previous, None
             self._close_leaving()
@@ -121,13 +147,14 @@ class HotSwap:
         with self._asked:
             with self._lock:
                 self._leave(self._previous)
-                self._previous = None
+                self._leave(self._stand_in)
+                self._previous = self._stand_in = None
             closed = self._close_leaving()
             return self.detector.close() and closed
 
     def _seats(self) -> list[EngineSeat]:
         with self._lock:
-            detectors = (self.detector, self._previous, *self._leaving)
+            detectors = (self.detector, self._previous, self._stand_in, *self._leaving)
         return [d.seat for d in detectors if d is not None and d.seat is not None]
 
     def _leave(self, detector: Detector | None) -> None:

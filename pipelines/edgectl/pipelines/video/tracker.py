@@ -22,6 +22,8 @@ from edgectl.pipelines.video.association import best_pairs, box_overlap, likenes
 from edgectl.pipelines.video.box_filter import BoxFilter, to_cxcywh
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.duplicates import one_label_each
+from edgectl.pipelines.video.keypoints import Keypoints
+from edgectl.pipelines.video.masks import InstanceMasks
 
 __all__ = ["TrackConfig", "Tracker", "Tracks"]
 
@@ -71,6 +73,10 @@ class Tracks:
     past: Mapping[int, F64] = field(default_factory=dict)
     """Id → its sightings before it was confirmed, in the one frame in which it is confirmed: (K, 5) of
     time and xyxy, the oldest first. What it did in that time it has done."""
+    keypoints: Keypoints | None = None
+    """As they were detected, with a confidence of 0 where a track was not seen; None: the model finds none."""
+    masks: InstanceMasks | None = None
+    """As they were detected, no map where a track was not seen; None: the model finds none."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -129,6 +135,7 @@ class Tracker:
         self._hits = np.empty(0, np.int64)
         self._votes: F64 = np.empty((0, 1))  # score by class, since the start
         self._past = np.empty(0, object)  # lists of (t, x1, y1, x2, y2), until it is confirmed
+        self._row: I64 = np.empty(0, np.int64)  # of the detection in this frame; -1: not seen
 
     def update(self, found: Detections, t: float, width: int, height: int) -> Tracks:
         """Match one frame's detections, taken at ``t`` seconds in a frame of ``width`` × ``height``.
@@ -178,6 +185,8 @@ class Tracker:
         open_[pairs[-1][1]] = False
         r, c = (np.concatenate(part) for part in zip(*pairs, strict=True))
         self._filter.update(r, z[c], found.score[c])
+        self._row[:] = -1
+        self._row[r] = c
         self._score[r] = found.score[c]
         self._last[r] = t
         self._hits[r] += 1
@@ -185,7 +194,7 @@ class Tracker:
         self._expire(t)
         self._start(found, z, t, high & open_, detected)
         confirmed_now = self._confirm(t)
-        return self._tracks(t, width, height, confirmed_now)
+        return self._tracks(found, t, width, height, confirmed_now)
 
     def _leaps(
         self,
@@ -246,7 +255,7 @@ class Tracker:
         if keep.all():
             return
         self._filter.keep(keep)
-        for name in ("_ids", "_cls", "_score", "_first", "_last", "_hits", "_votes", "_past"):
+        for name in ("_ids", "_cls", "_score", "_first", "_last", "_hits", "_votes", "_past", "_row"):
             setattr(self, name, getattr(self, name)[keep])
 
     def _start(self, found: Detections, z: F64, t: float, candidates: B, detected: F64) -> None:
@@ -270,6 +279,7 @@ class Tracker:
         self._hits = np.concatenate([self._hits, np.ones(n, np.int64)])
         self._votes = np.concatenate([self._votes, np.zeros((n, self._votes.shape[1]))])
         self._past = np.concatenate([self._past, _lists(n)])
+        self._row = np.concatenate([self._row, np.nonzero(candidates)[0]])
         self._vote(np.arange(len(self._ids) - n, len(self._ids)), found, np.nonzero(candidates)[0])
 
     def _vote(self, rows: NDArray[np.intp], found: Detections, columns: NDArray[np.intp]) -> None:
@@ -303,7 +313,9 @@ class Tracker:
         self._remember(t)
         return past
 
-    def _tracks(self, t: float, width: int, height: int, past: Mapping[int, F64]) -> Tracks:
+    def _tracks(
+        self, found: Detections, t: float, width: int, height: int, past: Mapping[int, F64]
+    ) -> Tracks:
         rows = np.nonzero(self._ids > 0)[0]
         rows = rows[np.argsort(self._ids[rows])]
         boxes = np.clip(self._filter.boxes()[rows], 0, [width, height, width, height]).astype(np.float32)
@@ -316,6 +328,8 @@ class Tracker:
             width,
             height,
             {track: _inside(sightings, width, height) for track, sightings in past.items()},
+            None if found.keypoints is None else found.keypoints.of_rows(self._row[rows]),
+            None if found.masks is None else found.masks.of_rows(self._row[rows]),
         )
 
 

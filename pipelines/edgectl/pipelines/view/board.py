@@ -23,7 +23,7 @@ __all__ = ["MAX_EVENTS", "Board"]
 MAX_EVENTS = 50
 """Of each stream: of tracked objects, and others."""
 _MAX_LISTENERS = 32
-_LEFT_OUT = frozenset({"schema", "releases", "box", "frame_size", "start_s"})
+_LEFT_OUT = frozenset({"schema", "releases", "box", "keypoints", "frame_size", "start_s"})
 """Of an event: what a person does not read on the page."""
 
 

@@ -41,11 +41,14 @@ def sink(url: str, out: Path | None, **options: Any) -> Sink:
 class Watcher:
     """What a broker passed on, per topic."""
 
-    def __init__(self, port: int, topic: str = "#") -> None:
+    def __init__(self, port: int) -> None:
+        """Returns once the broker has taken the subscription."""
         self.got: dict[str, list[bytes]] = {}
         self.link = Link(BrokerOptions("127.0.0.1", port), "watcher", max_backoff_s=0.2)
-        self.link.subscribe(topic, lambda t, p: self.got.setdefault(t, []).append(p))
+        self.link.subscribe("#", lambda t, p: self.got.setdefault(t, []).append(p))
         self.link.connect()
+        self.link.publish("watching", b"")
+        wait_until(lambda: "watching" in self.got, "who watches hears itself")
 
     def last(self, topic: str) -> bytes | None:
         return self.got.get(topic, [None])[-1]  # type: ignore[list-item]

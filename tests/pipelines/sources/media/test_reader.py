@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -262,3 +263,70 @@ def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(
     with pytest.raises(DataError, match=r"picture size of \d+x\d+, which is not supported") as caught:
         open_source(str(path)).open()
     assert "smaller" in (caught.value.hint or "")
+
+
+def test_key_frames_alone_are_decoded_where_no_more_are_wanted_and_the_others_are_counted(
+    tmp_path: Path,
+) -> None:
+    one = VideoReader(
+        str(write_h264(tmp_path / "clip.mp4", frames=60, codec="mpeg4")), "clip", low_delay=True
+    )
+    assert one.has_key_frames
+    shown: list[int] = []
+    for picture in one.frames():
+        if picture is None:
+            # in the middle of what is left out
+            one.only_keys = one.only_keys and one.skipped < 5 + 9 + 3
+            continue
+        assert picture.pts_ns is not None
+        shown.append(round(picture.pts_ns / 1e8))
+        if shown[-1] == 14:
+            one.only_keys = True
+    # one in ten is a key frame; what is built on one that was left out is left out, too
+    assert shown == [*range(15), 20, 30, *range(40, 60)]
+    assert one.skipped == 60 - len(shown)
+    assert (one.errors, one.corrupt) == (0, 0)
+    one.close()
+
+
+def test_where_each_picture_stands_alone_there_is_nothing_to_leave_out(tmp_path: Path) -> None:
+    one = VideoReader(str(write_h264(tmp_path / "clip.avi", codec="rawvideo")), "clip")
+    assert not one.has_key_frames
+    one.close()
+
+
+def test_a_camera_that_decodes_key_frames_alone_tells_how_many_it_left_out_and_goes_on_after_an_outage(
+    tmp_path: Path,
+) -> None:
+    clip = write_h264(tmp_path / "clip.mp4", frames=40, codec="mpeg4")
+    opened: list[VideoReader] = []
+
+    def connect(stop: Any) -> VideoReader:
+        opened.append(VideoReader(str(clip), "camera", low_delay=True))
+        return opened[-1]
+
+    source = LiveSource("rtsp://cam", Camera(connect, gives_packets=True))
+    source.open()
+    assert source.only_key_frames(True)
+    frames = []
+    while len(opened) < 3:
+        if (frame := source.read(0.2)) is not None:
+            frames.append(frame)
+    # four of forty, twice, and the first one of the third time
+    assert (len(frames), source.degraded_frames) == (9, 72)
+    assert [n.reason for frame in frames for n in frame.notices] == []
+    assert source.only_key_frames(False)
+    while len(opened) < 4:
+        if (frame := source.read(0.2)) is not None:
+            frames.append(frame)
+    source.close()
+    assert (len(frames), source.degraded_frames) == (49, 72)
+
+
+def test_a_camera_without_key_frames_says_so(tmp_path: Path) -> None:
+    clip = write_h264(tmp_path / "clip.avi", codec="rawvideo")
+    source = LiveSource("rtsp://cam", recorded(clip))
+    source.open()
+    assert not source.only_key_frames(True)
+    assert source.read(1.0) is not None
+    source.close()

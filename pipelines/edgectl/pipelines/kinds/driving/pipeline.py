@@ -21,6 +21,7 @@ from edgectl.pipelines.rules.lane_departure import DepartureRule, LaneDepartureC
 from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
+from edgectl.pipelines.stream.governor import LoadLimits
 from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_tracks
 from edgectl.pipelines.video.lanes import CameraConfig, LaneFinder, Lanes
 from edgectl.pipelines.video.tracker import Tracks
@@ -37,6 +38,7 @@ class DrivingConfig(VideoConfig):
 
     camera: CameraConfig = CameraConfig()
     ego: EgoConfig = EgoConfig()
+    govern: LoadLimits = LoadLimits()
 
 
 def _make(args: PipelineArgs) -> VideoPipeline:
@@ -66,7 +68,7 @@ def _make(args: PipelineArgs) -> VideoPipeline:
     def analyser(labels: Sequence[str], info: SourceInfo) -> DrivingAnalyser:
         return DrivingAnalyser(whole, labels)
 
-    return VideoPipeline("driving", args, whole, analyser, BUDGET_MS)
+    return VideoPipeline("driving", args, whole, analyser, BUDGET_MS, govern=whole.govern)
 
 
 KIND = KindType(

@@ -78,7 +78,7 @@ class SpeechPipeline:
         self._between_blocks = threading.Lock()
         self._swap_lock = threading.Lock()
         self._error: EdgectlError | None = None
-        self._started = self._stopped = False
+        self._started = self._stopped = self._asked = False
         self._seq = self._window_processed = 0
         self._longest_gap_ns, self._last_done_ns = 0, 0
         self._outage: str | None = None  # capture thread; read by others
@@ -234,6 +234,10 @@ class SpeechPipeline:
     def stop(self) -> None:
         if not self._started or self._stopped:
             return
+        if self._asked or not self._done.is_set():
+            # it has not come to its end: somebody waits for it to stop
+            self._sinks.hurry()
+        self._asked = True
         self._stopping.set()
         if self._source is not None:
             self._source.close()

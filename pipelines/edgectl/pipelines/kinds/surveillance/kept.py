@@ -11,13 +11,16 @@ from typing import Any
 
 from edgectl.core.errors import StorageError
 from edgectl.core.files import atomic_write
+from edgectl.pipelines.stream.threads import within
 
 __all__ = ["KeptState"]
 
 _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 16 << 20
-_LAST_S = 5.0
+_FIRST_S = 20.0
+"""So long it may take to read what was kept."""
+_LAST_S = 2.0
 """So long the last state may take to be written."""
 
 
@@ -38,16 +41,21 @@ class KeptState:
         """What was kept; None where there is no file. What is no JSON is returned as an empty string: the rules say
         that they do not understand it."""
         try:
-            with self.path.open("rb") as file:
-                data = file.read(_MOST_BYTES + 1)
+            data = within(_FIRST_S, self._content)
         except FileNotFoundError:
             return None
         except OSError as e:
-            raise StorageError(f"{self.path} cannot be read: {e.strerror}") from e
+            raise StorageError(
+                f"{self.path} cannot be read: {e.strerror or 'the disk does not answer'}"
+            ) from e
         try:
             return json.loads(data) if len(data) <= _MOST_BYTES else ""
         except ValueError:
             return ""
+
+    def _content(self) -> bytes:
+        with self.path.open("rb") as file:
+            return file.read(_MOST_BYTES + 1)
 
     def keep(self, state: dict[str, Any]) -> None:
         """Returns at once."""

@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 _FIRST_S = 3.0
 """How long the start waits for the broker: long enough to hear that it refuses the password."""
 _DRAIN_S = 5.0
+_HURRIED_S = 1.0
 _LATE_S = 30.0
 
 
@@ -158,8 +159,11 @@ class BrokerSink(Sink):
             return None
         return f"the broker at {self._link.broker} is away: {self._link.trouble}"
 
+    def progress(self) -> int:
+        return self._spool.size
+
     def close(self) -> None:
-        deadline = time.monotonic() + _DRAIN_S
+        deadline = time.monotonic() + (_HURRIED_S if self.hurried else _DRAIN_S)
         while self._link.is_up and self._spool.oldest(1) and time.monotonic() < deadline:
             time.sleep(0.02)
         self._say([Said(self._voice.availability, b"offline", retain=True)])

@@ -14,7 +14,7 @@ from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import EndOfStream, SourceInfo, redact
 from edgectl.pipelines.sources.media.clock import MediaClock
 from edgectl.pipelines.sources.media.picture import Picture
-from edgectl.pipelines.sources.media.reader import Away, reason_of
+from edgectl.pipelines.sources.media.reader import Away, VideoReader, reason_of
 from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 
@@ -22,7 +22,7 @@ __all__ = ["Camera", "CameraReader", "LiveSource", "backoff_s"]
 
 _log = logging.getLogger(__name__)
 _END = object()
-_LONG_S = 600.0
+_LONG_S = 900.0
 """After an outage of this long nobody waits for the first second of the picture."""
 _LATE_S = 10.0
 _TELL_S = 60.0
@@ -34,6 +34,8 @@ class CameraReader(Protocol):
 
     errors: int
     corrupt: int
+    left_out: int
+    """Frames that came while nobody read, and gave way to newer ones."""
     width: int | None
     height: int | None
     fps: float | None
@@ -70,7 +72,7 @@ class Camera:
 def backoff_s(attempt: int, ceiling_s: float, away_s: float, jitter: float) -> float:
     """Seconds to wait before try ``attempt`` (0, 1, …) for one reason: 0.5·2ⁿ up to the ceiling, × (1 ± 0.2).
 
-    ``away_s``: how long the camera has been away; after ten minutes the ceiling is at least 10 s. ``jitter`` is a
+    ``away_s``: how long the camera has been away; after a quarter of an hour the ceiling is at least 10 s. ``jitter`` is a
     random number in [-1, 1].
     """
     ceiling = ceiling_s if away_s < _LONG_S else max(ceiling_s, _LATE_S)
@@ -92,7 +94,8 @@ class LiveSource:
         self._frames: Iterator[Picture | None] | None = None
         self._clock: MediaClock | None = None
         self._tilted = self._deinterlaced = False
-        self._damaged = 0
+        self._told_decoder: object = None
+        self._missed = 0
         self._closed = threading.Event()
         self._attempt = 0
         self._retry_at = 0.0
@@ -100,16 +103,31 @@ class LiveSource:
         self._told_at = float("-inf")
         self._seq = 0
         self._last_ns = 0
-        self._earlier_errors = self._earlier_corrupt = 0
+        self._earlier_errors = self._earlier_corrupt = self._earlier_left_out = self._earlier_skipped = 0
+        self._only_keys = False
         self.reconnects = 0
         self.decode_errors = 0
         self.corrupt_frames = 0
+        self.superseded_frames = 0
+        self.degraded_frames = 0
         self.outage: str | None = None
         self._ring: PacketRing | None = None
 
     def keep_packets(self, ring: PacketRing) -> bool:
         self._ring = ring
         return self._camera.gives_packets
+
+    def only_key_frames(self, on: bool) -> bool:
+        reader = self._reader
+        can = (
+            reader.has_key_frames
+            if isinstance(reader, VideoReader)
+            else self._camera.gives_packets and not reader
+        )
+        self._only_keys = on and can
+        if isinstance(reader, VideoReader):
+            reader.only_keys = self._only_keys
+        return can
 
     def open(self) -> SourceInfo:
         try:
@@ -178,6 +196,7 @@ class LiveSource:
         if self._reader is not None:
             self._count()
             self._earlier_errors, self._earlier_corrupt = self.decode_errors, self.corrupt_frames
+            self._earlier_left_out, self._earlier_skipped = self.superseded_frames, self.degraded_frames
             self._reader.close()
         self._reader = self._frames = None
 
@@ -185,16 +204,24 @@ class LiveSource:
         if self._reader is not None:
             self.decode_errors = self._earlier_errors + self._reader.errors
             self.corrupt_frames = self._earlier_corrupt + self._reader.corrupt
+            self.superseded_frames = self._earlier_left_out + self._reader.left_out
+        if isinstance(self._reader, VideoReader):
+            self.degraded_frames = self._earlier_skipped + self._reader.skipped
 
     def _watch(self, picture: Picture) -> tuple[Notice, ...]:
         notices: tuple[Notice, ...] = ()
         if self._clock is not None:
-            damaged = self.decode_errors + self.corrupt_frames
-            notices = self._clock.step(picture.pts_ns, damaged - self._damaged)[1]
-            self._damaged = damaged
+            missed = self.decode_errors + self.corrupt_frames + self.degraded_frames
+            notices = self._clock.step(picture.pts_ns, missed - self._missed)[1]
+            self._missed = missed
         if picture.tilted and not self._tilted:
             self._tilted = True
             notices += (Notice("picture", "rotation_unsupported", False),)
+        if isinstance(self._reader, VideoReader):
+            decoder = self._reader.hardware.told()
+            if decoder is not None and decoder != self._told_decoder:
+                self._told_decoder = decoder
+                notices += (Notice("source", decoder[0], data=decoder[1]),)
         if self._reader is not None and self._reader.deinterlaced and not self._deinterlaced:
             self._deinterlaced = True
             notices += (Notice("picture", "deinterlaced"),)
@@ -206,6 +233,8 @@ class LiveSource:
         self._reader = self._camera.connect(self._closed)
         if self._ring is not None and isinstance(self._reader, PacketSource):
             self._reader.keep_packets(self._ring)
+        if isinstance(self._reader, VideoReader):
+            self._reader.only_keys = self._only_keys
         self._frames = self._reader.frames()
         if self._clock is None:
             period_ns = round(1e9 / (self._reader.fps or 25.0))

@@ -12,7 +12,7 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -20,7 +20,7 @@ from edgectl.core.errors import SourceError
 from edgectl.core.uri import redact
 from edgectl.pipelines.sources.media.reader import Away
 
-__all__ = ["HttpBody", "HttpServer", "authorities"]
+__all__ = ["HttpBody", "HttpServer", "WatchedHttp", "WatchedHttps", "authorities", "hang_up"]
 
 _OPEN_S = 10.0
 """For the whole answer, however slowly its headers come."""
@@ -105,8 +105,8 @@ class HttpServer:
         sockets: list[socket.socket] = []
         opener = urllib.request.OpenerDirector()
         for handler in (
-            _Plain(sockets),
-            _Secure(sockets, self._context),
+            WatchedHttp(sockets),
+            WatchedHttps(sockets, self._context),
             _Redirects(),
             urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.HTTPErrorProcessor(),
@@ -115,12 +115,7 @@ class HttpServer:
         ):
             opener.add_handler(handler)
 
-        def give_up() -> None:
-            for s in sockets:
-                with contextlib.suppress(OSError):
-                    s.shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(_OPEN_S, give_up)
+        timer = threading.Timer(_OPEN_S, hang_up, (sockets,))
         timer.daemon = True
         timer.start()
         try:
@@ -262,8 +257,15 @@ class HttpBody(io.RawIOBase):
         super().close()
 
 
-class _Plain(urllib.request.HTTPHandler):
-    """Keeps the sockets, so that a timer can end them."""
+def hang_up(sockets: Sequence[socket.socket]) -> None:
+    """End what waits for them, from any thread."""
+    for s in sockets:
+        with contextlib.suppress(OSError):
+            s.shutdown(socket.SHUT_RDWR)
+
+
+class WatchedHttp(urllib.request.HTTPHandler):
+    """Puts its sockets into a list, so that somebody else can end what they wait for (:func:`hang_up`)."""
 
     def __init__(self, sockets: list[socket.socket]) -> None:
         super().__init__()
@@ -280,7 +282,9 @@ class _Plain(urllib.request.HTTPHandler):
         return self.do_open(Connection, req)
 
 
-class _Secure(urllib.request.HTTPSHandler):
+class WatchedHttps(urllib.request.HTTPSHandler):
+    """The same over TLS."""
+
     def __init__(self, sockets: list[socket.socket], context: ssl.SSLContext | None) -> None:
         self._trusted = context or ssl.create_default_context()
         super().__init__(context=self._trusted)

@@ -6,18 +6,22 @@ import errno
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from edgectl.core.errors import SourceError
 from edgectl.pipelines.sources.base import redact
 from edgectl.pipelines.sources.media.camera import Camera, CameraReader
+from edgectl.pipelines.sources.media.hardware import Hardware, HardwareChoice
 from edgectl.pipelines.sources.media.reader import Away, VideoReader
 
 __all__ = ["check_address", "find", "look_for", "network_camera"]
 
 _TIMEOUT_S = 5.0
 _LOOK_S = 1.0
+_STOP_S = 0.1
+"""How often a wait asks whether it should go on."""
 
 
 def network_camera(
@@ -27,17 +31,26 @@ def network_camera(
     format: str | None = None,
     options: Mapping[str, str] | None = None,
     ca: str | None = None,
+    hw: HardwareChoice = "none",
 ) -> Camera:
     """``url`` for FFmpeg; ``port``: that of its scheme, where the address names none. ``ca``: file of the
-    certificates that FFmpeg was told to trust, so that a camera which it refuses can be told why."""
+    certificates that FFmpeg was told to trust, so that a camera which it refuses can be told why. ``hw``: what
+    decodes."""
+    hardware = Hardware(hw)
     what, parts = redact(url), urlsplit(url)
     host, known_port = parts.hostname or "", parts.port or port
 
     def connect(stop: threading.Event) -> CameraReader:
-        find(host, known_port, what, _TIMEOUT_S)
+        find(host, known_port, what, _TIMEOUT_S, stop)
         try:
             return VideoReader(
-                url, what, format=format, options=options, timeout_s=_TIMEOUT_S, low_delay=True
+                url,
+                what,
+                format=format,
+                options=options,
+                timeout_s=_TIMEOUT_S,
+                low_delay=True,
+                hardware=hardware,
             )
         except SourceError as e:
             if ca is not None and getattr(e.__cause__, "errno", None) == errno.EIO:
@@ -90,8 +103,11 @@ def look_for(host: str, port: int, what: str) -> None:
         raise SourceError(f"cannot reach {what}: {e.strerror or 'no answer'}", retryable=True) from e
 
 
-def find(host: str, port: int, what: str, timeout_s: float) -> tuple[str, int]:
+def find(
+    host: str, port: int, what: str, timeout_s: float, stop: threading.Event | None = None
+) -> tuple[str, int]:
     """The numeric address of a host. Looked up in a thread: a name server that is silent cannot be interrupted.
+    ``stop`` ends the wait.
 
     Raises :class:`SourceError`: the name is unknown (``unreachable``), or was not answered in time (``timeout``).
     """
@@ -106,7 +122,11 @@ def find(host: str, port: int, what: str, timeout_s: float) -> tuple[str, int]:
 
     thread = threading.Thread(target=ask, name=f"edgectl-name-{host[:32]}", daemon=True)
     thread.start()
-    thread.join(timeout_s)
+    until = time.monotonic() + timeout_s
+    while thread.is_alive() and not (stop is not None and stop.is_set()):
+        if (left_s := until - time.monotonic()) <= 0:
+            break
+        thread.join(min(left_s, _STOP_S))
     if not found:
         raise SourceError(f"cannot open {what}: no answer in time for its name", retryable=True) from Away(
             "timeout"

@@ -11,7 +11,7 @@ import errno
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import av.error
@@ -21,10 +21,14 @@ from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import MAX_PIXELS
 from edgectl.pipelines.sources.media.clock import BestTime
 from edgectl.pipelines.sources.media.damage import Damage, Doubt
+from edgectl.pipelines.sources.media.hardware import Hardware
 from edgectl.pipelines.sources.media.interlace import Deinterlacer
 from edgectl.pipelines.sources.media.picture import Picture, Upright, picture_of
 from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.sources.media.transport import PACKET, changed_table
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 __all__ = ["Away", "VideoReader", "reason_of"]
 
@@ -33,10 +37,14 @@ av.logging.set_level(None)
 
 _MAX_BAD = 250
 """Undecodable packets in a row after which a source is broken rather than damaged."""
+_MAX_FAILED = 8
+"""The same after which the hardware is to blame, where it has given no picture yet."""
 _MAX_SEARCH = 32 << 20
 """Bytes that are searched for the tables of another codec."""
 _MODERN = frozenset({"hevc", "vp9", "av1", "libdav1d", "vvc"})
 """Decoders that find damage with several threads, too, and need them for large pictures."""
+_ALL_KEYS = frozenset({"mjpeg", "mjpegb", "rawvideo", "png", "jpeg2000", "prores", "dnxhd"})
+"""Codecs that have nothing but key frames."""
 _TS_DISCONT = 0x0200
 """AVFMT_TS_DISCONT: a format whose times may jump (transport streams, DVDs)."""
 
@@ -89,16 +97,24 @@ class VideoReader:
         timeout_s: float | None = None,
         low_delay: bool = False,
         opener: Callable[..., Any] | None = None,
+        hardware: Hardware | None = None,
     ) -> None:
         """Open ``url``. Raises :class:`DataError` if it is no video, :class:`SourceError` if it cannot be
         reached.
 
         ``opener``: from an address to a file, for ``url`` itself and for whatever else the format names;
-        without one, FFmpeg opens them.
+        without one, FFmpeg opens them. ``hardware``: what the source was told about decoding by it; what this
+        reader learns is written there.
         """
         self.what = what
         self.errors = 0
         self.corrupt = 0
+        self.left_out = 0
+        """None: whatever lies in the connection is read."""
+        self.only_keys = False
+        """Packets that are no key frames are not decoded; set from any thread. Then ``skipped`` counts them."""
+        self.skipped = 0
+        self._until_key = False
         self.codec_changes = 0
         self._url = url
         self._format = format
@@ -107,6 +123,7 @@ class VideoReader:
         self._low_delay = low_delay
         self._ring: PacketRing | None = None
         self._opener = opener
+        self.hardware = hardware or Hardware()
         self._file: Any = None
         self._deinterlacer: Deinterlacer | None = None
         self.deinterlaced = False
@@ -132,9 +149,21 @@ class VideoReader:
         packets, damage, doubt, best = self._packets(), Damage(self.codec), Doubt(), BestTime()
         errors, corrupt = self.errors, self.corrupt  # of decoders before this one
         while (packet := next(packets, None)) is not None:
+            if self._skips(packet):
+                self.skipped += 1
+                if self._low_delay:
+                    yield None
+                continue
             pictures, error = _decode(packet)
             damage.packet(packet, len(pictures), error is not None)
             doubtful = doubt.packet(packet, len(pictures), error is not None)
+            if self._hardware_fails(doubt.bad):
+                # by the processor, from where the container is opened again
+                self.close()
+                self._open(0)
+                packets, damage, doubt, best = self._packets(), Damage(self.codec), Doubt(), BestTime()
+                errors, corrupt = self.errors, self.corrupt
+                continue
             if doubt.bad >= _MAX_BAD:
                 raise DataError(
                     f"{self.what} does not decode: {doubt.bad} packets in a row are damaged"
@@ -190,6 +219,21 @@ class VideoReader:
         picture = picture_of(frame, None, self._upright)
         return replace(picture, pts_ns=None if pts is None else round(pts * base * 1_000_000_000))
 
+    def _skips(self, packet: Any) -> bool:
+        """Whether it is left out. What is built on a packet that was left out is left out, too."""
+        if not packet.size:  # the end: what the decoder still holds
+            return False
+        if packet.is_keyframe:
+            self._until_key = False
+        elif self.only_keys:
+            self._until_key = True
+        return self._until_key
+
+    @property
+    def has_key_frames(self) -> bool:
+        """Whether there are others beside them: not where each picture stands alone."""
+        return self.codec not in _ALL_KEYS
+
     @property
     def codec(self) -> str:
         return str(self._stream.codec_context.name)
@@ -234,12 +278,13 @@ class VideoReader:
         timeout = None if self._timeout_s is None else (self._timeout_s, self._timeout_s)
         try:
             self._file = None if self._opener is None else self._opener(self._url)
-            self._container = av.open(
+            self._container: InputContainer = av.open(
                 self._file or self._url,
                 format=self._format,
                 options=options,
                 timeout=timeout,
                 io_open=self._opener,
+                **self._accelerated(),
             )
         except (av.error.FFmpegError, OSError, ValueError) as e:
             self._close_file()
@@ -259,6 +304,8 @@ class VideoReader:
             self.close()
             raise DataError(f"{self.what} has no video stream")
         self._stream = streams[0]
+        if self.hardware.device is not None and not self._stream.codec_context.is_hwaccel:
+            self.hardware.give_up("codec")
         width, height = self._stream.codec_context.width, self._stream.codec_context.height
         if width * height > MAX_PIXELS:
             self.close()
@@ -274,6 +321,18 @@ class VideoReader:
         if self._ring is not None:
             self._ring.begin(self._stream)
 
+    def _accelerated(self) -> dict[str, Any]:
+        accelerator = self.hardware.accelerator()
+        return {} if accelerator is None else {"hwaccel": accelerator}
+
+    def _hardware_fails(self, bad: int) -> bool:
+        """Whether the hardware was asked to decode, and gave nothing of the first packets: it has no room for one more
+        stream, or does not know this profile."""
+        if self.hardware.device is None or self.delivered or bad < _MAX_FAILED:
+            return False
+        self.hardware.give_up("failed")
+        return True
+
     def _size_error(self, width: int, height: int) -> DataError:
         return DataError(
             f"{self.what} has a picture size of {width}x{height}, which is not supported",
@@ -285,7 +344,10 @@ class VideoReader:
         file."""
         stream, container = self._stream, self._container
         if stream.duration is not None and stream.time_base is not None:
-            return round(((stream.start_time or 0) + stream.duration) * stream.time_base * 1_000_000_000)
+            end_ns: int = round(
+                ((stream.start_time or 0) + stream.duration) * stream.time_base * 1_000_000_000
+            )
+            return end_ns
         if len(container.streams) == 1 and container.duration is not None and container.duration > 0:
             return self.start_ns + container.duration * 1000
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,14 +13,18 @@ from numpy.typing import NDArray
 from edgectl.core.errors import EngineError, ModelError
 from edgectl.core.task import DecodeSpec
 from edgectl.engines.base import Outputs
+from edgectl.pipelines.video.keypoints import Keypoints
+from edgectl.pipelines.video.masks import InstanceMasks
 from edgectl.pipelines.video.preprocess import LetterboxMeta, unletterbox
 
 __all__ = [
     "Decoder",
     "Detections",
     "Suppression",
+    "check_finite",
     "expect",
     "finish",
+    "keep_best",
     "known_classes",
     "only_output",
     "quiet",
@@ -43,6 +48,10 @@ class Detections:
     xyxy: NDArray[np.float32]  # (N, 4)
     score: NDArray[np.float32]  # (N,), 0..1
     cls: NDArray[np.int32]  # (N,), index into the task's labels
+    keypoints: Keypoints | None = None
+    """Of each detection; None: the model finds none."""
+    masks: InstanceMasks | None = None
+    """The same."""
 
     def __len__(self) -> int:
         return len(self.score)
@@ -51,9 +60,28 @@ class Detections:
     def none(cls) -> Detections:
         return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Detections]) -> Detections:
+        """All rows of one or more of one model, one after the other, in no order of score."""
+        keypoints = [p.keypoints for p in parts if p.keypoints is not None]
+        masks = [p.masks for p in parts if p.masks is not None]
+        return cls(
+            np.concatenate([p.xyxy for p in parts]),
+            np.concatenate([p.score for p in parts]),
+            np.concatenate([p.cls for p in parts]),
+            Keypoints.joined(keypoints) if len(keypoints) == len(parts) else None,
+            InstanceMasks.joined(masks) if len(masks) == len(parts) else None,
+        )
+
     def select(self, index: NDArray[Any]) -> Detections:
         """Rows by boolean mask or index."""
-        return Detections(self.xyxy[index], self.score[index], self.cls[index])
+        return Detections(
+            self.xyxy[index],
+            self.score[index],
+            self.cls[index],
+            None if self.keypoints is None else self.keypoints.select(index),
+            None if self.masks is None else self.masks.select(index),
+        )
 
 
 class Decoder(Protocol):
@@ -90,7 +118,7 @@ def expect(array: NDArray[Any], expected: tuple[int | None, ...], what: str) -> 
 def known_classes(numbers: NDArray[Any], classes: int, first: int = 0) -> NDArray[np.int64]:
     """Class numbers as a graph writes them, counted from ``first``, as indices of labels. Raises
     :class:`EngineError` for one that has no label, or is no number."""
-    _check_finite(numbers)
+    check_finite(numbers)
     cls: NDArray[np.int64] = np.rint(numbers).astype(np.int64) - first
     if len(cls) and not (cls.min() >= 0 and cls.max() < classes):
         bad = cls.min() if cls.min() < 0 else cls.max()
@@ -114,22 +142,37 @@ def finish(
 
     ``suppression``: what the authors of the model do, unless the task says otherwise.
     """
+    return keep_best(boxes, score, cls, spec, meta, suppression)[0]
+
+
+def keep_best(
+    boxes: NDArray[np.float32],
+    score: NDArray[np.float32],
+    cls: NDArray[np.integer[Any]],
+    spec: DecodeSpec,
+    meta: LetterboxMeta,
+    suppression: Suppression = "class",
+) -> tuple[Detections, NDArray[np.intp]]:
+    """:func:`finish`, and which candidate each detection was: for what a model says of a box besides."""
     if not len(score):
-        return Detections.none()
-    _check_finite(boxes, score)
+        return Detections.none(), np.empty(0, np.intp)
+    check_finite(boxes, score)
+    candidates = np.arange(len(score))
     if len(score) > MAX_CANDIDATES:
-        best = np.argpartition(-score, MAX_CANDIDATES)[:MAX_CANDIDATES]
-        boxes, score, cls = boxes[best], score[best], cls[best]
+        candidates = np.argpartition(-score, MAX_CANDIDATES)[:MAX_CANDIDATES]
+        boxes, score, cls = boxes[candidates], score[candidates], cls[candidates]
     limit = 4.0 * max(meta.input_width, meta.input_height)
     # wild coordinates would cost suppression its precision
     boxes = np.clip(boxes, -limit, limit)
     keep = _best(boxes, score, cls, spec.iou, spec.nms or suppression)[: spec.max_detections]
     found = Detections(unletterbox(boxes[keep], meta), score[keep], cls[keep].astype(np.int32))
     size = found.xyxy[:, 2:] - found.xyxy[:, :2]
-    return found.select(np.nonzero((size > 0).all(axis=1))[0])
+    real = np.nonzero((size > 0).all(axis=1))[0]
+    return found.select(real), candidates[keep[real]]
 
 
-def _check_finite(*arrays: NDArray[Any]) -> None:
+def check_finite(*arrays: NDArray[Any]) -> None:
+    """Raises :class:`EngineError` for a value that is no number."""
     if not all(np.isfinite(a).all() for a in arrays):
         raise EngineError(
             "the engine's output has values that are not finite",

@@ -16,7 +16,7 @@ from edgectl.pipelines.video.decode.boxes import corners
 from edgectl.pipelines.video.decode.candidates import pick
 from edgectl.pipelines.video.preprocess import LetterboxMeta
 
-__all__ = ["DECODER", "ExtraOptions", "YoloV8", "box_output"]
+__all__ = ["DECODER", "ExtraOptions", "YoloV8", "box_output", "box_rows"]
 
 
 class ExtraOptions(Config):
@@ -45,7 +45,7 @@ class YoloV8:
 DECODER = DecoderType(
     "detector",
     YoloV8,
-    "`[1, 4+C, N]` or `[1, N, 4+C]`: cx, cy, w, h in input pixels, C class scores (YOLOv8, v9, 11, 12 as Ultralytics exports them); with `extra`, the boxes of its pose and segmentation models",
+    "`[1, 4+C, N]` or `[1, N, 4+C]`: cx, cy, w, h in input pixels, C class scores (YOLOv8, v9, 11, 12 as Ultralytics exports them); with `extra`, the boxes alone of its pose and segmentation models",
     ExtraOptions,
 )
 

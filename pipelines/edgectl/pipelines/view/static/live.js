@@ -207,10 +207,17 @@ function entryOf(event) {
   const when = document.createElement("time");
   when.textContent = event.time === null ? `${event.t_s.toFixed(1)} s` : clockOf(event.time, true);
   const rest = document.createElement("span");
-  const more = Object.entries(event).filter(([key, value]) => !KNOWN.has(key) && !empty(value)).map(([key, value]) => `${key} ${short(value)}`);
+  const more = Object.entries(event).filter(([key, value]) => !KNOWN.has(key) && !empty(value)).map(([key, value]) => (key === "because" ? `because ${reason(value)}` : `${key} ${short(value)}`));
   rest.textContent = [event.stream, ...more].join(" · ");
   li.append(what, when, rest);
   return li;
+}
+
+// what was asked, what was measured, and the limit: "stayed 7.09 s (limit 4 s)"
+function reason({ what, value, limit, unit }) {
+  if (typeof value !== "number") return String(what);
+  const of = (number) => [short(number), unit].filter(Boolean).join(" ");
+  return `${what} ${of(value)}${typeof limit === "number" ? ` (limit ${of(limit)})` : ""}`;
 }
 
 function short(value) {
