@@ -31,7 +31,39 @@ PEERS: dict[str, Any] = {
     "SORT": SORTTracker,
 }
 
-TUNED: dict[str, dict[str, Any]] = {peer: {} for peer in PEERS}
+TUNED: dict[str, dict[str, Any]] = {
+    "ByteTrack": {
+        "minimum_consecutive_frames": 1,
+        "track_activation_threshold": 0.7,
+        "high_conf_det_threshold": 0.4,
+        "minimum_iou_threshold": 0.05,
+        "lost_track_buffer": 60,
+    },
+    "OC-SORT": {
+        "minimum_consecutive_frames": 1,
+        "high_conf_det_threshold": 0.4,
+        "minimum_iou_threshold": 0.1,
+    },
+    "BoT-SORT": {
+        "minimum_consecutive_frames": 1,
+        "track_activation_threshold": 0.7,
+        "high_conf_det_threshold": 0.4,
+        "minimum_iou_threshold_first_assoc": 0.05,
+        "minimum_iou_threshold_second_assoc": 0.35,
+    },
+    "C-BIoU": {
+        "minimum_consecutive_frames": 1,
+        "track_activation_threshold": 0.7,
+        "high_conf_det_threshold": 0.4,
+        "minimum_iou_threshold_first_assoc": 0.1,
+        "buffer_ratio_first": 0.15,
+    },
+    "SORT": {
+        "minimum_consecutive_frames": 1,
+        "track_activation_threshold": 0.5,
+        "minimum_iou_threshold": 0.05,
+    },
+}
 """The best settings of each peer over the crowds that are for tuning (`bench/tracking.py --tuning`); what is not named is
 its default. `timestamps`: whether it is told the time of each frame, or counts the frames at the rate at which they
 come."""

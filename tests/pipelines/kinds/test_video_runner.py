@@ -244,6 +244,41 @@ def test_a_gate_leaves_an_idle_scene_out_and_no_event_of_who_walks_through_it(tm
     assert {"tracked_object", "zone", "line_crossing"} <= {kind for kind, *_ in said}
 
 
+def write_jolting(path: Path, frames: int = 45) -> Path:
+    """A white box that stands before a pattern, filmed by a camera that jolts: from one frame to the next it is another
+    place in the picture."""
+    rng = np.random.default_rng(4)
+    world = cv2.resize(rng.integers(20, 180, (45, 80), np.uint8), (640, 360), interpolation=cv2.INTER_CUBIC)
+    world = np.minimum(world, 200)
+    world[160:200, 310:330] = 255
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=15)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 320, 180, "yuv420p", 4_000_000
+        for _ in range(frames):
+            x, y = rng.integers(100, 220), rng.integers(60, 120)
+            image = cv2.cvtColor(np.ascontiguousarray(world[y : y + 180, x : x + 320]), cv2.COLOR_GRAY2BGR)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return path
+
+
+def test_who_stands_before_a_camera_that_jolts_is_one_object_where_its_motion_is_taken_off(
+    tmp_path: Path,
+) -> None:
+    clip = write_jolting(tmp_path / "jolts.mp4")
+    new: dict[bool, int] = {}
+    for camera_motion in (True, False):
+        rig = Rig(tmp_path, str(clip), {"track": {"camera_motion": camera_motion}})
+        rig.boxes_at = white
+        rig.run_to_the_end()
+        assert rig.frames().processed == 45
+        new[camera_motion] = sum(e["type"] == "tracked_object" and e["phase"] == "new" for e in rig.events)
+    assert new[True] == 1
+    assert new[False] != 1, "and never where it is not"
+
+
 def test_a_paced_source_is_gated_too(tmp_path: Path) -> None:
     clip = write_walk(tmp_path / "still.mp4", seconds=4, walk=(0, 0), fps=10)
     rig = Rig(tmp_path, f"{clip}?paced=1", {"gate": {"motion": True, "hold_s": 0}})

@@ -231,6 +231,7 @@ class VideoPipeline:
             settle=self._settle if regions and place.waits else lambda: None,
             blind=privacy.blind,
             pictures=pictures or self._looks,
+            camera=self._config.track.camera_motion and info.kind != "images",
         )
         self._path.seat(self._engines.detector)
         if self._govern is not None and self._govern.on and info.realtime and not place.waits:

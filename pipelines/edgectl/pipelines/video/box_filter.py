@@ -72,6 +72,15 @@ class BoxFilter:
         self.x *= factors[:, None]
         self.p *= factors[:, None] ** 2
 
+    def move(self, camera: F64) -> None:
+        """The camera moved: ``camera`` (2, 3) takes pixels of before to those of now. A box stays upright; its size
+        takes the zoom."""
+        turn, zoom = camera[:, :2], float(np.sqrt(abs(np.linalg.det(camera[:, :2]))))
+        self.x[:, :2] = turn @ self.x[:, :2]
+        self.x[:, :2, 0] += camera[:, 2]
+        self.x[:, 2:] *= zoom
+        self.p *= zoom**2
+
     def keep(self, mask: NDArray[np.bool_]) -> None:
         self.x, self.p = self.x[mask], self.p[mask]
 
