@@ -64,8 +64,8 @@ TUNED: dict[str, dict[str, Any]] = {
         "minimum_iou_threshold": 0.05,
     },
 }
-"""The best settings of each peer over the crowds that are for tuning (`bench/tracking.py --tuning`); what is not named is
-its default. `timestamps`: whether it is told the time of each frame, or counts the frames at the rate at which they
+"""What was best for each peer over crowds that are for tuning: of ByteTrack's whole grid, of much of OC-SORT's, of a few
+combinations for the others (`bench/tracking.py --tuning` searches all of it, for hours). What is not named is its default. `timestamps`: whether it is told the time of each frame, or counts the frames at the rate at which they
 come."""
 
 GRID: dict[str, dict[str, tuple[Any, ...]]] = {
