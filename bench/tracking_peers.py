@@ -64,9 +64,10 @@ TUNED: dict[str, dict[str, Any]] = {
         "minimum_iou_threshold": 0.05,
     },
 }
-"""What was best for each peer over crowds that are for tuning: of ByteTrack's whole grid, of much of OC-SORT's, of a few
-combinations for the others (`bench/tracking.py --tuning` searches all of it, for hours). What is not named is its default. `timestamps`: whether it is told the time of each frame, or counts the frames at the rate at which they
-come."""
+"""What was best for each peer over crowds that are for tuning: of one pass over ByteTrack's grid, of a part of
+OC-SORT's, of a few combinations for the others (`bench/tracking.py --tuning` searches all of it, for hours). What is
+not named is its default. `timestamps`: whether it is told the time of each frame, or counts the frames at the rate at
+which they come."""
 
 GRID: dict[str, dict[str, tuple[Any, ...]]] = {
     "ByteTrack": {
