@@ -55,6 +55,15 @@ def no_record_is_lost() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_state_is_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a stream without a folder keeps, lies with the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.delenv("STATE_DIRECTORY", raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
     """A service that a test runs in this process sets logging up for the process: its handler writes to the

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgectl.cli.run import named_configs, named_sources
+from edgectl.cli.run import named_bundles, named_configs, named_sources
 from edgectl.core.errors import UsageError
 
 
@@ -55,6 +55,15 @@ def test_a_configuration_is_for_all_or_for_the_stream_that_it_names() -> None:
     ):
         with pytest.raises(UsageError, match=problem):
             named_configs(given, sources)
+
+
+def test_a_bundle_is_for_the_part_that_it_names_or_for_what_its_task_says(tmp_path: Path) -> None:
+    assert named_bundles(["out/gate", "gear=out/gear", "plate=out/plates"]) == (
+        [Path("out/gate")],
+        {"gear": Path("out/gear"), "plate": Path("out/plates")},
+    )
+    with pytest.raises(UsageError, match="both for the part 'gear'"):
+        named_bundles(["gear=a", "gear=b"])
 
 
 def test_two_sources_of_one_name_are_refused() -> None:

@@ -28,8 +28,8 @@ from edgectl.pipelines import sinks
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.run import StreamToRun, run_streams
 
-CAMERA = "synth://yard?fps=25&paced=1"
-_FRAMES = 20
+CAMERA = "synth://yard?fps=10&paced=1&width=320&height=240"
+_FRAMES = 10
 """So many the second stream must have processed since the first one's sink hangs."""
 HELD: list[socket.socket] = []
 HANGS = threading.Event()

@@ -3,6 +3,7 @@ detections by hand."""
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ from edgectl.core.bundle import (
     Variant,
     VariantConfig,
 )
+from edgectl.core.errors import EngineError
 from edgectl.core.files import digest_of, hex_of
 from edgectl.core.task import TaskSpec
 from edgectl.pipelines.synth import Scene, timecode
@@ -84,6 +86,60 @@ def box_task(
             "input": {"kind": "image", "width": size[0], "height": size[1], "fit": "stretch"},
             "decode": {"kind": "boxes-scores", "box_unit": "relative", **decode},
             "labels": labels,
+        }
+    )
+
+
+class ClassEngine:
+    """An engine in the ``classify`` format that computes its logits from the crop it is given. It can fail, and hang
+    until it is let go."""
+
+    runtime = "double 1"
+
+    def __init__(
+        self,
+        logits_at: Callable[[NDArray[Any]], list[float]],
+        *,
+        size: tuple[int, int] = (16, 16),
+        classes: int = 2,
+    ) -> None:
+        width, height = size
+        self.inputs = (TensorSpec(name="image", shape=(1, 3, height, width), dtype="float32"),)
+        self.outputs = (TensorSpec(name="scores", shape=(1, classes), dtype="float32"),)
+        self._logits_at = logits_at
+        self.runs = 0
+        self.fails = False
+        self.free = threading.Event()
+        """Clear: calls hang."""
+        self.free.set()
+        self.hangs = threading.Event()
+        """A call hangs."""
+        self.closed = threading.Event()
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        self.runs += 1
+        if not self.free.is_set():
+            self.hangs.set()
+            assert self.free.wait(30)
+        if self.fails:
+            raise EngineError("the accelerator is gone")
+        return {"scores": np.array([self._logits_at(feeds["image"])], np.float32)}
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def class_task(
+    labels: tuple[str, ...] = ("helmet", "no-helmet"), background: tuple[str, ...] = (), **decode: Any
+) -> TaskSpec:
+    return TaskSpec.model_validate(
+        {
+            "name": "gear",
+            "input": {"kind": "image", "width": 16, "height": 16, "fit": "stretch"},
+            "decode": {"kind": "classify", "score": 0.5, **decode},
+            "labels": labels,
+            "background": background,
+            "metric": "top1",
         }
     )
 
@@ -140,6 +196,28 @@ def model_bytes(x: float = 0.4) -> bytes:
         [
             numpy_helper.from_array(boxes, "b"),
             numpy_helper.from_array(scores, "s"),
+            numpy_helper.from_array(np.float32(0), "zero"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def class_model_bytes(logits: tuple[float, ...] = (4.0, 0.0)) -> bytes:
+    """An ONNX graph that always says the same of a crop of 16 × 16."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], keepdims=0, axes=[1, 2, 3]),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["l", "nothing"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "double",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, len(logits)])],
+        [
+            numpy_helper.from_array(np.array([logits], np.float32), "l"),
             numpy_helper.from_array(np.float32(0), "zero"),
         ],
     )
@@ -250,6 +328,15 @@ class OracleEngine(BoxEngine):
                 x1, y1, x2, y2 = np.clip((box + self._rng.normal(0, 1, 4)) / size, 0, 1)
                 found.append((float(x1), float(y1), float(x2), float(y2), 0.9, int(cls)))
         return found
+
+
+def turn(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Write a display matrix into the track header of an MP4 (ISO/IEC 14496-12, 8.3.2)."""
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (v << 16 for v in matrix) if max(map(abs, matrix)) <= 1 else matrix
+    at = data.index(b"tkhd") + 4 + 40
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
 
 
 def write_h264(

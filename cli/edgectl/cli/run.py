@@ -44,11 +44,11 @@ def run(
         ),
     ],
     bundle: Annotated[
-        list[Path],
+        list[str],
         typer.Option(
             "--bundle",
             "-b",
-            help="Bundle with the engine; repeat it for a pipeline with several parts (vad, keyword).",
+            help="Bundle with the engine; repeat it for a pipeline with several parts (vad, keyword). PART=FOLDER: for that part, which second_stage or scene in the configuration names.",
         ),
     ],
     source: Annotated[
@@ -139,6 +139,7 @@ def run(
                 output.stdout.print(describe(event, several=several))
 
     configs = named_configs(config or [], sources)
+    plain_bundles, bundles = named_bundles(bundle)
 
     def settings(name: str) -> PipelineConfig:
         path = configs.get(name, configs.get(""))
@@ -179,13 +180,14 @@ def run(
 
         results = run_streams(
             kind,
-            [Bundle(b) for b in bundle],
+            [Bundle(path) for path in plain_bundles],
             [stream(name, uri) for name, uri in sources.items()],
             seconds=seconds,
             on_event=heard,
             on_progress=moving,
             facts=machine.facts,
             runtimes=tuple(machine.runtimes),
+            parts={part: Bundle(path) for part, path in bundles.items()},
             prefer=None if prefer is None else prefer.value,
             trace=trace,
             stop=stop.event,
@@ -246,6 +248,21 @@ def named_configs(given: list[str], sources: dict[str, str]) -> dict[str, Path]:
             raise UsageError(f"there are two configurations for {whose}", hint="give one")
         found[name] = Path(path)
     return found
+
+
+def named_bundles(given: list[str]) -> tuple[list[Path], dict[str, Path]]:
+    """Folders whose bundle says what it is for, and part → folder. Raises :class:`UsageError`."""
+    plain: list[Path] = []
+    found: dict[str, Path] = {}
+    for text in given:
+        part, path = _named(text)
+        if part in found:
+            raise UsageError(f"two bundles are both for the part {part!r}", hint="give one bundle per part")
+        if part:
+            found[part] = Path(path)
+        else:
+            plain.append(Path(path))
+    return plain, found
 
 
 def _named(text: str) -> tuple[str, str]:

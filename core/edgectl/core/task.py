@@ -14,8 +14,9 @@ from edgectl.core.schema import Config
 
 __all__ = ["AudioInput", "DecodeSpec", "FeatureSpec", "ImageInput", "Metric", "TaskSpec", "TensorInput"]
 
-Metric = Literal["detection", "top1", "sqnr"]
+Metric = Literal["detection", "top1", "pixels", "sqnr"]
 """``detection``: AP at IoU 0.5 against labels or against the float model; ``top1``: agreement of the arg max;
+``pixels``: agreement of the class of each pixel;
 ``sqnr``: signal-to-quantization-noise ratio and cosine of the raw outputs, for everything else."""
 
 

@@ -305,6 +305,8 @@ class StreamStats(Message):
     releases: dict[str, str] = {}
     stages: dict[str, HistogramData] = Field(default={}, max_length=32)
     frames: Frames = Frames()
+    crops: dict[str, Frames] = Field(default={}, max_length=8)
+    """Slot of a second stage → what became of its crops: looked at (``processed``) or dropped, by cause."""
     errors: int = 0
     fps: float = 0.0
     budget_ms: float | None = None

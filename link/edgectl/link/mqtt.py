@@ -327,6 +327,8 @@ class Link:
                     else f"its certificate is refused: {e.verify_message}"
                 )
             except (OSError, ValueError) as e:
+                # it says no more than this, now
+                self._denied = False
                 self._refused = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
             except LinkError as e:
                 if self._refused != e.message:

@@ -2,7 +2,10 @@
 
 A decoder is one file with its options, its code and its line of documentation; which part of a pipeline it
 serves says which shape it has. ``detector``: ``make(task)`` gives a
-:class:`~edgectl.pipelines.video.decode.base.Decoder`. ``vad`` and ``keyword``: ``make(engine, task)`` gives an
+:class:`~edgectl.pipelines.video.decode.base.Decoder`. ``classifier``: ``make(task)`` gives an object like
+:class:`~edgectl.pipelines.video.decode.classify.Classify`. ``reader``: one like
+:class:`~edgectl.pipelines.video.decode.ctc.Ctc`. ``segmenter``: one like
+:class:`~edgectl.pipelines.video.decode.semantic.Semantic`. ``vad`` and ``keyword``: ``make(engine, task)`` gives an
 object like :class:`~edgectl.pipelines.audio.vad.VoiceActivity` or
 :class:`~edgectl.pipelines.audio.keyword.KeywordScores`.
 """
@@ -28,7 +31,7 @@ O = TypeVar("O", bound=Config)  # noqa: E741
 @dataclass(frozen=True)
 class DecoderType:
     part: str
-    """The part of a pipeline whose engine it reads: ``detector``, ``vad``, ``keyword`` …"""
+    """The part of a pipeline whose engine it reads: ``detector``, ``classifier``, ``reader``, ``vad``, ``keyword`` …"""
     make: Callable[..., Any]
     """See the module."""
     doc: str
@@ -58,6 +61,9 @@ DECODERS = Registry(
         "fastestdet": "edgectl.pipelines.video.decode.fastestdet:DECODER",
         "boxes-scores": "edgectl.pipelines.video.decode.boxes_scores:DECODER",
         "boxes-labels": "edgectl.pipelines.video.decode.boxes_labels:DECODER",
+        "classify": "edgectl.pipelines.video.decode.classify:DECODER",
+        "ctc": "edgectl.pipelines.video.decode.ctc:DECODER",
+        "semantic": "edgectl.pipelines.video.decode.semantic:DECODER",
         "vad": "edgectl.pipelines.audio.vad:DECODER",
         "keyword": "edgectl.pipelines.audio.keyword:DECODER",
     },

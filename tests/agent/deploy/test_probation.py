@@ -89,3 +89,30 @@ def test_book_is_bounded() -> None:
     for i in range(20):
         book.record("yard", stats(10 * i + 10, f"engine-{i}"), {"detector": "gate"})
     assert len(book._live["gate"]) <= 3
+
+
+def crops(processed: int, failed: int, frames: int) -> Stats:
+    """A detector that does well, beside a classifier."""
+    s = StreamStats(
+        kind="surveillance",
+        slots={"detector": "yard", "gear": "gear"},
+        stages={
+            "engine": latency(5, 10).data(),
+            **({"engine:gear": latency(1, 2).data()} if processed else {}),
+        },
+        frames=Frames(processed=frames),
+        crops={"gear": Frames(processed=processed, dropped={"engine_error": failed} if failed else {})},
+    )
+    return Stats(stream="yard", window_s=1, stats=s, rss_mb=10, cpu_s=0)
+
+
+def test_a_second_stage_is_judged_by_its_crops_and_not_by_the_frames() -> None:
+    book, parts = HealthBook(), {"detector": "gate", "gear": "gate-gear"}
+    book.record("yard", crops(0, 0, 10), parts)
+    assert book.of("gate-gear", "gear").latency.n == 0
+    book.record("yard", crops(4, 3, 20), parts)
+    gear, detector = book.of("gate-gear", "gear"), book.of("gate", "yard")
+    assert (gear.processed, gear.errors, gear.latency.n) == (4, 3, 2)
+    assert (detector.processed, detector.errors, detector.latency.n) == (20, 0, 20)
+    assert judge(POLICY, gear, None, 1).outcome == "unhealthy"
+    assert judge(POLICY, detector, None, 1).outcome == "wait"

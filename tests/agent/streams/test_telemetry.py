@@ -151,3 +151,11 @@ def test_message_that_has_rotted_in_the_spool_is_dropped_and_ends_no_thread(
         "what a rotten row says of its size is not what was counted"
     )
     spool.close()
+
+
+def test_crops_of_a_second_stage_are_those_of_its_slot() -> None:
+    s = stats(10)
+    more = {"crops": {"gear": Frames(captured=4, processed=4)}, "slots": {"detector": "d", "gear": "g"}}
+    s = s.model_copy(update={"stats": s.stats.model_copy(update=more)})
+    renamed = by_slot(s, {"detector": "gate", "gear": "gate-gear"}).stats
+    assert (set(renamed.crops), renamed.slots) == ({"gate-gear"}, {"gate": "d", "gate-gear": "g"})

@@ -211,6 +211,45 @@ def test_a_pose_model_that_does_not_say_its_points_is_not_guessed(points: str) -
         guess_task(head(metadata=ultralytics(task="pose", kpt_shape=points), o=(1, 58, N)), {})
 
 
+@pytest.mark.parametrize(
+    ("output", "softmax", "kind"),
+    [
+        (np.float32([[0.1, 0.7, 0.2]]), False, "probabilities"),
+        (np.float32([[0.1, 7, -2]]), True, "logits"),
+        (np.float32([[[[0.1]], [[7]], [[-2]]]]), True, "logits"),
+    ],
+)
+def test_a_classifier_is_known_by_one_score_a_class(
+    output: NDArray[np.float32], softmax: bool, kind: str
+) -> None:
+    spec, why = guess_task(head(metadata=ultralytics(task="classify"), o=output), {})
+    assert (spec.name, spec.labels, spec.metric) == ("classifier", ("person", "helmet", "vest"), "top1")
+    assert spec.decode.options["softmax"] is softmax
+    assert f"{kind} of 3 classes, the metadata's 3 labels" in why
+    assert isinstance(spec.input, ImageInput)
+    # Ultralytics takes pixels as they are, others what torchvision takes
+    assert spec.input.mean == (0, 0, 0)
+    other, _ = guess_task(head(metadata={"names": NAMES}, o=output), {})
+    assert isinstance(other.input, ImageInput)
+    assert other.input.mean[0] == pytest.approx(0.485)
+
+
+def test_a_classifier_whose_classes_nobody_names_is_asked_for_them() -> None:
+    with pytest.raises(UsageError, match=r"looks like classifier .* names its 5 classes") as caught:
+        guess_task(head(o=(1, 5)), {})
+    assert 'inherits = "classifier"' in str(caught.value.hint)
+
+
+def test_a_model_that_says_what_each_pixel_is_is_known_by_its_size() -> None:
+    spec, why = guess_task(head(metadata={"names": NAMES}, o=(1, 3, 320, 320)), {})
+    assert (spec.name, spec.labels, spec.metric) == ("semantic", ("person", "helmet", "vest"), "pixels")
+    assert "scores of 3 classes of each pixel, the metadata's 3 labels" in why
+    with pytest.raises(UsageError, match=r"looks like semantic .* names its 3 classes"):
+        guess_task(head(o=(1, 3, 320, 320)), {})
+    with pytest.raises(UsageError, match="cannot be guessed"):
+        guess_task(head(metadata={"names": NAMES}, o=(1, 3, 10, 10)), {})
+
+
 def test_a_task_of_ultralytics_that_nothing_here_reads_is_said() -> None:
     with pytest.raises(UsageError, match="its task is 'obb', which no decoder reads"):
         guess_task(head(metadata=ultralytics(task="obb"), output0=(1, 8, N)), {})

@@ -7,6 +7,7 @@ from edgectl.core.bundle import TensorSpec
 from edgectl.core.errors import EngineError, ModelError
 from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec, TensorInput
 from edgectl.pipelines.video.decode.base import Detections
+from edgectl.pipelines.video.preprocess import LetterboxMeta
 
 
 def found(*rows: tuple[float, float, int]) -> Detections:
@@ -213,3 +214,37 @@ def test_one_flip_of_57_is_told_with_what_it_weighs() -> None:
     wrong = [right[0][::-1], *right[1:]]
     a = Judge(TOP1, [Sample({})] * 57, Fake(right)).judge(Fake(wrong))
     assert (a.drop, a.units, a.samples) == (pytest.approx(1 / 57, abs=1e-6), 57, 57)
+
+
+def test_pixels_are_compared_where_float_is_sure_of_them() -> None:
+    """Two labels, pixels of 8 × 8. Float changes its mind about one column in the noise."""
+    task = TaskSpec(
+        name="s",
+        metric="pixels",
+        input=ImageInput(width=8, height=8),
+        decode=DecodeSpec(kind="semantic"),
+        labels=("a", "b"),
+    )
+    meta = LetterboxMeta(1, 1, 0, 0, 8, 8, 8, 8)
+    samples = [Sample({"x": np.zeros((1, 3, 8, 8), np.float32)}, meta=meta) for _ in range(4)]
+
+    class Pixels(Fake):
+        def __init__(self, of_b: list[int], unsure: int | None = None) -> None:
+            self._of_b, self._unsure, self.calls = of_b, unsure, 0
+
+        def run(self, feeds: object) -> dict[str, np.ndarray]:
+            out = np.zeros((1, 2, 8, 8), np.float32)
+            out[:, 1, :, self._of_b] = 1
+            out[:, 0] = 0.5
+            if self._unsure is not None:
+                self.calls += 1
+                out[:, 1, :, self._unsure] = self.calls % 2
+            return {"y": out}
+
+    judge = Judge(task, samples, Pixels([0, 1], unsure=7))  # type: ignore[arg-type]
+    same = judge.judge(Pixels([0, 1]))  # type: ignore[arg-type]
+    assert (same.drop, same.values["pixels_vs_float"]) == (0.0, 1.0)
+    # one column of seven that float is sure of
+    other = judge.judge(Pixels([0, 1, 2]))  # type: ignore[arg-type]
+    assert other.drop == pytest.approx(1 / 7, abs=1e-4)
+    assert other.samples == 4

@@ -102,6 +102,14 @@ def test_an_event_says_its_clock_time_first_and_why_last() -> None:
     assert event_line({**EVENT, "time": None}, several=False).plain.startswith("0:00:05.000  ")
 
 
+def test_what_a_second_stage_decided_is_a_word_and_no_table() -> None:
+    decided = {"gear": {"value": "no-helmet", "score": 0.91}, "label": {"value": "hidden", "score": 0.5}}
+    text = event_line({**EVENT, "attributes": decided}, several=False).plain
+    assert "  gear=no-helmet" in text
+    assert "hidden" not in text
+    assert "attributes" not in text
+
+
 @pytest.mark.parametrize(
     ("because", "said"),
     [

@@ -116,3 +116,21 @@ def test_engines_of_many_devices_all_count() -> None:
         book.add(device, message)
     assert book.engine("gate", D).n == 500_000
     assert book.engine("gate", D, frozenset(devices[:10])).n == 1000
+
+
+def test_a_second_stage_is_another_engine_and_not_the_latency_of_the_stream() -> None:
+    fast, slow = Histogram(), Histogram()
+    fast.record(1000)
+    slow.record(50_000)
+    view, other = LatencyBook(), "sha256:" + "2" * 64
+    for seq, stages in (
+        (1, {"engine": slow.data()}),
+        (2, {"engine": slow.data(), "engine:gear": fast.data()}),
+    ):
+        s = StreamStats(
+            kind="surveillance", slots={"gate": D, "gear": other}, stages=stages, crops={"gear": Frames()}
+        )
+        view.add("gate-1", Telemetry(epoch=1, seq=seq, window_s=10, streams={"yard": s}))
+    assert (view.engine("gate", D).n, view.engine("gear", other).n) == (2, 1)
+    assert view.engine("gear", other).max_us == pytest.approx(1000, rel=0.03)
+    assert view.stream("gate-1", "yard").n == 2

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from support.pipelines import BoxEngine, box_task, bundle_of, make_variant, write_clip
+from support.pipelines import (
+    BoxEngine,
+    box_task,
+    bundle_of,
+    class_model_bytes,
+    class_task,
+    make_variant,
+    write_clip,
+)
 
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import EdgectlError, SourceError, UsageError
@@ -216,6 +224,17 @@ def test_a_bundle_a_source_and_a_loop_are_all_it_takes(
     summary = events.summary()
     assert summary.frames.processed == 20
     assert {p.name for p in summary.outputs} == {"events.jsonl", "annotated.mp4"}
+
+
+def test_a_bundle_for_each_part_has_its_name(tmp_path: Path, bundle: Path) -> None:
+    clip = write_clip(tmp_path / "c.mp4", frames=20)
+    gear = bundle_of(tmp_path / "gear", class_task(), class_model_bytes())
+    stage = {"part": "gear", "min_height_px": 8, "every_s": 0, "votes": 2}
+    parts = {"detector": bundle, "gear": str(gear)}
+    with run("surveillance", parts, clip, config={"second_stage": [stage]}) as events:
+        decided = [event["attributes"]["gear"]["value"] for event in events if "attributes" in event]
+    assert decided == ["helmet"]
+    assert events.summary().crops["gear"].processed > 0
 
 
 @pytest.mark.parametrize(

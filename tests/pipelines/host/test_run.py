@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.pipelines import BoxEngine, OracleEngine, box_task, make_variant, open_ort, write_clip
+from support.pipelines import (
+    BoxEngine,
+    ClassEngine,
+    OracleEngine,
+    box_task,
+    bundle_of,
+    class_task,
+    make_variant,
+    open_ort,
+    write_clip,
+)
 
 from edgectl.core.bundle import MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST, Bundle, Descriptor, Index
 from edgectl.core.errors import StorageError, UsageError
@@ -328,3 +338,53 @@ def test_a_variant_that_this_machine_cannot_run_or_runs_already_does_not_go_alon
         [bundle(tmp_path / "two", ("small", ("small-input",), ()))], frozenset(), prefer="small-input"
     )
     assert small["detector"].lighter == {}
+
+
+GEAR = {"part": "gear", "min_height_px": 8, "every_s": 0, "votes": 1, "again_s": None}
+
+
+def _open_either(variant: Any) -> Any:
+    return BoxEngine(middle) if variant.config.task.name == "double" else ClassEngine(lambda crop: [4.0, 0.0])
+
+
+def test_a_bundle_is_taken_for_the_part_that_it_is_named_for(tmp_path: Path) -> None:
+    clip, events = write_clip(tmp_path / "c.mp4"), []
+    detector = Bundle(bundle_of(tmp_path / "yard", box_task(), b"boxes"))
+    gear = Bundle(bundle_of(tmp_path / "gear", class_task(), b"classes"))
+    s = run_stream(
+        "surveillance",
+        [detector],
+        str(clip),
+        parse_config("surveillance", {"second_stage": [GEAR]}),
+        on_event=events.append,
+        parts={"gear": gear},
+        open_engine=_open_either,
+    )
+    assert s.crops["gear"].captured == s.crops["gear"].processed == 1
+    told = [e["attributes"]["gear"]["value"] for e in events if "attributes" in e]
+    assert set(told) == {"helmet"}
+    assert events[0]["releases"] == {"detector": "double@1.0.0", "gear": "double@1.0.0"}
+
+
+def test_each_stream_gets_the_parts_that_it_names(tmp_path: Path) -> None:
+    clip, events = write_clip(tmp_path / "c.mp4"), []
+    plain, second = (parse_config("surveillance", {"second_stage": s}) for s in ([], [GEAR]))
+    variants = {
+        "detector": make_variant(tmp_path / "a", box_task()),
+        "gear": make_variant(tmp_path / "b", class_task()),
+    }
+    streams = [StreamToRun("plain", str(clip), plain), StreamToRun("second", str(clip), second)]
+    results = run_streams(
+        "surveillance", [], streams, on_event=events.append, variants=variants, open_engine=_open_either
+    )
+    assert [r.error for r in results] == [None, None]
+    assert {e["stream"] for e in events if "attributes" in e} == {"second"}
+    with pytest.raises(UsageError, match="a bundle for the part 'gear', which no stream has"):
+        run_streams("surveillance", [], streams[:1], variants=variants, open_engine=_open_either)
+
+
+def test_two_bundles_of_one_part_are_refused(tmp_path: Path) -> None:
+    both = [Bundle(bundle_of(tmp_path / name, box_task(), b"boxes")) for name in "ab"]
+    with pytest.raises(UsageError, match="both for the part 'detector'") as e:
+        part_variants(both, frozenset())
+    assert "PART=FOLDER" in str(e.value.hint)

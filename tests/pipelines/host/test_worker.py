@@ -16,7 +16,7 @@ from queue import Empty, Queue
 from typing import Any, TypeVar
 
 import pytest
-from support.pipelines import box_task, make_variant, model_bytes, write_clip
+from support.pipelines import box_task, class_model_bytes, class_task, make_variant, model_bytes, write_clip
 
 from edgectl.core.bundle import Variant
 from edgectl.core.schema import Message
@@ -45,7 +45,7 @@ from edgectl.pipelines.host.protocol import (
     parse_from_worker,
 )
 from edgectl.pipelines.kinds.base import PipelineArgs
-from edgectl.pipelines.video.engine_pool import EnginePool
+from edgectl.pipelines.video.engine_pool import EnginePool, StuckEngine
 
 M = TypeVar("M", bound=Message)
 
@@ -301,6 +301,28 @@ def test_calls_that_do_not_come_back_are_the_reason_that_telemetry_shows(
     assert window.stats.reason == "engine_stuck, sink_stuck:webhook"
 
 
+class SecondHangs(LastWords):
+    def stuck(self) -> tuple[str, ...]:
+        return ("engine:gear",)
+
+
+@pytest.mark.parametrize(("vital", "stuck"), [(True, ("engine", "engine:gear")), (False, ("engine:gear",))])
+def test_a_second_stage_that_hangs_is_no_engine_that_streams_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vital: bool, stuck: tuple[str, ...]
+) -> None:
+    """Else the worker would be started anew for it, with all its streams."""
+    monkeypatch.setattr(hosted_stream, "make_pipeline", lambda kind, args: SecondHangs(args))
+    pool = EnginePool()
+    monkeypatch.setattr(pool, "stuck", lambda: (StuckEngine("sha256:1", "gear", "run", 9.0, vital),))
+    said: list[Message] = []
+    stream = HostedStream(start(tmp_path), said.append, lambda stream: None, pool)
+    stream.begin()
+    assert stream.gone.wait(30)
+    window = next(m for m in said if isinstance(m, Stats))
+    assert window.stuck == stuck
+    assert str(window.stats.reason).endswith("engine_stuck:gear")
+
+
 @pytest.mark.parametrize("how", ["agent dies", "sigterm"])
 def test_the_worker_stops_in_order(worker: Process, tmp_path: Path, how: str) -> None:
     worker.say(start(tmp_path, out=tmp_path / "out"))
@@ -454,3 +476,48 @@ def test_stream_that_is_started_twice_is_a_protocol_fault(worker: Process, tmp_p
     fault = worker.hear(Fault)
     assert (fault.stream, fault.error.code) == (None, "protocol")
     assert worker.end() == 1
+
+
+def test_a_stream_of_two_slots_changes_each_of_them_for_itself(worker: Process, tmp_path: Path) -> None:
+    """A detector, and a classifier that looks at crops."""
+
+    def gear(name: str, logits: tuple[float, ...], release: str) -> EngineRef:
+        variant = make_variant(tmp_path / name, class_task(), class_model_bytes(logits), name=name)
+        return EngineRef(
+            blobs=variant.blobs, manifest=variant.digest, release=release, bundle="sha256:" + "2" * 64
+        )
+
+    def value(m: EventMessage) -> str | None:
+        found: str | None = m.event.get("attributes", {}).get("gear", {}).get("value")
+        return found
+
+    detector = make_variant(tmp_path / "blobs", box_task(), model_bytes())
+    stage = {"part": "gear", "min_height_px": 8, "every_s": 0, "again_s": 0.1, "votes": 3}
+    engines = {"detector": ref(detector), "gear": gear("a", (4.0, 0.0), "gear@1")}
+    worker.say(start(tmp_path, engines=engines, config={"second_stage": [stage], "update_s": 0.5}))
+    worker.hear(Ready)
+    worker.hear(EventMessage, lambda m: value(m) == "helmet")
+    first = worker.hear(Stats, lambda m: m.stats.crops["gear"].processed > 0).stats
+    assert first.slots == {"detector": "sha256:" + "1" * 64, "gear": "sha256:" + "2" * 64}
+    assert first.releases == {"detector": "yard@1", "gear": "gear@1"}
+    new = gear("b", (0.0, 4.0), "gear@2")
+    worker.say(Swap(stream="gate", part="gear", engine=new))
+    assert worker.hear(Swapped).part == "gear"
+    told = worker.hear(EventMessage, lambda m: value(m) == "no-helmet").event
+    assert told["releases"] == {"detector": "yard@1", "gear": "gear@2"}
+    worker.say(Revert(stream="gate", part="gear"))
+    worker.hear(EventMessage, lambda m: value(m) == "helmet" and m.event["releases"]["gear"] == "gear@1")
+    worker.say(
+        Swap(
+            stream="gate",
+            part="detector",
+            engine=ref(make_variant(tmp_path / "c", box_task(), model_bytes(0.3), name="c"), "yard@2"),
+        )
+    )
+    assert worker.hear(Swapped).part == "detector"
+    worker.say(ShadowMessage(stream="gate", part="gear", engine=new, percent=100, frames=3))
+    assert "not compared" in worker.hear(ShadowFailed).error.detail
+    last = worker.hear(Stats, lambda m: m.stats.releases["detector"] == "yard@2").stats
+    assert last.errors == 0
+    worker.stop()
+    assert worker.end() == 0

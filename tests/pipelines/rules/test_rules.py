@@ -394,6 +394,16 @@ def test_a_zone_goes_on_beyond_the_edge_that_it_touches_and_beyond_no_other(
     assert r.zones[0].inside == {}
 
 
+def test_why_somebody_is_in_a_zone_that_is_the_whole_picture_is_json() -> None:
+    """How deep they are has no end."""
+    r = rules(
+        parse_config("surveillance", {"zones": {"all": {"polygon": [0, 0, 1, 0, 1, 1, 0, 1], "enter_s": 0}}})
+    )
+    [entered] = [e for e in r.step(box_tracks((400, 100, 440, 300)), 0) if e.type == "zone"]
+    assert entered.data["because"]["value"] is None
+    assert json.loads(json.dumps(dict(entered.data), allow_nan=False))["because"]["what"] == "inside"
+
+
 def test_a_zone_outside_the_picture_and_a_thin_one_at_its_edge_are_still_zones() -> None:
     for polygon in ([1.1, 0, 1.4, 0, 1.4, 1, 1.1, 1], [0.2, 0.992, 0.8, 0.992, 0.8, 0.998, 0.2, 0.998]):
         r = rules(parse_config("surveillance", {"zones": {"z": {"polygon": polygon}}}))

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
-from support.pipelines import BoxEngine, box_task, make_variant, write_h264
+from support.pipelines import BoxEngine, box_task, make_variant, turn, write_h264
 
 from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds.base import PipelineArgs, make_pipeline
 from edgectl.pipelines.sinks.base import Record
+from edgectl.pipelines.sinks.clips import ClipsConfig
 from edgectl.pipelines.stream.part import PartVariant
 
 ZONE = {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}
 
 
-def run(folder: Path, source: str, clips: dict[str, Any], **config: Any) -> list[Record]:
-    """Somebody is there from the fifth frame on."""
+def run(folder: Path, source: str, clips: dict[str, Any], *, find: Any = None, **config: Any) -> list[Record]:
+    """Somebody is there from the 21st frame on, or where ``find`` sees him in a tensor."""
     events: list[Record] = []
     looked = iter(range(10_000))
 
@@ -36,7 +39,7 @@ def run(folder: Path, source: str, clips: dict[str, Any], **config: Any) -> list
             {"detector": slot},
             parse_config("surveillance", values),
             events.append,
-            lambda _: BoxEngine(boxes),
+            lambda _: BoxEngine(find or boxes),
             folder / "out",
         ),
     )
@@ -84,14 +87,155 @@ def test_what_belongs_together_is_one_clip(tmp_path: Path) -> None:
     assert told["events"] == [e["id"] for e in named]
 
 
+def walking(path: Path, frames: int = 60, **options: str) -> Path:
+    """Somebody, fine noise of 24 x 40 pixels, walks 3 pixels a frame to the right over an even floor. 25 a second."""
+    rng = np.random.default_rng(3)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "12", **options})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        stream.codec_context.gop_size = 25
+        for i in range(frames):
+            image = np.full((240, 320, 3), 40, np.uint8)
+            squares = rng.choice(np.array([150, 255], np.uint8), (10, 6, 1))
+            x = place(i)
+            image[100:140, x : x + 24] = np.kron(squares, np.ones((4, 4, 1), np.uint8))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def place(i: int) -> int:
+    return 20 + 3 * i
+
+
+def who_is_bright(image: Any) -> list[Any]:
+    """Of a tensor: where it is brighter than the floor."""
+    rows, columns = np.nonzero(image[0].mean(axis=0) > 70 / 255)
+    # the double's input is 64 x 64 of a picture of 4:3, with borders above and below
+    if not len(columns) or len(columns) > 1000:
+        return []
+    return [(columns.min() / 64, rows.min() / 64, (columns.max() + 1) / 64, (rows.max() + 1) / 64, 0.9, 0)]
+
+
+def seen(picture: Any, i: int) -> float:
+    """How much of somebody comes through in the picture of frame ``i``: how much pixels 4 apart differ where he is."""
+    x = place(i)
+    part = picture[100:140, x : x + 24, 0].astype(int)
+    return float(np.abs(np.diff(part[2::4, 2::4], axis=1)).mean())
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize("fps", [None, 5])
+def test_with_privacy_nobody_is_seen_in_any_frame_of_a_clip(
+    tmp_path: Path, suffix: str, fps: int | None
+) -> None:
+    """Also where only some of its frames were looked at, and the others lie between them; with pictures that are not
+    decoded in the order in which they are shown."""
+    source = walking(tmp_path / f"clip.{suffix}", bf="3")
+    config = {
+        "privacy": {"blur": {"classes": ["person"], "margin": 0.3, "mode": "fill"}},
+        "flow": {"target_fps": fps},
+    }
+    events = run(tmp_path, str(source), {"before_s": 0.4, "after_s": 1}, find=who_is_bright, **config)
+    [told] = [e for e in events if e["type"] == "clip"]
+    assert told["written"]
+    with av.open(str(source)) as video:
+        whole = [f.to_ndarray(format="bgr24") for f in video.decode(video=0)]
+    with av.open(str(tmp_path / "out" / told["clip"])) as video:
+        assert video.streams.video[0].codec_context.name == "h264"
+        got = [(f.time, f.to_ndarray(format="bgr24")) for f in video.decode(video=0)]
+    base = told["start_pts_s"] - float(first_pts(source))
+    assert len(got) == told["frames"] > 20
+    for t, picture in got:
+        i = round((base + t) * 25)
+        assert seen(whole[i], i) > 30
+        assert seen(picture, i) < 5
+        assert abs(float(picture[110:130, place(i) + 4 : place(i) + 20].mean()) - 128) < 20
+        # and no more than needed: the floor elsewhere is as it was
+        assert abs(int(picture[200, 10, 0]) - 40) < 12
+    # exactly as asked for, not from a key frame on
+    [entered] = [e for e in events if e["id"] in told["events"]]
+    assert base == pytest.approx(max(0.0, entered["t_s"] - 0.4), abs=0.041)
+
+
+def first_pts(path: Path) -> float:
+    with av.open(str(path)) as video:
+        return float(next(video.decode(video=0)).time or 0)
+
+
+def test_without_privacy_the_same_clip_shows_him(tmp_path: Path) -> None:
+    source = walking(tmp_path / "clip.mp4")
+    events = run(tmp_path, str(source), {"before_s": 0.4, "after_s": 1}, find=who_is_bright)
+    [told] = [e for e in events if e["type"] == "clip"]
+    with av.open(str(tmp_path / "out" / told["clip"])) as video:
+        picture = next(video.decode(video=0)).to_ndarray(format="bgr24")
+    assert seen(picture, round(told["start_pts_s"] * 25)) > 30
+
+
+def test_a_turned_camera_is_hidden_upright(tmp_path: Path) -> None:
+    """Boxes are those of the upright picture, and the source's packets lie on their side."""
+    source = walking(tmp_path / "clip.mp4")
+    turn(source, (-1, 0, 0, -1))
+    config = {"privacy": {"blur": {"classes": ["person"], "margin": 0.3, "mode": "fill"}}}
+    events = run(tmp_path, str(source), {"before_s": 0.4, "after_s": 1}, find=who_is_bright, **config)
+    [told] = [e for e in events if e["type"] == "clip"]
+    with av.open(str(tmp_path / "out" / told["clip"])) as video:
+        got = [(f.time, f.to_ndarray(format="bgr24")) for f in video.decode(video=0)]
+    assert len(got) > 20
+    for t, picture in got:
+        i = round((told["start_pts_s"] + t) * 25)
+        upright = picture[::-1, ::-1]
+        assert seen(upright, i) < 5
+        assert abs(float(upright[110:130, place(i) + 4 : place(i) + 20].mean()) - 128) < 20
+        assert abs(int(picture[40, 310, 0]) - 40) < 12
+
+
+@pytest.mark.parametrize(
+    ("frames", "after_s"),
+    # Open at the end; and complete with the last group of pictures, which the end of the source completes: it is written
+    # when nobody hears of the source any more.
+    [(40, 60), (30, 0.9)],
+)
+def test_a_clip_that_is_written_at_the_end_is_told_before_it(
+    tmp_path: Path, frames: int, after_s: float
+) -> None:
+    source = write_h264(tmp_path / "clip.mp4", frames=frames)
+    events = run(tmp_path, str(source), {"before_s": 0.5, "after_s": after_s})
+    [told] = [e for e in events if e["type"] == "clip"]
+    assert told["written"]
+    lines = (tmp_path / "out/events.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1]) == told
+
+
+def test_in_a_hurry_a_clip_ends_where_its_encoding_has_come_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgectl.pipelines.sinks.clips._HURRIED_S", 0.0)
+    monkeypatch.setattr("edgectl.pipelines.sinks.clips.ClipSink.hurried", True, raising=False)
+    source = walking(tmp_path / "clip.mp4")
+    config = {"privacy": {"blur": {"classes": ["person"]}}}
+    events = run(tmp_path, str(source), {"before_s": 0.4, "after_s": 1}, find=who_is_bright, **config)
+    [told] = [e for e in events if e["type"] == "clip"]
+    assert told["frames"] == 1
+    with av.open(str(tmp_path / "out" / told["clip"])) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 1
+
+
 @pytest.mark.parametrize(
     "privacy", [{"masks": [{"polygon": ZONE["polygon"]}]}, {"blur": {"classes": ["person"]}}]
 )
-def test_with_privacy_clips_are_refused(privacy: Any) -> None:
+def test_a_sink_that_hides_nothing_in_packets_is_refused_with_privacy(
+    privacy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"privacy": privacy, "zones": {"all": ZONE}, "clips": {"on": ["all"]}}
+    parse_config("surveillance", config)
+    # as one of another package
+    monkeypatch.setattr(ClipsConfig, "hides", False)
     with pytest.raises(
         UsageError, match="clips: it gives out the source's own packets, in which nothing can be hidden"
     ):
-        parse_config("surveillance", {"privacy": privacy, "zones": {"all": ZONE}, "clips": {"on": ["all"]}})
+        parse_config("surveillance", config)
 
 
 def test_a_source_without_packets_says_so(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from edgectl.pipelines.sinks.tracklog import (
 from edgectl.pipelines.sinks.video import AnnotateConfig, VideoSink
 from edgectl.pipelines.stream.events import Event, EventWriter
 from edgectl.pipelines.stream.frame import Frame, Stamp
+from edgectl.pipelines.video.attribute import Attribute
 from edgectl.pipelines.video.shown import Draw, ShownFrame
 
 
@@ -196,13 +197,17 @@ HEADER = TrackLogHeader(kind="surveillance", stream="s", labels=("person",), rul
 RULES = parse_config(
     "surveillance",
     {
+        "second_stage": [{"part": "gear"}],
         "zones": {"yard": {"polygon": [0.2, 0.2, 0.8, 0.2, 0.8, 0.8, 0.2, 0.8]}},
         "rules": [
             {"id": "gate", "line": [0.5, 0, 0.5, 1]},
             {"id": "lurk", "loiter": {"zone": "yard", "seconds": 2}},
+            {"id": "bare", "loiter": {"zone": "yard", "seconds": 0.5}, "attributes": {"gear": "no-helmet"}},
         ],
     },
 )
+
+GEAR = {"gear": ("helmet", "no-helmet")}
 
 
 @settings(max_examples=15, deadline=None)
@@ -213,7 +218,7 @@ def test_a_replayed_track_log_gives_the_same_bytes(
     path = tmp_path_factory.mktemp("log") / "tracks.jsonl"
     rng = np.random.default_rng(seed)
     at = rng.uniform(100, 900, (3, 2))
-    live_rules, log = RuleSet(RULES, ("person",)), TrackLog(path, HEADER)
+    live_rules, log = RuleSet(RULES, ("person",), attributes=GEAR), TrackLog(path, HEADER)
     live: list[Event] = []
     t = 0.0
     for i in range(80):
@@ -222,10 +227,14 @@ def test_a_replayed_track_log_gives_the_same_bytes(
         now = tracks(*((k + 1, float(x), float(y)) for k, (x, y) in enumerate(at)))
         if i == 0:
             now = replace(now, past={2: np.array([(0.01, 480, 420, 520.125, 500)], np.float64)})
+        if i % 7 == 0:
+            sure = float(rng.uniform(0.5, 1))
+            worn = {k: {"gear": Attribute(str(rng.choice(GEAR["gear"])), sure)} for k in (1, 3)}
+        now = replace(now, attributes=worn if i > 10 else {})
         live += live_rules.step(now, t)
         log.write(StreamOutput((), None, now, Stamp(i, round(t * 1e9), 0)))
     log.close()
-    again_rules = RuleSet(RULES, ("person",))
+    again_rules = RuleSet(RULES, ("person",), attributes=GEAR)
     with path.open() as lines:
         assert read_header(lines) == HEADER
         again = [e for frame in read_tracks(lines) for e in again_rules.step(frame.tracks, frame.t)]
@@ -248,6 +257,9 @@ def test_a_file_that_is_no_track_log_is_told_from_one() -> None:
         '{"t": 1}',
         encode_tracks(tracks(), -1.0),
         encode_tracks(tracks((1, 2, 3)), 1.0).replace('"cls":[0]', '"cls":[0,1]'),
+        encode_tracks(tracks((1, 2, 3)), 1.0).replace(
+            '"cls"', '"attributes":{"1":{"gear":["helmet"]}},"cls"'
+        ),
         "x" * 2_000_000,
     ],
 )

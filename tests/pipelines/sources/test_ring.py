@@ -45,6 +45,30 @@ def test_a_cut_is_what_the_source_had_from_the_key_frame_on(tmp_path: Path, suff
         assert (a == b).all()  # not one bit is encoded anew
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_a_source_whose_pictures_are_decoded_in_another_order_loses_none(tmp_path: Path, suffix: str) -> None:
+    """Matroska states no times of decoding: the first packets have none."""
+    ring, path = PacketRing(60), tmp_path / f"clip{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"bf": "3", "b-adapt": "0"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.gop_size = 10
+        for i in range(40):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40 + 5 * i, np.uint8), format="bgr24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    whole = read(path, ring)
+    cut = ring.cut(-1e9, 1e9)
+    assert cut is not None
+    got = frames(cut.data)
+    assert len(got) == len(whole) == 40
+    for a, b in zip(got, whole, strict=True):
+        assert (a == b).all()
+    assert cut.start_s == pytest.approx(cut.key_s)
+    assert cut.end_s - cut.start_s == pytest.approx(4.0)
+
+
 def test_it_keeps_its_seconds_and_its_bytes(tmp_path: Path) -> None:
     path = write_h264(tmp_path / "clip.mp4", frames=200)
     ring = PacketRing(3)

@@ -67,7 +67,7 @@ class Stream:
             regions=regions,
             pictures=False,
         )
-        self.path.seat(self.engines.detector)
+        self.path.seat(self.engines.engine)
         self.threads = [threading.Thread(target=f) for f in (self._capture, self._analyse)]
 
     def open(self, slot: PartVariant) -> Detector:

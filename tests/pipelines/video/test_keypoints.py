@@ -100,6 +100,8 @@ def test_each_detection_has_the_keypoints_of_its_own_row(kind: str, seed: int) -
     raw = np.random.default_rng(seed).uniform(0, 64, (12, 30)).astype(np.float32)
     raw[4:] /= 64
     raw[5] = 0
+    # one is a detection in any case
+    raw[:5, 7] = 8, 8, 40, 40, 0.99
     raw[-3] = np.arange(30)  # x of the foot: which row it was
     if kind == "yolov8-pose":
         raw = np.delete(raw, 5, axis=0)

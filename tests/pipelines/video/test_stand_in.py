@@ -84,8 +84,8 @@ def test_frames_run_on_another_variant_while_it_is_wanted_and_on_their_own_befor
     rig.may_open.clear()
     rig.stand_in.want("small-input")
     assert not rig.stand_in.settled
-    assert rig.swap.begin() is rig.swap.detector, "the stream goes on while it is opened"
-    rig.swap.detector.end()
+    assert rig.swap.begin() is rig.swap.engine, "the stream goes on while it is opened"
+    rig.swap.engine.end()
     rig.may_open.set()
     wait_for(lambda: rig.stand_in.settled)
     assert rig.running() == "small"

@@ -102,11 +102,13 @@ def test_events_come_with_their_picture(browser: Browser, page: FedPage) -> None
     browser.until("document.querySelector('[data-event] img')?.naturalWidth > 0")
     assert "<img src=x>" in browser.run("document.querySelector('[data-event] b').textContent")
     because = {"what": "stayed", "value": 7.09, "limit": 4, "unit": "s"}
-    page.view.heard(event("2", type="tracked_object", phase="new", because=because))
+    decided = {"gear": {"value": "no-helmet", "score": 0.9}}
+    page.view.heard(event("2", type="tracked_object", phase="new", because=because, attributes=decided))
     browser.until("document.querySelectorAll('[data-event]').length === 2")
     assert "because stayed 7.09 s (limit 4 s)" in browser.run(
         "document.querySelector('li.object').textContent"
     )
+    assert "gear no-helmet" in browser.run("document.querySelector('li.object').textContent")
     browser.click("[data-objects]")
     assert browser.run("document.querySelector('li.object').getClientRects().length") == 0
     assert browser.run("document.querySelector('li:not(.object)').getClientRects().length") == 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
-from edgectl.core.wire import ENGINE_STAGE, Policy, ShadowGate
+from edgectl.core.wire import ENGINE_STAGE, Frames, Policy, ShadowGate
 from edgectl.pipelines.host.protocol import Shadowed, Stats
 
 __all__ = ["EngineHealth", "HealthBook", "Verdict", "judge", "judge_shadow"]
@@ -104,27 +104,32 @@ class HealthBook:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._live: dict[str, dict[str, EngineHealth]] = {}
-        self._before: dict[str, tuple[int, int]] = {}
+        self._before: dict[tuple[str, str], tuple[int, int]] = {}
+        """Stream and part → inferences and failures at the last window."""
 
     def record(self, stream: str, stats: Stats, parts: Mapping[str, str]) -> None:
         """Take one window. ``parts``: part → slot of this stream; ``stats.stats.slots`` says which bundle
-        served each part."""
+        served each part. A part of a second stage is judged by its crops."""
         s = stats.stats
         with self._lock:
-            processed, errors = self._before.get(stream, (0, 0))
-            if s.frames.processed < processed or s.errors < errors:
-                processed, errors = 0, 0  # the worker was started anew
-            self._before[stream] = (s.frames.processed, s.errors)
             for part, slot in parts.items():
+                crops = s.crops.get(part)
+                now = (s.frames.processed, s.errors) if crops is None else _done(crops)
+                processed, errors = self._before.get((stream, part), (0, 0))
+                if now[0] < processed or now[1] < errors:
+                    processed, errors = 0, 0  # the worker was started anew
+                self._before[stream, part] = now
                 bundle = s.slots.get(part)
                 if bundle is None:
                     continue
                 engines = self._live.setdefault(slot, {})
                 live = engines.setdefault(bundle, EngineHealth())
-                live.processed += s.frames.processed - processed
-                live.errors += s.errors - errors
+                live.processed += now[0] - processed
+                live.errors += now[1] - errors
                 live.rss_mb = stats.rss_mb
-                window = s.stages.get(f"{ENGINE_STAGE}:{part}") or s.stages.get(ENGINE_STAGE)
+                window = s.stages.get(f"{ENGINE_STAGE}:{part}")
+                if window is None and crops is None:
+                    window = s.stages.get(ENGINE_STAGE)
                 if window is not None:
                     live.latency.merge(Histogram.of(window))
                 while len(engines) > _KEPT:
@@ -140,3 +145,8 @@ class HealthBook:
         with self._lock:
             live = self._live.get(slot, {}).get(bundle, EngineHealth())
             return EngineHealth(Histogram.merged([live.latency]), live.processed, live.errors, live.rss_mb)
+
+
+def _done(crops: Frames) -> tuple[int, int]:
+    """Inferences and failures."""
+    return crops.processed, crops.dropped.get("engine_error", 0)

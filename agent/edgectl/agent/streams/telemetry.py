@@ -38,7 +38,7 @@ def machine_health(disk: Path) -> dict[str, float]:
 
 
 def by_slot(stats: Stats, slot_of: Mapping[str, str]) -> Stats:
-    """A worker speaks of parts, the fleet of slots: rename the keys of ``slots``, ``releases`` and the
+    """A worker speaks of parts, the fleet of slots: rename the keys of ``slots``, ``releases``, ``crops`` and the
     engine stages."""
     s = stats.stats
 
@@ -50,6 +50,7 @@ def by_slot(stats: Stats, slot_of: Mapping[str, str]) -> Stats:
         update={
             "slots": {slot_of.get(part, part): digest for part, digest in s.slots.items()},
             "releases": {slot_of.get(part, part): release for part, release in s.releases.items()},
+            "crops": {slot_of.get(part, part): crops for part, crops in s.crops.items()},
             "stages": {stage(name): h for name, h in s.stages.items()},
         }
     )

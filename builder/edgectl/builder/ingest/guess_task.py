@@ -32,8 +32,8 @@ __all__ = ["Seen", "guess_task", "judge_seen", "look_at"]
 
 _USUAL_SIDE = 640
 _MOST_KEYPOINTS = 64
-_WITH_BOXES = ("detect", "pose", "segment")
-"""The tasks of Ultralytics whose boxes a decoder reads."""
+_READ = ("detect", "pose", "segment", "classify", "semantic")
+"""The tasks of Ultralytics that a decoder reads."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class _TaskFit:
     why: str
     classes: int | None = None
     decode: Mapping[str, Any] = field(default_factory=dict)
+    input: Mapping[str, Any] = field(default_factory=dict)
 
 
 def guess_task(model: ModelProto, shapes: Mapping[str, Shape]) -> tuple[TaskSpec, str]:
@@ -119,8 +120,8 @@ def look_at(model: ModelProto, shapes: Mapping[str, Shape]) -> Seen:
 
 def judge_seen(seen: Seen) -> tuple[TaskSpec, str]:
     """:func:`guess_task`, without a run. Raises :class:`UsageError`."""
-    theirs = seen.metadata.get("task", _WITH_BOXES[0])
-    if theirs not in _WITH_BOXES:
+    theirs = seen.metadata.get("task", _READ[0])
+    if theirs not in _READ:
         raise UsageError(
             f"the model's metadata says that its task is {theirs!r}, which no decoder reads",
             hint="--task tensor builds it all the same, and decodes nothing",
@@ -150,13 +151,15 @@ def judge_seen(seen: Seen) -> tuple[TaskSpec, str]:
 
 
 def _made(fit: _TaskFit, labels: tuple[str, ...], seen: Seen) -> tuple[TaskSpec, str]:
-    task = load_task(fit.task)
+    task = load_task(fit.task, labels)
     update: dict[str, Any] = {"labels": labels}
     if fit.decode:
         update["decode"] = task.decode.model_copy(update=dict(fit.decode))
     size = ""
     if isinstance(task.input, ImageInput):
-        update["input"] = task.input.model_copy(update={"width": seen.width, "height": seen.height})
+        update["input"] = task.input.model_copy(
+            update={"width": seen.width, "height": seen.height, **fit.input}
+        )
         size = f", picture {seen.width}x{seen.height}"
     whose = "the metadata's" if seen.names == labels and labels else "COCO's"
     said = f", {whose} {len(labels)} labels" if labels and isinstance(task.input, ImageInput) else ""
@@ -165,10 +168,11 @@ def _made(fit: _TaskFit, labels: tuple[str, ...], seen: Seen) -> tuple[TaskSpec,
 
 def _labels(fit: _TaskFit, seen: Seen) -> tuple[str, ...] | None:
     """Labels of a fit; None where nothing says them, or they are not as many as the classes."""
-    own = load_task(fit.task).labels
+    base = fit.task not in usable_tasks()
+    own = () if base else load_task(fit.task).labels
     if seen.names is not None:
         return seen.names if fit.classes in (None, len(seen.names)) else None
-    if not own:
+    if not own and not base and fit.classes is None:
         return own
     return own if fit.classes == len(own) else None
 
@@ -376,6 +380,50 @@ def _keyword(seen: Seen) -> Iterator[_TaskFit]:
             yield _TaskFit("keyword", f"input {name}: 49 frames of 10 coefficients", out[1])
 
 
+def _classifier(seen: Seen) -> Iterator[_TaskFit]:
+    """One score a class: probabilities, or logits."""
+    out = _only(seen)
+    if (
+        out is None
+        or out.shape[:1] != (1,)
+        or out.size != out.shape[-3 if out.ndim == 4 else -1]
+        or out.size < 2
+    ):
+        return
+    if out.ndim not in (2, 4) or not seen.width:
+        return
+    sure = bool(out.min() >= 0 and abs(float(out.sum()) - 1) < 1e-3)
+    kind = "probabilities" if sure else "logits"
+    # its own say what they train with; others do as torchvision
+    plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} if "stride" in seen.metadata else {}
+    yield _TaskFit(
+        "classifier",
+        f"output {_size(out)}: {kind} of {out.size} classes",
+        out.size,
+        {"softmax": not sure},
+        plain,
+    )
+
+
+def _semantic(seen: Seen) -> Iterator[_TaskFit]:
+    """A score of each class, or the class, of each pixel or of cells of at most 8."""
+    out = _only(seen)
+    theirs = seen.metadata.get("task") == "semantic"
+    if out is None or out.ndim not in (3, 4) or out.shape[0] != 1 or not seen.width:
+        return
+    fine = seen.height / 8 <= out.shape[-2] <= seen.height and seen.width / 8 <= out.shape[-1] <= seen.width
+    whole = out.dtype.kind in "iu"
+    if not fine or (out.ndim == 3) != whole or (out.ndim == 4 and out.shape[1] < 2 and not theirs):
+        return
+    what = "the class" if whole else f"scores of {out.shape[1]} classes"
+    yield _TaskFit(
+        "semantic",
+        f"output {_size(out)}: {what} of each pixel",
+        None if whole or out.shape[1] == 1 else out.shape[1],
+        input={"fit": "letterbox"} if theirs else {},
+    )
+
+
 _FAMILIES: tuple[Callable[[Seen], Iterator[_TaskFit]], ...] = (
     _ultralytics,
     _grids,
@@ -383,6 +431,8 @@ _FAMILIES: tuple[Callable[[Seen], Iterator[_TaskFit]], ...] = (
     _end2end,
     _detr,
     _deployed_detr,
+    _classifier,
+    _semantic,
     _silero,
     _keyword,
 )

@@ -10,7 +10,8 @@ objects of PASCAL VOC. Of a model that finds keypoints, an
 object is found again where their OKS (object keypoint similarity, COCO) is at least 0.75, in the place of IoU 0.5:
 float's own points are the truth, and 0.5 would forgive all that int8 does. Of one that finds masks, where the IoU of
 the masks is at least 0.5. ``top1``: how often the arg max agrees, of the samples on which float's own is the same
-in two noisy copies (± 1 grey level, or the smallest step of the input). ``sqnr`` (and where float detects
+in two noisy copies (± 1 grey level, or the smallest step of the input). ``pixels``: how many pixels are of the class that float names, of
+those that it names the same in both copies; each picture counts alike. ``sqnr`` (and where float detects
 nothing): cosine, and signal to quantization noise in dB.
 
 Every drop comes with its 95 % interval, from a bootstrap over blocks of neighbouring samples (frames of one
@@ -29,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.builder.ingest.samples import Sample
+from edgectl.builder.judge.pixels import PixelTruth, class_decoder
 from edgectl.builder.judge.similarity import measured_by, similar, similar_enough
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import ImageInput, TaskSpec
@@ -83,10 +85,10 @@ class Judge:
     ) -> None:
         """``shown``: the same pictures in another size and the task that says so, for candidates that do
         not take what the reference takes. Their outputs have other shapes: :class:`ModelError` unless the
-        metric is ``detection`` or ``top1``."""
+        metric is ``detection`` or ``top1``. What each pixel is, is compared at one size alone."""
         self._samples = samples if shown is None else shown[1]
         self._metric = task.metric
-        if self._metric == "detection" and any(s.meta is None for s in samples[:1]):
+        if self._metric in ("detection", "pixels") and any(s.meta is None for s in samples[:1]):
             # from an .npz: nothing says where the picture lies
             self._metric = "sqnr"
         low = task.decode.model_copy(update={"score": task.decode.score * _LOW_SCORE})
@@ -96,6 +98,10 @@ class Judge:
         self._decode = decode
         if decode is not None and shown is not None:
             self._decode = make_decoder(shown[0].model_copy(update={"decode": low}))
+        self._classes = class_decoder(task) if self._metric == "pixels" and shown is None else None
+        self._pixels: list[PixelTruth] = []
+        if self._metric == "pixels" and shown is not None:
+            self._metric = "sqnr"
         self._threshold = task.decode.score
         self._truth: list[FloatTruth] = []
         self._top: list[int | None] = []
@@ -103,7 +109,7 @@ class Judge:
         self._outputs: dict[int, Outputs] = {}
         stride = 1
         sha = hashlib.sha256((task if shown is None else shown[0]).model_dump_json().encode())
-        noise = _noise(samples[0].feeds) if decode is not None or self._metric == "top1" else []
+        noise = _noise(samples[0].feeds) if self._metric != "sqnr" else []
         steps = _steps(task, samples) if noise else {}
         for i, s in enumerate(samples):
             outputs = reference.run(s.feeds)
@@ -122,6 +128,12 @@ class Judge:
                     for k in (0, 1)
                 ]
                 self._truth.append(truth(decode(outputs, s.meta), copies, self._threshold))
+            if self._classes is not None and s.meta is not None:
+                noisy = [
+                    self._classes(reference.run(_noisy(s.feeds, steps, noise[(i + k) % len(noise)])), s.meta)
+                    for k in (0, 1)
+                ]
+                self._pixels.append(PixelTruth.of(self._classes(outputs, s.meta), noisy))
             if self._metric == "top1":
                 top = _argmax(outputs)
                 copies_of = (
@@ -164,6 +176,9 @@ class Judge:
                 rows.append(match(self._truth[i], self._decode(outputs, sample.meta)))
             if self._metric == "top1" and self._top[i] is not None:
                 same.append(float(self._top[i] == _argmax(outputs)))
+            if self._classes is not None and sample.meta is not None:
+                share = self._pixels[i].agreement(self._classes(outputs, sample.meta))
+                same += [] if share is None else [share]
             last = i == len(self._samples) - 1
             if last or (limit is not None and i + 1 in (_GLANCE, 2 * _GLANCE)):
                 result = self._verdict(np.asarray(sums), rows, same)
@@ -179,13 +194,14 @@ class Judge:
             curve = _Curve(rows)
             measure, n, name = curve.average_precision, len(rows), measured_by(self._truth[0].boxes)
             objects = sum(r.objects for r in rows)
-        elif self._metric == "top1":
+        elif self._metric in ("top1", "pixels"):
             agreed = np.asarray(same)
-            measure, n, name = (lambda w: float(w @ agreed / max(w.sum(), 1e-9))), len(same), "top1_agreement"
+            name = "top1_agreement" if self._metric == "top1" else "pixels_vs_float"
+            measure, n = (lambda w: float(w @ agreed / max(w.sum(), 1e-9))), len(same)
             # float was sure of none of those that were looked at so far
             if not n:
                 return Accuracy(0.0, values, 0.0, 1.0, 0)
-            units = n
+            units = n if self._metric == "top1" else 0
         else:
             measure, n, name = (lambda w: _cosine(np.tensordot(w, sums, 1))), len(sums), ""
         quality = measure(np.ones(n))

@@ -53,6 +53,11 @@ def summary_view(summary: RunSummary) -> RenderableType:
     lines = [
         f"frames: {f.captured} captured, {f.processed} processed, dropped: {dropped}; {summary.fps:.1f} fps"
     ]
+    for part, crops in summary.crops.items():
+        lost = ", ".join(f"{n} {cause}" for cause, n in crops.dropped.items()) or "none"
+        lines.append(
+            f"crops for {part}: {crops.captured} taken, {crops.processed} looked at, dropped: {lost}"
+        )
     lines += [f"{what}: {n}" for what, n in summary.events.items()]
     lines += [f"{line}: {_short(counts)}" for line, counts in summary.last_counts.items()]
     lines += [f"wrote {p}" for p in summary.outputs]
@@ -91,6 +96,7 @@ def event_line(event: dict[str, Any], *, several: bool) -> Text:
     when = _when(event)
     time = when if event.get("time") is None else when.partition(" ")[2]
     rest = {k: v for k, v in event.items() if k not in _KNOWN | _FOR_PROGRAMS and v not in (None, [], {}, ())}
+    rest |= {part: found["value"] for part, found in rest.pop("attributes", {}).items() if part not in rest}
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
     last = sorted(rest.items(), key=lambda item: item[0] == "because")
     details = "  ".join(

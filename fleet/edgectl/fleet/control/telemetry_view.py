@@ -83,9 +83,14 @@ class LatencyBook:
                 # another engine: its latency is not the old one's
                 if self._windows[device][stream].serving != s.slots:
                     self._windows[device][stream] = _Windows(s.slots)
-                self._windows[device][stream].last.append(Histogram.merged(engines.values()))
+                # a second stage is not the stream's own latency
+                own = [h for name, h in engines.items() if name.partition(":")[2] not in s.crops]
+                self._windows[device][stream].last.append(Histogram.merged(own))
             for slot, digest in islice(s.slots.items(), _SLOTS):
-                if window := engines.get(f"{ENGINE_STAGE}:{slot}") or engines.get(ENGINE_STAGE):
+                window = engines.get(f"{ENGINE_STAGE}:{slot}")
+                if window is None and slot not in s.crops:
+                    window = engines.get(ENGINE_STAGE)
+                if window is not None:
                     total = totals.pop((slot, digest), None) or Histogram()
                     total.merge(window)
                     totals[slot, digest] = total

@@ -25,7 +25,7 @@ from edgectl.core.bundle import Bundle, Preference
 from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.device_profiles.machine import probe
 from edgectl.pipelines.host.config import load_config, parse_config
-from edgectl.pipelines.host.run import RunningStream, RunSummary, Tally, part_variants
+from edgectl.pipelines.host.run import RunningStream, RunSummary, Tally, part_variants, stop_all
 from edgectl.pipelines.kinds.base import EngineFactory, PipelineArgs, make_pipeline, open_variant
 from edgectl.pipelines.kinds.config import PipelineConfig
 from edgectl.pipelines.sinks.base import Record
@@ -42,7 +42,7 @@ _POLL_S = 0.1
 
 def run(
     kind: str,
-    bundle: str | Path | Bundle | Sequence[str | Path | Bundle],
+    bundle: str | Path | Bundle | Sequence[str | Path | Bundle] | Mapping[str, str | Path | Bundle],
     source: str | Path | Mapping[str, str | Path],
     *,
     config: PipelineConfig | Mapping[str, Any] | str | Path | None = None,
@@ -55,7 +55,7 @@ def run(
 
     ``source``: one, or stream → source for several, which share the engines and the configuration; ``out`` has a
     folder for each then, and ``stream`` means nothing.
-    ``bundle``: a folder, or several for several parts; what this machine runs best is taken (``prefer``: best at
+    ``bundle``: a folder, or several for several parts, or part → folder (``{"detector": …, "gear": …}``); what this machine runs best is taken (``prefer``: best at
     that). ``config``: a YAML file, or its content as a mapping. ``seconds``: of the source, after which it ends.
     ``out``: folder for the files of sinks. Raises :class:`EdgectlError`.
     """
@@ -63,18 +63,24 @@ def run(
         config = load_config(kind, Path(config))
     elif not isinstance(config, PipelineConfig):
         config = parse_config(kind, config)
-    bundles = [bundle] if isinstance(bundle, str | Path | Bundle) else list(bundle)
+    named = {part: _bundle(b) for part, b in bundle.items()} if isinstance(bundle, Mapping) else {}
+    bundles = [bundle] if isinstance(bundle, str | Path | Bundle) else [] if named else list(bundle)
     machine = probe()
     machine.require_runtime()
     engines = part_variants(
-        [b if isinstance(b, Bundle) else Bundle(Path(b)) for b in bundles],
+        [_bundle(b) for b in bundles],
         machine.facts,
         tuple(machine.runtimes),
         prefer,
+        named,
     )
     folder = None if out is None else Path(out)
     sources = {n: str(s) for n, s in source.items()} if isinstance(source, Mapping) else str(source)
     return EventRun(kind, engines, sources, config, seconds=seconds, out=folder, stream=stream)
+
+
+def _bundle(given: str | Path | Bundle) -> Bundle:
+    return given if isinstance(given, Bundle) else Bundle(Path(given))
 
 
 class EventRun:
@@ -212,8 +218,7 @@ class EventRun:
         self._flushed = True
 
     def _stop(self) -> None:
-        for one in self._streams:
-            one.stop()
+        stop_all(self._streams)
         for one in self._streams:
             if one.stuck is not None:
                 raise one.stuck

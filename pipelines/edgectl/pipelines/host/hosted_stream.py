@@ -288,7 +288,7 @@ class HostedStream:
     def _stuck(self, pipeline: Pipeline) -> tuple[str, ...]:
         """Its own calls, and those of engines, which the streams of a worker use in turns."""
         found = pipeline.stuck()
-        engine = any(call.doing == "run" for call in self._pool.stuck())
+        engine = any(call.doing == "run" and call.vital for call in self._pool.stuck())
         return ("engine", *found) if engine and "engine" not in found else found
 
     def _emit(self, record: Mapping[str, Any]) -> None:

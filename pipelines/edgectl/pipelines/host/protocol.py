@@ -147,7 +147,7 @@ class Stats(Message):
     cpu_s: float
     """Of the worker, since it was started."""
     stuck: tuple[str, ...] = ()
-    """Which calls do not come back, now: ``source``, ``engine``, ``sink:<name>``."""
+    """Which calls do not come back, now: ``source``, ``engine``, ``engine:<part>`` of a second stage, ``sink:<name>``."""
 
 
 class Swapped(Message):

@@ -100,6 +100,7 @@ def _rules() -> Iterator[str]:
     for name in RULES.own:
         rule = RULES.get(name)
         yield _row(f"`{name}`", rule.doc, ", ".join(["tracks", *sorted(rule.needs)]))
+    yield from _options("Settings of every rule", RuleConfig)
     for name in RULES.own:
         yield from _options(f"Settings of `{name}`", RULES.get(name).config, but=set(RuleConfig.model_fields))
 
@@ -136,22 +137,21 @@ def _options(title: str, model: type[BaseModel], *, but: Collection[str] = ()) -
 
 
 def _setting(name: str, field: FieldInfo, doc: str) -> Iterator[str]:
-    """The rows of a setting: one, or those of the model that it is."""
-    inner = _model_in(field.annotation)
+    """The rows of a setting: one, or those of the model that it is; of a list both."""
+    inner, many = _model_in(field.annotation), get_origin(field.annotation)
+    if inner is None or many is tuple:
+        yield _row(f"`{name}`", _default(field), _unit(name, field), doc + _choices(field, doc))
     if inner is not None:
-        many = get_origin(field.annotation) in (dict, tuple)
-        prefix = f"{name}.<name>" if many else name
+        prefix = f"{name}.<name>" if many is dict else f"{name}[]" if many is tuple else name
         for key, below in inner.model_fields.items():
             yield from _setting(f"{prefix}.{key}", below, _docs(inner).get(key, ""))
-        return
-    yield _row(f"`{name}`", _default(field), _unit(name, field), doc + _choices(field, doc))
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a setting is, may be, or holds by name. Rules have tables of their own."""
+    """The model that a setting is, may be, or holds by name or in a list. Rules have tables of their own."""
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return None if issubclass(annotation, RuleConfig) else annotation
-    if get_origin(annotation) in (dict, Union, UnionType):
+    if get_origin(annotation) in (dict, tuple, Union, UnionType):
         return next((m for a in get_args(annotation) if (m := _model_in(a)) is not None), None)
     return None
 

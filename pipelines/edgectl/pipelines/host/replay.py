@@ -28,6 +28,7 @@ __all__ = [
     "open_track_log",
     "recorded_config",
     "replay",
+    "rules_of",
     "step_frame",
     "with_rules",
 ]
@@ -92,8 +93,7 @@ def replay(log: TrackLogFile, configs: Sequence[PipelineConfig]) -> tuple[LogLen
     The same log and configuration give the same records, to the byte. Raises :class:`UsageError` for a class that the
     model did not know, :class:`DataError` for a damaged log.
     """
-    labels = log.header.labels
-    rules = [RuleSet(with_rules(config), labels) for config in configs]
+    rules = [rules_of(log.header, config) for config in configs]
     writers = [EventWriter(log.header.stream) for _ in configs]
     said: list[Replayed] = [Replayed([], []) for _ in configs]
     frames, first_s, last_s = 0, 0.0, 0.0
@@ -105,6 +105,11 @@ def replay(log: TrackLogFile, configs: Sequence[PipelineConfig]) -> tuple[LogLen
             into.events.extend(events)
             into.records.extend(writer.record(event, stamp) for event in events)
     return LogLength(frames, last_s - first_s), said
+
+
+def rules_of(header: TrackLogHeader, config: PipelineConfig) -> RuleSet:
+    """Raises :class:`UsageError` for a class or an attribute that the models did not know."""
+    return RuleSet(with_rules(config), header.labels, attributes=header.attributes)
 
 
 def step_frame(rules: RuleSet, frame: LoggedTracks) -> list[Event]:

@@ -18,6 +18,7 @@ from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
 from edgectl.pipelines.decoders import DECODERS
 from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, make_pipeline, open_variant
 from edgectl.pipelines.kinds.config import PipelineConfig
 from edgectl.pipelines.sinks.base import Record, Sink
@@ -30,11 +31,13 @@ __all__ = [
     "StreamResult",
     "StreamToRun",
     "Tally",
+    "engines_for",
     "part_of",
     "part_variants",
     "percentiles",
     "run_stream",
     "run_streams",
+    "stop_all",
 ]
 
 _LOOK_S = 0.5
@@ -59,6 +62,8 @@ class RunSummary:
     counters: dict[str, int]
     errors: int
     outputs: tuple[Path, ...] = ()
+    crops: dict[str, Frames] = field(default_factory=dict)
+    """Part of a second stage → what became of its crops."""
     last_counts: dict[str, Any] = field(default_factory=dict)
     """Line id → counts per direction and class at the end."""
 
@@ -77,6 +82,7 @@ def run_stream(
     runtimes: Sequence[str] = ("onnxruntime",),
     open_engine: EngineFactory = open_variant,
     variants: Mapping[str, Variant] | None = None,
+    parts: Mapping[str, Bundle] | None = None,
     prefer: Preference | None = None,
     stream: str = "run",
     sinks: Sequence[Sink] = (),
@@ -85,8 +91,8 @@ def run_stream(
     """Run until the source ends, ``seconds`` of it are over, somebody sets ``stop``, or it fails.
 
     ``facts`` are this machine's (``arch:…``) and ``runtimes`` what it has; each bundle's best variant for
-    them is taken (``prefer``: the one that is best at that), for the part of the pipeline that its task says.
-    ``variants`` (part → variant) overrides that. ``on_event`` is called from the sink thread, ``on_progress``
+    them is taken (``prefer``: the one that is best at that), for the part of the pipeline that its task says;
+    ``parts`` (part → bundle) are further ones whose part is named. ``variants`` (part → variant) overrides that. ``on_event`` is called from the sink thread, ``on_progress``
     about twice a second from this one, with the share that is done (0..1) where the source can tell its
     length. What they raise, and KeyboardInterrupt, stops in good order and is raised again. Raises
     :class:`EdgectlError`.
@@ -102,6 +108,7 @@ def run_stream(
         runtimes=runtimes,
         open_engine=open_engine,
         variants=variants,
+        parts=parts,
         prefer=prefer,
         stop=stop,
     )
@@ -144,6 +151,7 @@ def run_streams(
     runtimes: Sequence[str] = ("onnxruntime",),
     open_engine: EngineFactory = open_variant,
     variants: Mapping[str, Variant] | None = None,
+    parts: Mapping[str, Bundle] | None = None,
     prefer: Preference | None = None,
     trace: Path | None = None,
     stop: threading.Event | None = None,
@@ -158,8 +166,15 @@ def run_streams(
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"two streams are called {min(twice)!r}", hint="--source NAME=URI names a stream")
     engines = {part: PartVariant(v) for part, v in (variants or {}).items()} or part_variants(
-        bundles, facts or frozenset(), runtimes, prefer
+        bundles, facts or frozenset(), runtimes, prefer, parts
     )
+    configs = {one.name: one.config or parse_config(kind, None) for one in streams}
+    needed = {name: engines_for(kind, config, engines) for name, config in configs.items()}
+    if unused := set(engines) - {part for some in needed.values() for part in some}:
+        raise UsageError(
+            f"there is a bundle for the part {min(unused)!r}, which no stream has",
+            hint="second_stage and scene in a stream's configuration name further parts; --bundle PART=FOLDER says what it is for",
+        )
     ear = _Ear(on_event)
     pool = EnginePool()
     running = [
@@ -170,8 +185,8 @@ def run_streams(
                 PipelineArgs(
                     one.name,
                     one.source,
-                    engines,
-                    one.config or parse_config(kind, None),
+                    needed[one.name],
+                    configs[one.name],
                     ear.of(one.name),
                     open_engine,
                     one.out,
@@ -202,14 +217,34 @@ def run_streams(
                 break
             progress()
     finally:
-        for one in running:
-            one.stop()
+        stop_all(running)
         if trace is not None:
             _write_trace(pool, trace)
     if ear.deaf is not None:
         raise ear.deaf
     progress()
     return [StreamResult(one.name, one.summary(kind, ear.tallies[one.name]), one.error) for one in running]
+
+
+def stop_all(running: Sequence[RunningStream]) -> None:
+    """Side by side: one that waits for what hangs keeps no other waiting."""
+    failed: list[BaseException] = []
+
+    def stop(one: RunningStream) -> None:
+        try:
+            one.stop()
+        except BaseException as e:
+            failed.append(e)
+
+    threads = [
+        threading.Thread(target=stop, args=(one,), name=f"stop-{one.name}", daemon=True) for one in running
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 class RunningStream:
@@ -319,6 +354,7 @@ class Tally:
             rules=dict(sorted(self._by_rule.items())),
             counters=last.counters,
             errors=last.errors,
+            crops=last.crops,
             outputs=tuple(p for p in pipeline.outputs if p.exists()),
             last_counts=dict(self._last_counts),
         )
@@ -329,15 +365,19 @@ def part_variants(
     facts: frozenset[str],
     runtimes: Sequence[str] = ("onnxruntime",),
     prefer: Preference | None = None,
+    parts: Mapping[str, Bundle] | None = None,
 ) -> dict[str, PartVariant]:
-    """Part (detector, vad, keyword) → the variant of each bundle that fits this machine.
-    Raises :class:`UsageError` for two bundles for one part."""
+    """Part (detector, vad, keyword) → the variant of each bundle that fits this machine. ``parts``: bundles whose part
+    is named. Raises :class:`UsageError` for two bundles for one part."""
     slots: dict[str, PartVariant] = {}
-    for bundle in bundles:
+    for named, bundle in [*((None, bundle) for bundle in bundles), *(parts or {}).items()]:
         variant = bundle.select(facts, runtimes=runtimes, prefer=prefer)
-        part = part_of(variant)
+        part = part_of(variant) if named is None else named
         if part in slots:
-            raise UsageError(f"two bundles are both for the part {part!r}", hint="give one bundle per part")
+            raise UsageError(
+                f"two bundles are both for the part {part!r}",
+                hint="one bundle per part; PART=FOLDER says which part of a second stage one is for",
+            )
         slots[part] = PartVariant(
             variant,
             f"{bundle.name}@{bundle.version}",
@@ -345,6 +385,14 @@ def part_variants(
             lighter=_lighter(bundle, variant, facts, runtimes),
         )
     return slots
+
+
+def engines_for(
+    kind: str, config: PipelineConfig, engines: Mapping[str, PartVariant]
+) -> dict[str, PartVariant]:
+    """Those that a stream of this configuration has a part for."""
+    parts = {*KINDS.get(kind).parts, *config.further_parts()}
+    return {part: variant for part, variant in engines.items() if part in parts}
 
 
 def _lighter(

@@ -20,11 +20,11 @@ from edgectl.pipelines.host.replay import (
     TrackLogFile,
     open_track_log,
     recorded_config,
+    rules_of,
     step_frame,
     with_rules,
 )
 from edgectl.pipelines.kinds.config import PipelineConfig
-from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.rules.predicate import Explained, Predicate
 from edgectl.pipelines.stream.events import Event
 
@@ -114,7 +114,7 @@ def why(
     moment; :class:`DataError` for a damaged log.
     """
     rule, track = rule or moment.rule, moment.track if track is None else track
-    rules, labels = RuleSet(with_rules(config), log.header.labels), log.header.labels
+    rules, labels = rules_of(log.header, config), log.header.labels
     best: dict[tuple[str, int | None], Explanation] = {}
     offset, frames, last = None, 0, 0.0
     for frame in log.frames:

@@ -55,10 +55,11 @@ class Worker:
         feed: PictureFeed | None = None,
     ) -> None:
         """``open_engine`` None: the variant's own runtime, with the cache of finalised engines that Start
-        names. ``feed`` None: nobody can watch."""
+        names. ``feed`` None: nobody can watch. It is closed at the end."""
         self._commands = commands
         self._fd = answers_fd
         self._open_engine = open_engine
+        self._feed = feed
         self._taps = None if feed is None else feed.sinks
         self._write_lock = threading.Lock()
         # SimpleQueue: its put may be called from a signal handler. Bounded by the reader, which waits for
@@ -79,6 +80,8 @@ class Worker:
         except ProtocolError as e:
             fault = e
         self._stop_all()
+        if self._feed is not None:
+            self._feed.close()
         if fault is None:
             return 0
         _log.error("%s", fault)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,11 @@ from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.frame_path import FramePath, FrameResult
+from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.merge import merge_regions
+from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.track_watch import TrackWatch
 from edgectl.pipelines.video.tracker import Tracks
@@ -41,6 +43,17 @@ PART = "detector"
 _POLL_S = 0.2
 # at most one inference_failed event in this time; each failure is counted
 _FAILURE_EVENT_S = 1.0
+
+
+class _Times(NamedTuple):
+    """When a frame was through each step, ns."""
+
+    taken: int
+    decoded: int
+    tracked: int
+    looked: int
+    """By the second stage."""
+    done: int
 
 
 class Analyser(Protocol):
@@ -84,15 +97,18 @@ class Analysis:
         privacy: Privacy,
         sinks: SinkPool,
         writer: EventWriter,
+        second: SecondStages,
         *,
         realtime: bool,
         pictures: bool,
         naming: Sequence[Sink],
+        hidden: HiddenLog | None = None,
         look_after: Callable[[], None],
         ended: threading.Event,
         failed: Callable[[EdgectlError], None],
     ) -> None:
-        """``pictures``: whether the sinks want them. ``naming``: the sinks that name their files in events. ``look_after`` is called now and then. ``ended`` is set
+        """``pictures``: whether the sinks want them. ``naming``: the sinks that name their files in events.
+        ``hidden``: hears what must not be seen of each frame. ``look_after`` is called now and then. ``ended`` is set
         when everything is through."""
         self.errors = 0
         """Frames on which the engine failed."""
@@ -105,9 +121,11 @@ class Analysis:
         self._privacy = privacy
         self._sinks = sinks
         self._writer = writer
+        self._second = second
         self._realtime = realtime
         self._pictures = pictures
         self._naming = naming
+        self._hidden = hidden
         self._look_after = look_after
         self._ended = ended
         self._detector: Detector | None = None
@@ -133,9 +151,9 @@ class Analysis:
         self._ended.set()
 
     def _analyse(self, result: FrameResult) -> None:
-        if result.detector is not self._detector:
+        if result.detector is not self._detector or self._second:
             self._detector = result.detector
-            self._writer.releases = releases_of(result.detector.slot)
+            self._writer.releases = releases_of(result.detector.slot, self._second)
         if result.ran is None:
             assert result.error is not None
             # a defect, and no failed inference: the stream ends of it
@@ -163,10 +181,18 @@ class Analysis:
         tracks = self._tracker.update(found, t, frame.width, frame.height, camera)
         self._watch.see(t, found, tracks, cut)
         tracked = time.monotonic_ns()
+        hidden = self._privacy.masked(tracks) if self._second else None
+        if self._second:
+            tracks, failures = self._second.before_rules(frame, tracks, t, hidden)
+            for event in failures:
+                self.say(event, frame.stamp)
+        looked = time.monotonic_ns()
         events = self.analyser.step(frame, tracks, t)
         done = time.monotonic_ns()
         self._offer(frame, raw, tracks, events, done)
-        self._count(result, ran, taken, decoded, tracked, done)
+        self._count(result, ran, _Times(taken, decoded, tracked, looked, done))
+        if self._second:
+            self._second.after_rules(frame, tracks, t, hidden)
 
     def _see(self, result: FrameResult, ran: Ran) -> tuple[Detections, NDArray[np.float32]]:
         """What was found in all regions of the frame, and what their borders cut. Raises as a decoder does."""
@@ -181,6 +207,8 @@ class Analysis:
         records = tuple(self._record(e, frame, done) for e in events)
         # Stepped for every frame, shown or not: it remembers where somebody was.
         hidden = self._privacy.step(found, tracks, frame.stamp.t_s)
+        if self._hidden is not None and hidden is not None and frame.stamp.pts_s is not None:
+            self._hidden.add(frame.stamp.pts_s, hidden)
         shown = (
             ShownFrame(frame, hidden, self.analyser.overlay()) if self._pictures and frame.planes else None
         )
@@ -189,20 +217,20 @@ class Analysis:
             StreamOutput(records, shown, self._privacy.clean_tracks(tracks), frame.stamp, age_ms)
         )
 
-    def _count(
-        self, result: FrameResult, ran: Ran, taken: int, decoded: int, tracked: int, done: int
-    ) -> None:
-        stamp = result.frame.stamp
+    def _count(self, result: FrameResult, ran: Ran, at: _Times) -> None:
+        stamp, done = result.frame.stamp, at.done
         engine, whole = ran.ended_ns - ran.started_ns, done - stamp.avail_ns
+        # a recording waits for its crops: no work of this thread
+        waited = at.looked - at.tracked
         period = None if self._previous_done_ns is None else done - self._previous_done_ns
         self._previous_done_ns = done
         stages: list[tuple[Stage, int]] = [
-            ("wait", whole - result.pre_ns - engine - (done - taken)),
+            ("wait", whole - result.pre_ns - engine - (done - at.taken - waited)),
             ("pre", result.pre_ns),
             ("first_after_idle" if ran.after_idle else "engine", engine),
-            ("decode", decoded - taken),
-            ("track", tracked - decoded),
-            ("rules", done - tracked),
+            ("decode", at.decoded - at.taken),
+            ("track", at.tracked - at.decoded),
+            ("rules", done - at.looked),
             ("avail_to_event", whole),
         ]
         if self._realtime:
@@ -211,9 +239,9 @@ class Analysis:
             stages.append(("period", period))
         self._path.tracer.record_all(stages)
         add, thread, stream = self._path.timeline.add, self.thread.name, self._path.stream
-        add(thread, "decode", stream, stamp.seq, taken, decoded)
-        add(thread, "track", stream, stamp.seq, decoded, tracked)
-        add(thread, "rules", stream, stamp.seq, tracked, done)
+        add(thread, "decode", stream, stamp.seq, at.taken, at.decoded)
+        add(thread, "track", stream, stamp.seq, at.decoded, at.tracked)
+        add(thread, "rules", stream, stamp.seq, at.looked, done)
         self._path.through(result, done, period)
 
     def _inference_failed(self, frame: Frame, e: EngineError | ModelError) -> None:
@@ -237,5 +265,5 @@ class Analysis:
         return record
 
 
-def releases_of(slot: PartVariant) -> dict[str, str]:
-    return {PART: slot.release} if slot.release else {}
+def releases_of(slot: PartVariant, second: SecondStages) -> dict[str, str]:
+    return ({PART: slot.release} if slot.release else {}) | second.releases()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -130,8 +130,9 @@ class Pipeline(Protocol):
         ...
 
     def stuck(self) -> tuple[str, ...]:
-        """What waits for a call that does not come back: ``source``, ``engine``, ``sink:<name>``. From any thread,
-        at any time, also while another method waits."""
+        """What waits for a call that does not come back: ``source``, ``engine``, ``engine:<part>`` of a second stage,
+        without which the stream goes on, ``sink:<name>``. From any thread, at any time, also while another method
+        waits."""
         ...
 
     def stop(self) -> None:
@@ -153,21 +154,37 @@ def make_pipeline(kind: str, args: PipelineArgs) -> Pipeline:
             f"seconds is {args.seconds}, it must be more than 0 and at most {_MAX_SECONDS:,.0f}",
             hint="leave it out to run until the source ends",
         )
-    if not set(type_.parts) & set(args.engines):
-        raise UsageError(
-            f"a {kind} pipeline needs an engine for the part {' or '.join(type_.parts)}, it got {', '.join(args.engines) or 'none'}"
-        )
-    if unknown := set(args.engines) - set(type_.parts):
-        raise UsageError(
-            f"a {kind} pipeline has no part {min(unknown)!r}", hint=f"its parts: {', '.join(type_.parts)}"
-        )
     if not isinstance(args.config, type_.config):
         raise UsageError(
             f"this is a {type(args.config).__name__}, a {kind} pipeline takes a {type_.config.__name__}",
             hint=f"parse_config({kind!r}, …) makes one",
         )
+    _check_parts(kind, type_.parts, args.config.further_parts(), args.engines)
     with KINDS.using(kind):
         return type_.make(args)
+
+
+def _check_parts(kind: str, own: Collection[str], further: Collection[str], given: Collection[str]) -> None:
+    """``own``: the kind's, at least one of which has an engine; ``further``: of the configuration, all of which have."""
+    if not set(own) & set(given):
+        raise UsageError(
+            f"a {kind} pipeline needs an engine for the part {' or '.join(own)}, it got {', '.join(given) or 'none'}"
+        )
+    if taken := set(own) & set(further):
+        raise UsageError(
+            f"the configuration names the part {min(taken)!r}, which a {kind} pipeline has for itself",
+            hint="give the part of the second stage another name",
+        )
+    if missing := [part for part in further if part not in given]:
+        raise UsageError(
+            f"the configuration names the part {missing[0]!r}, and there is no engine for it",
+            hint=f"give it a bundle: --bundle {missing[0]}=FOLDER; on a device a slot: slots.{missing[0]}",
+        )
+    if unknown := set(given) - set(own) - set(further):
+        raise UsageError(
+            f"a {kind} pipeline has no part {min(unknown)!r}",
+            hint=f"its parts: {', '.join([*own, *further])}; second_stage and scene in the configuration name further ones",
+        )
 
 
 def open_variant(variant: Variant, *, cache: Path | None = None) -> Engine:

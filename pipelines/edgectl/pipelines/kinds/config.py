@@ -18,6 +18,7 @@ from edgectl.pipelines.video.labels import LabelConfig
 from edgectl.pipelines.video.motion_gate import MotionGateConfig
 from edgectl.pipelines.video.privacy import PrivacyConfig
 from edgectl.pipelines.video.regions.plan import RegionConfig
+from edgectl.pipelines.video.second_stage.config import SceneConfig, SecondStageConfig
 from edgectl.pipelines.video.tracker import TrackConfig
 
 __all__ = ["PipelineConfig", "UpdateLock", "VideoConfig"]
@@ -43,6 +44,10 @@ class PipelineConfig(SinksConfig):
         """Ids of the rules and zones whose events there can be."""
         return frozenset()
 
+    def further_parts(self) -> tuple[str, ...]:
+        """Parts that it names besides those of the kind; each needs an engine."""
+        return ()
+
     @model_validator(mode="after")
     def _events_exist(self) -> PipelineConfig:
         named = {name: options.event_names() for name, options in self.sinks.items() if options}
@@ -64,6 +69,36 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
     regions: RegionConfig = RegionConfig()
     track: TrackConfig = TrackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    second_stage: tuple[SecondStageConfig, ...] = Field(default=(), max_length=4)
+    """Models that look at crops of tracks, each a part with an engine of its own; their votes are attributes of the
+    track."""
+
+    scene: tuple[SceneConfig, ...] = Field(default=(), max_length=4)
+    """Classifiers that look at the whole picture or a region of it, each a part with an engine of its own; their votes
+    are states of the stream."""
+
+    def further_parts(self) -> tuple[str, ...]:
+        return (*self.attribute_parts(), *(scene.part for scene in self.scene))
+
+    def attribute_parts(self) -> tuple[str, ...]:
+        """Those that tell attributes of tracks."""
+        return tuple(stage.part for stage in self.second_stage)
+
+    @model_validator(mode="after")
+    def _parts_are_apart(self) -> VideoConfig:
+        parts = self.further_parts()
+        if twice := {part for part in parts if parts.count(part) > 1}:
+            raise ValueError(f"second_stage and scene name the part {min(twice)!r} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _attributes_exist(self) -> VideoConfig:
+        for where, names in self.attribute_names():
+            if unknown := set(names) - set(self.attribute_parts()):
+                raise ValueError(
+                    f"{where} asks for the attribute {min(unknown)!r}, which no second_stage gives"
+                )
+        return self
 
     @model_validator(mode="after")
     def _private_zones_exist(self) -> VideoConfig:
@@ -72,7 +107,7 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
             raise ValueError(f"privacy.blur.zones names {min(unknown)!r}, which is no zone")
         if self.privacy.hides:
             for name, options in self.chosen().items():
-                if options.packet_seconds():
+                if options.packet_seconds() and not options.hides:
                     raise ValueError(
                         f"{name}: it gives out the source's own packets, in which nothing can be hidden: "
                         "leave it out, or privacy"

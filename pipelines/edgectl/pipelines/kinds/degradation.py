@@ -35,7 +35,7 @@ class Degradation:
         self,
         stream: str,
         config: LoadLimits,
-        engines: HotSwap,
+        engines: HotSwap[Detector],
         frames: Callable[[], Frames],
         choice: FrameChoice,
         regions: RegionChoice | None,
@@ -52,8 +52,8 @@ class Degradation:
         self._regions = regions
         self._only_key_frames = only_key_frames
         self._say = say
-        self._detector = engines.detector
-        slot = engines.detector.slot
+        self._detector = engines.engine
+        slot = engines.engine.slot
         self._lighter = {v.name: v for v in lighter_variants(slot, config.variants)}
         self._failed: set[str] = set()
         self._stand_in = StandIn(
@@ -77,9 +77,9 @@ class Degradation:
 
     def look(self, now_s: float) -> None:
         """Now and then. ``now_s``: of a monotonic clock."""
-        if self._engines.detector is not self._detector:
+        if self._engines.engine is not self._detector:
             # the slot has another engine, whose other variants nobody knows
-            self._detector = self._engines.detector
+            self._detector = self._engines.engine
             self._forget(self._lighter)
         if self._failed:
             self._forget(self._failed)

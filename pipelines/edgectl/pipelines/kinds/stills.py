@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.pipelines.rules import RulesConfig
-from edgectl.pipelines.rules.observation import describe
+from edgectl.pipelines.rules.observation import describe, shown_attributes
 from edgectl.pipelines.rules.occupancy import OccupancyConfig
 from edgectl.pipelines.rules.zone import ZoneRule
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.decode import Detections
-from edgectl.pipelines.video.draw import draw_tracks
+from edgectl.pipelines.video.draw import draw_classes, draw_scene, draw_tracks
 from edgectl.pipelines.video.duplicates import one_label_each
 from edgectl.pipelines.video.tracker import TrackConfig, Tracks
 
@@ -60,8 +60,9 @@ class StillObjects:
 
 class StillAnalyser:
     """One event ``detections`` per picture, also for one without objects: ``objects`` (label, score, box,
-    keypoints, zones), ``found`` (label → how many), ``zones`` (name → how many) and ``over``, the occupancy rules
-    whose limit the picture reaches."""
+    keypoints, zones, ``attributes`` where a second stage tells some), ``found`` (label → how many), ``zones`` (name →
+    how many), ``over``, the occupancy rules whose limit the picture reaches, and ``scene``, where classifiers look at
+    the whole picture (part → ``value`` and ``score``)."""
 
     def __init__(self, config: RulesConfig, labels: Sequence[str]) -> None:
         self._labels = labels
@@ -92,6 +93,8 @@ class StillAnalyser:
             "zones": counts,
             "over": [r.id for r in self._limits if counts[r.occupancy.zone] >= r.occupancy.high],
         }
+        if tracks.scene:
+            data["scene"] = shown_attributes(tracks.scene)
         return [Event("detections", t, None, None, data)]
 
     def overlay(self) -> Callable[[NDArray[Any]], None]:
@@ -99,7 +102,9 @@ class StillAnalyser:
 
         def draw(image: NDArray[Any]) -> None:
             if objects is not None:
+                draw_classes(image, objects)
                 draw_tracks(image, objects, labels)
+                draw_scene(image, objects)
 
         return draw
 

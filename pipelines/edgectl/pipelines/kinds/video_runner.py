@@ -20,6 +20,13 @@ from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTra
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.degradation import Degradation
+from edgectl.pipelines.kinds.second_stage import (
+    CropEngines,
+    attribute_values,
+    make_stages,
+    open_crop_engine,
+    open_second_stage,
+)
 from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
 from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.line import LineConfig
@@ -40,6 +47,7 @@ from edgectl.pipelines.video.capture import Capture
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.frame_path import FramePath
+from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
@@ -98,11 +106,13 @@ class VideoPipeline:
 
     def start(self) -> None:
         source = open_source(self._args.source, patient=self._args.patient)
+        self._hidden: HiddenLog | None = None
         self._packets = self._ring_of(source)
         with contextlib.ExitStack() as undo:
             self._engines = HotSwap(self._open(self._args.engines[PART]), self._done.is_set)
             undo.callback(self._engines.close)
-            labels = LabelMap(self._config, self._engines.detector.labels)
+            seconds = open_second_stage(self._args, self._config, self._done.is_set, undo)
+            labels = LabelMap(self._config, self._engines.engine.labels)
             self._capture = Capture(
                 self._args.stream,
                 source,
@@ -114,7 +124,7 @@ class VideoPipeline:
             self._capturing = self._capture
             undo.callback(self._capture.join, _JOIN_S)
             undo.callback(self._capture.stop)
-            self._plan(self._capture.open(), labels)
+            self._plan(self._capture.open(), labels, seconds)
             self._window_start = time.monotonic()
             self._started = True
             self._analysis.thread.start()
@@ -138,6 +148,7 @@ class VideoPipeline:
         self._analysis.stop()
         self._capture.stop()
         self._path.stop()
+        self._second.stop()
         self._analysis.thread.join(_JOIN_S)
         self._path.end_shadow("the stream has ended")
         if self._degradation is not None:
@@ -146,13 +157,20 @@ class VideoPipeline:
             self._stopped = True
             raise self._does_not_stop()
         self._analysis.analyser.close()
+        last = self._sinks.finish()
+        for heard in self._path.late():
+            self._analysis.say(heard.event, heard.stamp)
+        for make in last:
+            stamp = self._capture.now()
+            self._analysis.say(make(stamp.t_s), stamp)
         self._sinks.close()
+        second_closed = self._second.close()
         # not before: who was interrupted (Ctrl-C) asks again
         self._stopped = True
         if self._error is None and self._sinks.errors:
             self._error = next(iter(self._sinks.errors.values()))
-        # last: a camera that hangs keeps neither the engine nor the files
-        if not self._capture.join(_JOIN_S):
+        # last: what hangs keeps neither the engine nor the files
+        if not self._capture.join(_JOIN_S) or not second_closed:
             raise self._does_not_stop()
 
     def _does_not_stop(self) -> EngineError:
@@ -169,6 +187,8 @@ class VideoPipeline:
         found = ["source"] if self._capturing is not None and self._capturing.stuck else []
         if self._started and self._engines.running.stuck_s(time.monotonic_ns()) is not None:
             found.append("engine")
+        if self._started:
+            found += [f"engine:{stage.part}" for stage in self._second if stage.stuck]
         sinks = self._sinks.stuck() if self._started else ()
         return (*found, *(f"sink:{name}" for name in sinks))
 
@@ -181,8 +201,8 @@ class VideoPipeline:
         self._path.seat(detector)
         return detector
 
-    def _plan(self, info: SourceInfo, labels: LabelMap) -> None:
-        """Everything that depends on the source: flow, budget, analyser, sinks."""
+    def _plan(self, info: SourceInfo, labels: LabelMap, seconds: CropEngines) -> None:
+        """Everything that depends on the source: flow, budget, analyser, second stage, sinks."""
         flow = self._config.flow
         place = room(flow, info.realtime)
         self.expected = _expected(info, self._args.seconds)
@@ -197,7 +217,7 @@ class VideoPipeline:
             tracker = Tracker(self._config.track, period_s=_period_s(info, flow.target_fps))
         privacy = Privacy(
             self._config.privacy,
-            self._engines.detector.labels,
+            self._engines.engine.labels,
             self._config,
             labels.labels,
             {name: zone.polygon for name, zone in self._config.zones.items()},
@@ -230,10 +250,18 @@ class VideoPipeline:
             regions=places,
             settle=self._settle if regions and place.waits else lambda: None,
             blind=privacy.blind,
-            pictures=pictures or self._looks,
+            pictures=pictures or self._looks or bool(seconds),
             camera=self._config.track.camera_motion and info.kind != "images",
         )
-        self._path.seat(self._engines.detector)
+        self._second = make_stages(
+            self._config,
+            seconds,
+            labels.labels,
+            self.tracer,
+            waits=place.waits,
+            still=info.kind == "images",
+        )
+        self._path.seat(self._engines.engine)
         if self._govern is not None and self._govern.on and info.realtime and not place.waits:
             self._degradation = Degradation(
                 self._args.stream,
@@ -261,10 +289,12 @@ class VideoPipeline:
             analyser,
             privacy,
             self._sinks,
-            EventWriter(self._args.stream, releases=releases_of(self._engines.detector.slot)),
+            EventWriter(self._args.stream, releases=releases_of(self._engines.engine.slot, self._second)),
+            self._second,
             realtime=info.realtime,
             pictures=pictures,
             naming=[sink for sink in sinks if type(sink).file_of is not Sink.file_of],
+            hidden=self._hidden,
             look_after=self._look_after,
             ended=self._done,
             failed=self._analysis_failed,
@@ -278,7 +308,7 @@ class VideoPipeline:
             self._control.armed, self._control.arm = lambda: switched.switches, switched.switch
         lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
         rules = self._config.model_dump(
-            mode="json", include=set(RulesConfig.model_fields), exclude_unset=True
+            mode="json", include={*RulesConfig.model_fields, "second_stage", "scene"}, exclude_unset=True
         )
         sinks += open_sinks(
             self._config,
@@ -292,9 +322,12 @@ class VideoPipeline:
                 self._control,
                 self._kind,
                 rules,
+                attribute_values(self._args),
+                scenes=tuple(scene.part for scene in self._config.scene),
                 packets=self._packets,
+                hidden=self._hidden,
                 say=self._capture.say,
-                keypoints=self._engines.detector.keypoints,
+                keypoints=self._engines.engine.keypoints,
             ),
         )
         sinks += self._args.sinks
@@ -308,6 +341,8 @@ class VideoPipeline:
         if not wanted:
             return None
         ring = PacketRing(max(wanted.values()))
+        if self._config.privacy.hides:
+            self._hidden = HiddenLog(max(wanted.values()))
         if not isinstance(source, PacketSource) or not source.keep_packets(ring):
             raise UsageError(
                 f"{min(wanted)}: this source gives no packets that could be kept",
@@ -353,16 +388,20 @@ class VideoPipeline:
         """Now and then: what hangs is told, and how much is done is adjusted."""
         self._capture.look_after()
         stuck = self._engines.running.stuck_s(time.monotonic_ns()) is not None
+        hanging = self._second.changed() if self._second else {}
         if stuck != self._stuck:
-            self._stuck = stuck
+            self._stuck = hanging[PART] = stuck
+        for part, hangs in hanging.items():
             stamp = self._capture.now()
-            self._analysis.say(_engine_event(stamp.t_s, available=not stuck), stamp)
+            self._analysis.say(_engine_event(part, stamp.t_s, available=not hangs), stamp)
         if self._degradation is not None:
             self._degradation.look(time.monotonic())
 
     # -- hot swap ---------------------------------------------------------------------------------------------------------
 
     def swap(self, part: str, slot: PartVariant) -> float:
+        if (second := self._second.of(part)) is not None:
+            return second.swap(open_crop_engine(self._args, second.config, slot))
         detector = self._fitting(part, slot)
         self._path.seat(detector)
         gap_ms = self._engines.switch(detector)
@@ -377,21 +416,26 @@ class VideoPipeline:
         frames: int,
         done: Callable[[Shadowing | EdgectlError], None],
     ) -> None:
+        if self._second.of(part) is not None:
+            raise UsageError(
+                f"the part {part!r} is not compared beside the old engine",
+                hint="release it without shadow: its second stage votes, and probation judges it",
+            )
         detector = self._fitting(part, slot)
-        self._path.compare(Shadow(detector, self._engines.detector, percent, frames, done))
+        self._path.compare(Shadow(detector, self._engines.engine, percent, frames, done))
 
     def _fitting(self, part: str, slot: PartVariant) -> Detector:
         """Another detector, opened and warm, that finds the same things."""
-        _check_part(part)
+        self._check_part(part)
         detector = self._open(slot)
-        running = self._engines.detector.labels
+        running = self._engines.engine.labels
         if detector.labels != running:
             detector.close()
             raise ModelError(
                 f"the new engine's {len(detector.labels)} labels are not the {len(running)} of the running one",
                 hint="start the stream anew for another set of labels",
             )
-        if detector.keypoints != self._engines.detector.keypoints:
+        if detector.keypoints != self._engines.engine.keypoints:
             detector.close()
             raise ModelError(
                 "the new engine's keypoints are not those of the running one",
@@ -400,13 +444,24 @@ class VideoPipeline:
         return detector
 
     def commit(self, part: str) -> None:
-        _check_part(part)
+        if (second := self._second.of(part)) is not None:
+            second.engines.commit()
+            return
+        self._check_part(part)
         self._engines.commit()
 
     def revert(self, part: str) -> None:
-        _check_part(part)
+        if (second := self._second.of(part)) is not None:
+            second.engines.revert()
+            return
+        self._check_part(part)
         self._engines.revert()
         self._path.end_shadow("the stream took another engine")
+
+    def _check_part(self, part: str) -> None:
+        if part != PART:
+            parts = ", ".join([PART, *self._config.further_parts()])
+            raise UsageError(f"this pipeline has no engine for the part {part!r}", hint=f"its parts: {parts}")
 
     # -- numbers ----------------------------------------------------------------------------------------------------------
 
@@ -415,7 +470,7 @@ class VideoPipeline:
         now = time.monotonic()
         seconds, self._window_start = now - self._window_start, now
         done, self._window_processed = frames.processed - self._window_processed, frames.processed
-        slot = self._engines.detector.slot
+        slot = self._engines.engine.slot
         level = None if self._degradation is None else self._degradation.level
         outage = self._capture.outage or ("engine_stuck" if self._stuck else None)
         state = (
@@ -423,10 +478,11 @@ class VideoPipeline:
         )
         return StreamStats(
             kind=self._kind,
-            slots={PART: slot.bundle or slot.variant.digest},
-            releases=releases_of(slot),
+            slots={PART: slot.bundle or slot.variant.digest} | self._second.slots(),
+            releases=releases_of(slot, self._second),
             stages=self.tracer.window(),
             frames=frames,
+            crops=self._second.crops(),
             errors=self._analysis.errors,
             fps=round(done / seconds, 3) if seconds > 0 else 0.0,
             budget_ms=self._budget_ms,
@@ -449,18 +505,13 @@ def _period_s(info: SourceInfo, target_fps: float | None) -> float | None:
     return 1 / min(rates) if rates else None
 
 
-def _check_part(part: str) -> None:
-    if part != PART:
-        raise UsageError(f"this pipeline has no engine for the part {part!r}", hint=f"its part is {PART}")
-
-
 def _expected(info: SourceInfo, seconds: float | None) -> int | None:
     """How many frames there will be, if that can be told."""
     limit = None if seconds is None or not info.fps else max(1, round(seconds * info.fps))
     return min((n for n in (info.frames, limit) if n is not None), default=None)
 
 
-def _engine_event(t_s: float, *, available: bool) -> Event:
+def _engine_event(part: str, t_s: float, *, available: bool) -> Event:
     """An engine whose call does not come back, or has come back after all."""
-    data = {"name": "engine", "available": available, "reason": "engine_stuck", "part": PART}
+    data = {"name": "engine", "available": available, "reason": "engine_stuck", "part": part}
     return Event("capability", t_s, "end" if available else "start", None, data)

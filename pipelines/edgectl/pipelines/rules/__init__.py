@@ -7,7 +7,8 @@ import json
 import logging
 import traceback
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,13 +17,23 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 from edgectl.core.errors import EngineError, UsageError
 from edgectl.core.schema import Config, Name, first_problem
 from edgectl.pipelines.registry import Registry
+from edgectl.pipelines.rules.attributes import AttributeFilter
 from edgectl.pipelines.rules.base import RuleConfig, RuleContext, RuleType
 from edgectl.pipelines.rules.ground import Ground, GroundConfig
 from edgectl.pipelines.rules.lifecycle import LifecycleRule
 from edgectl.pipelines.rules.motion import MotionEstimator
-from edgectl.pipelines.rules.observation import Lasting, Observation, Resettable, Rule, Switchable, Wall
+from edgectl.pipelines.rules.observation import (
+    Lasting,
+    Observation,
+    Resettable,
+    Rule,
+    Switchable,
+    Wall,
+    shown_attributes,
+)
 from edgectl.pipelines.rules.predicate import Explained, Explains
 from edgectl.pipelines.rules.review import ReviewConfig, ReviewRule
+from edgectl.pipelines.rules.scene import SceneRule
 from edgectl.pipelines.rules.schedule import check_time_zone
 from edgectl.pipelines.rules.zone import ZoneConfig, ZoneRule
 from edgectl.pipelines.stream.events import Event
@@ -117,6 +128,11 @@ class RulesConfig(Config):
     def _is_known(cls, name: str) -> str:
         return check_time_zone(name)
 
+    def attribute_names(self) -> list[tuple[str, Mapping[str, Sequence[str]]]]:
+        """Where attributes are asked for, and which values of which."""
+        zones = [(f"zone {name!r}", zone.attributes) for name, zone in self.zones.items()]
+        return [*zones, *((f"rule {rule.id!r}", rule.attributes) for rule in self.rules)]
+
     @model_validator(mode="after")
     def _names_exist(self) -> RulesConfig:
         ids = [r.id for r in self.rules]
@@ -136,9 +152,17 @@ class RuleSet:
     """Zones first, then the object life cycle, then the rules in the order of the configuration, then the review."""
 
     def __init__(
-        self, config: RulesConfig, labels: Sequence[str], camera: CameraConfig | None = None
+        self,
+        config: RulesConfig,
+        labels: Sequence[str],
+        camera: CameraConfig | None = None,
+        attributes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Raises :class:`UsageError` if a rule or zone names a class that the model does not know."""
+        """``attributes``: part of a second stage → the values that it can decide for; none: any text.
+
+        Raises :class:`UsageError` if a rule or zone names a class or an attribute that the model does not know.
+        """
+        _check_attributes(config, attributes or {})
         for where, classes in _classes(config):
             if unknown := set(classes) - set(labels):
                 raise UsageError(
@@ -146,9 +170,10 @@ class RuleSet:
                     hint=f"it knows {', '.join(labels[:20])}",
                 )
         self.zones = [ZoneRule(name, zone, labels) for name, zone in config.zones.items()]
+        self._zones = {z.name: z for z in self.zones}
         context = RuleContext(
             labels,
-            {z.name: z for z in self.zones},
+            self._zones,
             camera or CameraConfig(),
             None if config.ground is None else Ground(config.ground),
             config.time_zone,
@@ -157,12 +182,26 @@ class RuleSet:
         """Id → rule, without the zones."""
         self._settings: dict[str, Any] = {}
         """Id → what the rule was configured with, as JSON values."""
+        self._asking = {
+            f"zone:{name}": AttributeFilter(zone.attributes, {})
+            for name, zone in config.zones.items()
+            if zone.attributes
+        }
+        """Step → what it sees, where it asks for attributes."""
         for rule in config.rules:
+            own = context
+            if rule.attributes:
+                shown = {name: ZoneRule(name, config.zones[name], labels) for name in rule.zone_names()}
+                self._asking[rule.id] = AttributeFilter(rule.attributes, shown)
+                own = replace(context, zones=shown)
             with RULES.using(_names(type(rule).model_fields)[0]) as type_:
-                self.rules[rule.id] = type_.make(rule, context)
-            self._settings[rule.id] = rule.model_dump(mode="json")
+                self.rules[rule.id] = type_.make(rule, own)
+            # without what is not asked for, so that counts of a time before there were attributes go on
+            left_out = None if rule.attributes else {"attributes"}
+            self._settings[rule.id] = rule.model_dump(mode="json", exclude=left_out)
         self._steps: dict[str, Rule] = {f"zone:{z.name}": z for z in self.zones}
         self._steps["lifecycle"] = LifecycleRule(labels, self.zones, config.update_s)
+        self._steps["scene"] = SceneRule()
         self._steps |= self.rules
         if config.review is not None:
             self._steps["review"] = ReviewRule(config.review)
@@ -214,7 +253,8 @@ class RuleSet:
         now = self._now = Observation(tracks, t, lanes, speed_mps, wall, events, self._motion.step(tracks, t))
         for name, rule in self._steps.items():
             try:
-                made = rule.step(now)
+                asking = self._asking.get(name)
+                made = rule.step(now if asking is None else asking.step(now, self._zones))
                 if made:
                     _check(made)
             except Exception as e:
@@ -223,7 +263,7 @@ class RuleSet:
                     f"rule {name!r} failed at {t:.3f} s: {type(e).__name__}: {e}",
                     hint=_line(e, type(rule).__module__),
                 ) from e
-            events += made
+            events += [_with_attributes(event, tracks) for event in made] if tracks.attributes else made
         # An object is new before anything else is said of it.
         return sorted(events, key=lambda event: not (event.type == "tracked_object" and event.phase == "new"))
 
@@ -232,13 +272,22 @@ class RuleSet:
         themselves are left out."""
         if self._now is None:
             return {}
-        named = [(name.removeprefix("zone:"), rule) for name, rule in self._steps.items()]
-        return {name: rule.explain(self._now) for name, rule in named if isinstance(rule, Explains)}
+        explained = {}
+        for name, rule in self._steps.items():
+            if isinstance(rule, Explains):
+                asking = self._asking.get(name)
+                if asking is None:
+                    found = rule.explain(self._now)
+                else:
+                    found = asking.explain(self._now, rule.explain(asking.seen(self._now)))
+                explained[name.removeprefix("zone:")] = found
+        return explained
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as JSON values."""
         rules = {name: rule.snapshot() for name, rule in self._steps.items()}
-        return {"motion": self._motion.snapshot(), "rules": rules}
+        asking = {name: one.snapshot() for name, one in self._asking.items()}
+        return {"motion": self._motion.snapshot(), "rules": rules, "asking": asking}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a snapshot; rules that it does not know start anew."""
@@ -246,6 +295,8 @@ class RuleSet:
         for name, rule in self._steps.items():
             if name in state["rules"]:
                 rule.restore(state["rules"][name])
+        for name, asking in self._asking.items():
+            asking.restore(state.get("asking", {}).get(name, []))
 
     def save(self) -> dict[str, Any]:
         """What outlasts the process, as JSON values: counts, switches, what was learned. Nothing about tracks, whose
@@ -292,6 +343,26 @@ class RuleSet:
                 rule.switch(on)
                 events.append(Event("switch", t, None, name, {"on": on}))
         return events
+
+
+def _with_attributes(event: Event, tracks: Tracks) -> Event:
+    """What is decided of the object that it tells of, in each event of a rule."""
+    found = tracks.attributes.get(event.data.get("track", 0))
+    if not found or "attributes" in event.data:
+        return event
+    return replace(event, data={**event.data, "attributes": shown_attributes(found)})
+
+
+def _check_attributes(config: RulesConfig, known: Mapping[str, Sequence[str]]) -> None:
+    for where, asked in config.attribute_names():
+        for part, values in asked.items():
+            if part not in known:
+                raise UsageError(f"{where} asks for the attribute {part!r}, which no second stage gives")
+            if known[part] and (unknown := set(values) - set(known[part])):
+                raise UsageError(
+                    f"{where} asks for {part} {min(unknown)!r}, which the model does not know",
+                    hint=f"it knows {', '.join(known[part][:20])}",
+                )
 
 
 def _check(made: Sequence[Event]) -> None:

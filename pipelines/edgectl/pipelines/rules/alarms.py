@@ -41,7 +41,7 @@ class _Alarm:
 
 class Alarms:
     """One alarm for each track. It starts when it has held for ``hold_s``, and ends when it has not held for
-    ``clear_s`` or the track has ended."""
+    ``clear_s`` or the track has ended (``reason`` ``lost``; ``attribute``: it is none of those that count any more)."""
 
     def __init__(
         self, type_: str, rule: str, labels: Sequence[str], *, hold_s: float, clear_s: float
@@ -68,7 +68,7 @@ class Alarms:
         for track in sorted(self._alarms.keys() - now.alive):
             alarm = self._alarms.pop(track)
             if alarm.on:
-                events.append(self._end(t, track, alarm, "lost"))
+                events.append(self._end(t, track, alarm, "attribute" if track in now.others else "lost"))
         for one in judged:
             track = now.ids[one.row]
             self._judged[track] = one

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgectl.core.schema import Config, Name
+from edgectl.pipelines.rules.attributes import AttributesAsked
 from edgectl.pipelines.rules.ground import Ground
 from edgectl.pipelines.rules.observation import Rule
 from edgectl.pipelines.rules.zone import ZoneRule
@@ -19,6 +20,9 @@ class RuleConfig(Config):
     """One entry of ``rules``. The key that is called like the rule says which rule it is."""
 
     id: Name
+    """What its events and files call it."""
+    attributes: AttributesAsked = {}
+    """Only tracks of which a second stage has decided this: `gear: [no-helmet]`. What is undecided does not count."""
 
     def zone_names(self) -> tuple[str, ...]:
         """Names of the zones that it needs: they must exist."""

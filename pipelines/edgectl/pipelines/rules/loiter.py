@@ -62,6 +62,9 @@ class LoiterRule:
         inside = self._zone.inside
         for track in sorted(self._here.keys() - inside.keys()):
             dwell = self._here.pop(track)
+            if track in now.others:
+                events += self._end(track, dwell, t, t)
+                continue
             stay = self._zone.stays.get(track) or self._zone.gone.get(track)
             if stay is not None and not stay.inside:
                 events += self._end(track, dwell, t, stay.since)

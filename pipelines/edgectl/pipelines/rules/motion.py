@@ -49,6 +49,13 @@ class Motion:
         self._w, self._ww, self._wu, self._wuu, self._wz, self._wuz, self._wzz, self._v, self._vrr = sums
         self._heights = heights
 
+    def select(self, keep: NDArray[np.bool_]) -> Motion:
+        """Of some of the tracks, by a mask (N,)."""
+        sums = np.stack(
+            [self._w, self._ww, self._wu, self._wuu, self._wz, self._wuz, self._wzz, self._v, self._vrr]
+        )
+        return Motion(sums[:, keep], self._heights[keep])
+
     @cached_property
     def jitter(self) -> F64:
         """(N, 2): standard deviation of the foot's x and y around its way."""

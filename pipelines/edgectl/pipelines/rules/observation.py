@@ -3,7 +3,8 @@ capture time only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Protocol, runtime_checkable
@@ -15,6 +16,7 @@ from pydantic import Field
 from edgectl.pipelines.rules.motion import Motion, still
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Stamp
+from edgectl.pipelines.video.attribute import Attribute
 from edgectl.pipelines.video.lanes import Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -32,6 +34,7 @@ __all__ = [
     "because",
     "describe",
     "pixels",
+    "shown_attributes",
     "wanted",
 ]
 
@@ -73,6 +76,8 @@ class Observation:
     """What the rules before this one made of this observation."""
     motion: Motion | None = None
     """How the tracks move; a :class:`RuleSet` gives it. None: nothing is known of them."""
+    others: frozenset[int] = frozenset()
+    """Tracks that are there and that the rule does not look at: it asks for other attributes."""
 
     @cached_property
     def ids(self) -> list[int]:
@@ -197,10 +202,11 @@ def wanted(classes: Sequence[str], labels: Sequence[str]) -> frozenset[int]:
 
 
 def because(what: str, value: float, limit: float, unit: str, **more: Any) -> dict[str, Any]:
-    """Why an event was made, as it stands in the event: what was measured, and the limit that it passed."""
+    """Why an event was made, as it stands in the event: what was measured, and the limit that it passed. ``value`` is
+    None where it has no end, such as the depth inside a zone that is the whole picture: JSON has no word for that."""
     return {
         "what": what,
-        "value": round(float(value), 3),
+        "value": round(float(value), 3) if math.isfinite(value) else None,
         "limit": round(float(limit), 3),
         "unit": unit,
         **more,
@@ -209,9 +215,11 @@ def because(what: str, value: float, limit: float, unit: str, **more: Any) -> di
 
 def describe(tracks: Tracks, row: int, labels: Sequence[str]) -> dict[str, Any]:
     """The object in row ``row`` as an event shows it; ``box`` is xyxy in pixels of the frame. ``keypoints``, of what has
-    some in this frame: name → x, y and confidence, of those that are seen."""
+    some in this frame: name → x, y and confidence, of those that are seen. ``attributes``, where a second stage has
+    decided some: part → ``value`` and ``score``."""
+    track = int(tracks.ids[row])
     about: dict[str, Any] = {
-        "track": int(tracks.ids[row]),
+        "track": track,
         "label": labels[int(tracks.cls[row])],
         "score": round(float(tracks.score[row]), 3),
         "box": [round(float(v), 1) for v in tracks.xyxy[row]],
@@ -219,4 +227,11 @@ def describe(tracks: Tracks, row: int, labels: Sequence[str]) -> dict[str, Any]:
     }
     if tracks.keypoints is not None and (points := tracks.keypoints.named(row)):
         about["keypoints"] = points
+    if found := tracks.attributes.get(track):
+        about["attributes"] = shown_attributes(found)
     return about
+
+
+def shown_attributes(found: Mapping[str, Attribute]) -> dict[str, Any]:
+    """What is decided of an object, as an event shows it: part → ``value`` and ``score``."""
+    return {part: {"value": a.value, "score": round(a.score, 3)} for part, a in sorted(found.items())}

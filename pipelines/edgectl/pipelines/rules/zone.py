@@ -11,7 +11,7 @@ from and to the time on the border, between two sightings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edgectl.core.schema import Config
+from edgectl.pipelines.rules.attributes import AttributesAsked
 from edgectl.pipelines.rules.observation import (
     EDGE,
     Observation,
@@ -54,6 +55,8 @@ class ZoneConfig(Config):
     """How long it must be outside, or away, before it has left."""
     classes: tuple[str, ...] = ()
     """Labels that count; empty: all."""
+    attributes: AttributesAsked = {}
+    """Only tracks of which a second stage has decided this: `gear: [no-helmet]`. What is undecided does not count."""
 
 
 @dataclass(slots=True)
@@ -88,7 +91,8 @@ class Stay:
 
 
 class ZoneRule:
-    """Events ``zone`` with phase ``enter`` and ``leave`` (``reason``: ``left`` or ``lost``, ``dwell_s``)."""
+    """Events ``zone`` with phase ``enter`` and ``leave`` (``reason``: ``left``, ``lost`` or
+    ``attribute``, ``dwell_s``)."""
 
     def __init__(self, name: str, config: ZoneConfig, labels: Sequence[str]) -> None:
         self.name = name
@@ -116,7 +120,7 @@ class ZoneRule:
             stay = self.stays.pop(track)
             if self.inside.pop(track, None) is not None:
                 self.gone[track] = stay
-                events.append(self._ended(track, stay, t))
+                events.append(self._ended(track, stay, t, other=track in now.others))
         rows = [r for r in now.rows if now.cls[r] in self._classes]
         if not rows:
             return events
@@ -146,6 +150,13 @@ class ZoneRule:
                     self._event("leave", t, {**about, "reason": "left", "dwell_s": dwell, "because": why})
                 )
         return events
+
+    def show(self, whole: ZoneRule, tracks: Collection[int]) -> None:
+        """Be ``whole``, a zone that has taken its step, as a rule sees it that looks at some tracks only; instead of a
+        step."""
+        self.gone = {track: stay for track, stay in whole.gone.items() if track in tracks}
+        self.stays = {track: stay for track, stay in whole.stays.items() if track in tracks}
+        self.inside = {track: stay for track, stay in whole.inside.items() if track in tracks}
 
     def holds(self, tracks: Tracks) -> NDArray[np.bool_]:
         """Which objects (N,) lie in the zone in this very picture, without hysteresis; the state is left
@@ -242,12 +253,13 @@ class ZoneRule:
         distance: NDArray[np.float64] = shapely.distance(self._border, shapely.points(points))
         return np.where(within, distance, -distance)
 
-    def _ended(self, track: int, stay: Stay, t: float) -> Event:
-        """The track of somebody who was in has ended. Who was seen outside last has left."""
+    def _ended(self, track: int, stay: Stay, t: float, *, other: bool) -> Event:
+        """The track of somebody who was in has ended, or is not one of those that count any more (``other``). Who was
+        seen outside last has left."""
         data = {
             "track": track,
             "label": self.labels[stay.cls],
-            "reason": "lost" if stay.pending is None else "left",
+            "reason": "attribute" if other else "lost" if stay.pending is None else "left",
             "dwell_s": _s(stay.until - stay.since),
             "because": because("not seen", t - stay.seen, 0, "s"),
         }

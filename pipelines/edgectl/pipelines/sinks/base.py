@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from edgectl.core.schema import Config
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Stamp
+from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.keypoints import KeypointLayout
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.tracker import Tracks
@@ -80,6 +81,11 @@ class Sink:
         """Raises :class:`EdgectlError`."""
         raise NotImplementedError
 
+    def finish(self) -> Sequence[Callable[[float], Event]]:
+        """The stream has ended: what is to be told of it yet, as events from the time of now. Called once, after the last
+        ``write`` but one: the events follow. Raises :class:`EdgectlError`."""
+        return ()
+
     def close(self) -> None:
         """Finish files. Called once, after the last ``write``."""
 
@@ -101,6 +107,10 @@ class Sink:
 
 class SinkOptions(Config):
     """What the configuration says about a sink."""
+
+    hides: ClassVar[bool] = False
+    """Whether nothing that :attr:`SinkContext.hidden` names is in what it makes of the source's packets. Where something is,
+    it is refused together with privacy."""
 
     def event_names(self) -> tuple[str, ...]:
         """Ids of rules and zones that it names: they must exist."""
@@ -130,8 +140,14 @@ class SinkContext:
     kind: str = ""
     rules: Mapping[str, Any] = field(default_factory=dict)
     """The configuration of zones and rules, as JSON values."""
+    attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Part of a second stage → the values that it can decide for; none: any text."""
+    scenes: tuple[str, ...] = ()
+    """Parts that look at the whole picture."""
     packets: PacketRing | None = None
     """The last seconds of the source as they came, where an option asks for them (:meth:`SinkOptions.packet_seconds`)."""
+    hidden: HiddenLog | None = None
+    """What of those seconds must not be seen. None: everything may."""
     files: OutFiles | None = None
     """What was written into ``out``: a sink that makes many files says so, and they are deleted when they are old."""
     say: Callable[[Callable[[float], Event]], None] | None = None

@@ -1,38 +1,45 @@
-"""Clips of events, with seconds before and after, cut from the source's own packets: nothing is encoded anew.
+"""Clips of events, with seconds before and after, cut from the source's own packets: nothing is encoded anew, and a clip
+begins with the key frame before the time that was asked for, because nothing else can be decoded.
 
-A clip begins with the key frame before the time that was asked for, because nothing else can be decoded.
+With privacy the packets are decoded and each picture is encoded anew, without what must not be seen. That takes a while of
+the sink's thread, which then runs behind the others of the machine.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import os
+import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
-import av
-import av.error
 from pydantic import Field
 
-from edgectl.core.errors import StorageError
-from edgectl.core.files import storage
 from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkOptions, SinkType, StreamOutput
-from edgectl.pipelines.sinks.encode import written_by_python
+from edgectl.pipelines.sinks.clip_file import ClipBounds, copied, encoded
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sources.media.ring import Cut, PacketRing
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.video.hidden_log import HiddenLog
 
 __all__ = ["SINK", "ClipSink", "ClipsConfig"]
 
 _MAX_OPEN = 64
 """Clips that wait for their end."""
+_NICE = 10
+_HURRIED_S = 1.0
+"""So long clips are encoded yet when the stream is to stop; they end where they have come to."""
 _PATIENCE_S = 60.0
 """How long after its end a clip waits for the group of pictures that holds it to be complete."""
 
 
 class ClipsConfig(SinkOptions):
+    hides: ClassVar[bool] = True
+
     on: tuple[str, ...] = Field(min_length=1)
     """Ids of rules and zones."""
     before_s: float = Field(default=5.0, ge=0, le=60)
@@ -43,6 +50,8 @@ class ClipsConfig(SinkOptions):
     """A clip is not made longer than that."""
     limit: int = Field(default=200, ge=1, le=100_000)
     """At most this many files; the oldest goes first."""
+    max_width: int = Field(default=1920, ge=64, le=4096)
+    """With privacy, a wider clip is made smaller. Without, it is as the camera sent it."""
 
     def event_names(self) -> tuple[str, ...]:
         return self.on
@@ -58,6 +67,8 @@ class _Clip:
     start_s: float
     end_s: float
     """Of the container."""
+    begun: int
+    """The how-manieth beginning of the source it belongs to."""
 
 
 class ClipSink(Sink):
@@ -74,11 +85,18 @@ class ClipSink(Sink):
         files: OutFiles,
         ring: PacketRing,
         say: Callable[[Callable[[float], Event]], None],
+        hidden: HiddenLog | None = None,
     ) -> None:
+        """``hidden``: what must not be seen; None: everything may."""
         self._out = out
         self._config = config
         self._ring = ring
         self._say = say
+        self._hidden = hidden
+        self._frames = 0
+        """Encoded so far."""
+        self._nice = False
+        self._hurried_at: float | None = None
         self._open: deque[_Clip] = deque()
         self._files = files
         self._running: tuple[str, float, float] | None = None
@@ -97,7 +115,7 @@ class ClipSink(Sink):
         return {"clip": name}
 
     def write(self, output: StreamOutput) -> None:
-        stamp = output.frame.stamp if output.frame is not None else None
+        stamp = output.stamp
         for record in output.records:
             if (name := record.get("clip")) and stamp is not None and stamp.pts_s is not None:
                 # capture time to the container's
@@ -108,19 +126,24 @@ class ClipSink(Sink):
             and newest is not None
             and (newest >= self._open[0].end_s or len(self._open) > _MAX_OPEN)
         ):
-            self._finish(self._open.popleft())
+            self._tell(self._open.popleft())
         if self._open and stamp is not None and stamp.pts_s is not None:
             clip = self._open[0]
             # the source began anew, or a group of pictures has no end
             if stamp.pts_s < clip.start_s - 1 or stamp.pts_s > clip.end_s + _PATIENCE_S:
-                self._finish(self._open.popleft())
+                self._tell(self._open.popleft())
+
+    def progress(self) -> int:
+        return self._frames
 
     def trouble(self) -> str | None:
         return None if self._ring.trouble is None else f"no clips can be cut: {self._ring.trouble}"
 
-    def close(self) -> None:
+    def finish(self) -> Sequence[Callable[[float], Event]]:
+        ended = []
         while self._open:
-            self._finish(self._open.popleft())
+            ended.append(self._written(self._open.popleft()))
+        return ended
 
     def _ask(self, name: str, event: str, at_s: float) -> None:
         for clip in self._open:
@@ -129,71 +152,70 @@ class ClipSink(Sink):
                 clip.end_s = max(clip.end_s, at_s + self._config.after_s)
                 return
         config = self._config
-        self._open.append(_Clip(name, [event], at_s - config.before_s, at_s + config.after_s))
+        self._open.append(
+            _Clip(name, [event], at_s - config.before_s, at_s + config.after_s, self._ring.begun)
+        )
 
-    def _finish(self, clip: _Clip) -> None:
-        cut = self._ring.cut(clip.start_s, clip.end_s)
-        data = {"clip": clip.name, "events": clip.events, "written": False}
-        if cut is not None:
-            path = self._out / clip.name
-            start_s, end_s, frames = _write(path, cut)
+    def _tell(self, clip: _Clip) -> None:
+        self._say(self._written(clip))
+
+    def _written(self, clip: _Clip) -> Callable[[float], Event]:
+        """Write it, and what is to be said of it."""
+        data: dict[str, Any] = {"clip": clip.name, "events": clip.events, "written": False}
+        # other packets have the same times, where the source has begun anew
+        cut = self._ring.cut(clip.start_s, clip.end_s) if clip.begun == self._ring.begun else None
+        path = self._out / clip.name
+        bounds = None if cut is None else self._write(path, cut, clip)
+        if bounds is not None:
             self._files.wrote(path)
             self._files.keep(self._config.limit, "clips")
             data |= {
                 "written": True,
-                "start_pts_s": round(start_s, 3),
-                "end_pts_s": round(end_s, 3),
-                "before_s": round(clip.start_s + self._config.before_s - start_s, 3),
-                "seconds": round(end_s - start_s, 3),
-                "frames": frames,
+                "start_pts_s": round(bounds.start_s, 3),
+                "end_pts_s": round(bounds.end_s, 3),
+                "before_s": round(clip.start_s + self._config.before_s - bounds.start_s, 3),
+                "seconds": round(bounds.end_s - bounds.start_s, 3),
+                "frames": bounds.frames,
             }
-        self._say(lambda t_s: Event("clip", t_s, None, None, data))
+        return lambda t_s: Event("clip", t_s, None, None, data)
 
+    def _write(self, path: Path, cut: Cut, clip: _Clip) -> ClipBounds | None:
+        if self._hidden is None:
+            return copied(path, cut)
+        if not self._nice:
+            # for this thread alone (setpriority(2)): the frames of the streams come first
+            self._nice = True
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        return encoded(
+            path,
+            cut,
+            self._hidden,
+            start_s=clip.start_s,
+            end_s=clip.end_s,
+            max_width=self._config.max_width,
+            go_on=self._goes_on,
+        )
 
-def _write(path: Path, cut: Cut) -> tuple[float, float, int]:
-    """A plain MP4 that begins at 0. Returns its bounds in the source's time, and the frames in it."""
-    with storage(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}.part")
-    first: int | None = None
-    frames = 0
-    last_s = cut.start_s
-    try:
-        with (
-            storage(str(path)),
-            av.open(io.BytesIO(cut.data)) as source,
-            written_by_python(hidden, "mp4", {"movflags": "faststart"}) as target,
-        ):
-            stream = target.add_stream_from_template(source.streams.video[0])
-            for packet in source.demux(source.streams.video[0]):
-                if packet.dts is None or packet.pts is None or packet.time_base is None:
-                    continue
-                first = packet.pts if first is None else first
-                packet.pts, packet.dts, packet.stream = packet.pts - first, packet.dts - first, stream
-                # A muxer may have moved all times; the first is the key frame at which the cut begins.
-                at_s = cut.start_s + float(packet.pts * packet.time_base)
-                frames += 1
-                last_s = max(last_s, at_s + float((packet.duration or 0) * packet.time_base))
-                target.mux(packet)
-        with storage(str(path)):
-            hidden.replace(path)
-    except av.error.FFmpegError as e:
-        raise StorageError(f"cannot write {path}: {e}", hint="check the disk") from e
-    finally:
-        with contextlib.suppress(OSError):
-            hidden.unlink(missing_ok=True)
-    return cut.start_s, last_s, frames
+    def _goes_on(self) -> bool:
+        """One picture more is encoded."""
+        self._frames += 1
+        if not self.hurried:
+            return True
+        self._hurried_at = self._hurried_at or time.monotonic()
+        return time.monotonic() - self._hurried_at < _HURRIED_S
 
 
 def _open(options: ClipsConfig, context: SinkContext) -> ClipSink | None:
     if context.out is None or context.files is None or context.packets is None or context.say is None:
         return None
-    return ClipSink(context.out, options, context.files, context.packets, context.say)
+    return ClipSink(context.out, options, context.files, context.packets, context.say, context.hidden)
 
 
 SINK = SinkType(
     _open,
-    "a clip for events of chosen rules and zones, with seconds before and after, as the camera sent it: "
+    "a clip for events of chosen rules and zones, with seconds before and after, as the camera sent it, or encoded anew "
+    "without what `privacy` hides: "
     "`clips/<event id>.mp4`; an event `clip` says its bounds",
     ClipsConfig,
     files=True,

@@ -113,6 +113,17 @@ class SinkPool:
         for feeder in self._feeders:
             feeder.hurry()
 
+    def finish(self, timeout_s: float = 30.0) -> list[Callable[[float], Event]]:
+        """What the sinks have to tell at the end of the stream, once each has what was offered so far; :meth:`offer` takes it
+        yet. Whoever gets on no further is not waited for."""
+        last = [f for f in self._feeders if type(f.sink).finish is not Sink.finish]
+        until = time.monotonic() + timeout_s
+        for feeder in last:
+            feeder.ask_for_the_last()
+        for feeder in last:
+            feeder.wait_until(feeder.is_finished.is_set, until)
+        return [event for feeder in last for event in feeder.last_words()]
+
     def close(self, timeout_s: float = 30.0) -> bool:
         """Write what is queued, at most for ``timeout_s``, finish the sinks and join; a sink that gets on no further is left
         behind. False if something was left unwritten: it is logged."""
@@ -122,7 +133,7 @@ class SinkPool:
             feeder.finish(deadline)
         whole = True
         for feeder in self._feeders:
-            feeder.wait_for_the_end(deadline + 10)
+            feeder.wait_until(lambda f=feeder: not f.thread.is_alive(), deadline + 10)  # type: ignore[misc]
             if feeder.thread.is_alive():
                 _log.error("%s: sink %s is left behind: it gets on no further", self._name, feeder.sink.name)
             if left := len(feeder):
@@ -176,6 +187,10 @@ class _Timed:
             self._written(time.monotonic_ns() - self._since_ns)
 
 
+class _Last:
+    """In the place of an output: the stream has ended."""
+
+
 class _Feeder:
     """One sink, its queue and its thread."""
 
@@ -194,12 +209,16 @@ class _Feeder:
         self._moved_at = 0.0
         """When the sink was seen to get on, within a call."""
         self._hurried = False
+        self._last_asked = False
+        self.is_finished = threading.Event()
+        self._last: Sequence[Callable[[float], Event]] = ()
         self._deadline: float | None = None
         self._closed = False
         self._failures = 0
         self._retry_at = 0.0
         self._troubled_since: float | None = None
-        self._told_trouble = False
+        self._told_causes: set[str | None] = set()
+        """Of the trouble that the sink is in."""
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -252,14 +271,27 @@ class _Feeder:
             self._hurried = self.sink.hurried = True
             self._change.notify_all()
 
-    def wait_for_the_end(self, until: float) -> None:
-        """Of the thread, as long as the sink gets on, and until a monotonic time."""
+    def ask_for_the_last(self) -> None:
+        """:meth:`Sink.finish`, behind what is queued."""
+        with self._change:
+            self._last_asked = True
+            self._change.notify_all()
+
+    def last_words(self) -> Sequence[Callable[[float], Event]]:
+        """What the sink has said at the end, once."""
+        said, self._last = self._last, ()
+        return said
+
+    def wait_until(self, over: Callable[[], bool], until: float) -> None:
+        """As long as the sink gets on, and until a monotonic time."""
         limits = [self.sink.stuck_s, _HURRY_S if self._hurried else None]
         limit = min((s for s in limits if s is not None), default=math.inf)
-        while self.thread.is_alive():
+        while not over():
             now = time.monotonic()
+            if now >= until or self._still_s(now) > limit:
+                return
             # who hangs already had his time
-            if now >= until or self.is_stuck or self._still_s(now) > limit:
+            if self.is_stuck:
                 self.thread.join(2 * _LOOK_S)
                 return
             self.thread.join(_LOOK_S)
@@ -294,14 +326,16 @@ class _Feeder:
         trouble = None if self._closed else self.sink.trouble()
         if trouble is None:
             self._troubled_since = None
-            if self._told_trouble:
-                self._told_trouble = False
+            if self._told_causes:
+                self._told_causes.clear()
                 self._pool.tell(SinkState(self.sink.name, True, "back"))
             return
         self._troubled_since = self._troubled_since or now
-        if not self._told_trouble and now - self._troubled_since >= _TROUBLE_S:
-            self._told_trouble = True
-            self._pool.tell(SinkState(self.sink.name, False, "away", trouble, self.sink.cause))
+        cause = self.sink.cause
+        # another reason is told, too: a server that is back, and says no
+        if cause not in self._told_causes and now - self._troubled_since >= _TROUBLE_S:
+            self._told_causes.add(cause)
+            self._pool.tell(SinkState(self.sink.name, False, "away", trouble, cause))
 
     def _room(self, picture: bool) -> bool:
         return len(self._queue) < _MAX_RECORDS and (not picture or self._pictures < _MAX_PICTURES)
@@ -319,6 +353,10 @@ class _Feeder:
 
     def _run(self) -> None:
         while (taken := self._next()) is not None:
+            if isinstance(taken, _Last):
+                self._call(self._finish)
+                self.is_finished.set()
+                continue
             output, timed = taken
             if time.monotonic() < self._retry_at and self._deadline is None:
                 self._pool.count(f"sink_lost:{self.sink.name}")
@@ -327,11 +365,18 @@ class _Feeder:
                 timed.done()
             if self._closed:
                 break
+        self.is_finished.set()
         self._call(self.sink.close)
 
-    def _next(self) -> tuple[StreamOutput, _Timed | None] | None:
+    def _finish(self) -> None:
+        self._last = self.sink.finish()
+
+    def _next(self) -> tuple[StreamOutput, _Timed | None] | _Last | None:
         with self._change:
-            self._change.wait_for(lambda: self._queue or self._deadline is not None)
+            self._change.wait_for(lambda: self._queue or self._last_asked or self._deadline is not None)
+            if self._last_asked and not self._queue:
+                self._last_asked = False
+                return _Last()
             late = self._deadline is not None and time.monotonic() > self._deadline
             if late or not self._queue:
                 return None

@@ -20,6 +20,7 @@ from edgectl.core.schema import Message, first_problem
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.lines import LineFile
 from edgectl.pipelines.stream.frame import ClockQuality, Stamp
+from edgectl.pipelines.video.attribute import Attribute
 from edgectl.pipelines.video.keypoints import KeypointLayout, Keypoints
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -50,6 +51,8 @@ class TrackLogHeader(Message):
     """What the points of the tracks are; None: they have none."""
     rules: dict[str, Any] = {}
     """The configuration of zones and rules, as JSON values."""
+    attributes: dict[str, tuple[str, ...]] = {}
+    """Part of a second stage → the values that it can decide for; none: any text."""
 
 
 class LoggedTracks(NamedTuple):
@@ -91,6 +94,13 @@ def encode_tracks(
         record["wall_offset_ns"] = wall_offset_ns
     if tracks.past:
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
+    if tracks.scene:
+        record["scene"] = {part: list(found) for part, found in tracks.scene.items()}
+    if tracks.attributes:
+        record["attributes"] = {
+            str(track): {part: list(attribute) for part, attribute in found.items()}
+            for track, found in tracks.attributes.items()
+        }
     if tracks.keypoints is not None:
         record["keypoints"] = tracks.keypoints.points.tolist()
     if asked:
@@ -148,11 +158,30 @@ def _decode(v: dict[str, Any], layout: KeypointLayout | None) -> LoggedTracks:
         int(track): np.array(sightings, np.float64).reshape(-1, 5)
         for track, sightings in v.get("past", {}).items()
     }
+    attributes = {
+        int(track): {str(part): Attribute(str(value), float(sure)) for part, (value, sure) in found.items()}
+        for track, found in v.get("attributes", {}).items()
+    }
+    scene = {
+        str(part): Attribute(str(value), float(sure)) for part, (value, sure) in v.get("scene", {}).items()
+    }
     points = None
     if layout is not None and "keypoints" in v:
         shape = (n, len(layout.names), 3)
         points = Keypoints(np.array(v["keypoints"], np.float32).reshape(shape), layout)
-    tracks = Tracks(ids, boxes, score, cls, seen, int(width), int(height), past, points)
+    tracks = Tracks(
+        ids,
+        boxes,
+        score,
+        cls,
+        seen,
+        int(width),
+        int(height),
+        past,
+        points,
+        attributes=attributes,
+        scene=scene,
+    )
     offset = v.get("wall_offset_ns")
     asked = tuple((str(name), None if on is None else bool(on)) for name, on in v.get("asked", ()))
     return LoggedTracks(
@@ -254,6 +283,7 @@ def _open(options: TrackLogConfig, context: SinkContext) -> TrackLog | None:
         labels=context.labels,
         keypoints=context.keypoints,
         rules=dict(context.rules),
+        attributes={part: tuple(values) for part, values in context.attributes.items()},
     )
     return TrackLog(context.out / "tracks.jsonl", header, last_kib=options.last_kib)
 

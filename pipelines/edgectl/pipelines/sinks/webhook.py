@@ -6,9 +6,7 @@ import http.client
 import json
 import logging
 import random
-import shutil
 import socket
-import tempfile
 import threading
 import time
 import urllib.error
@@ -22,8 +20,9 @@ from pydantic import Field, field_validator
 from edgectl.core.errors import EdgectlError, StorageError
 from edgectl.core.uri import redact
 from edgectl.link.mqtt import Tls
-from edgectl.link.spool import Kind, Spool
+from edgectl.link.spool import Kind
 from edgectl.pipelines.sinks.base import Record, Sink, SinkContext, SinkOptions, SinkType, StreamOutput
+from edgectl.pipelines.sinks.spool_place import SpoolPlace
 from edgectl.pipelines.sources.media.http_fetch import WatchedHttp, WatchedHttps, hang_up
 from edgectl.pipelines.stream.events import is_update
 
@@ -103,14 +102,15 @@ class WebhookSink(Sink):
         if options.url.startswith("https"):
             handlers.append(WatchedHttps(self._sockets, Tls(options.ca).context()))
         self._opener = urllib.request.build_opener(*handlers)
-        self._temporary = None if context.out else Path(tempfile.mkdtemp(prefix="edgectl-spool-"))
-        folder = context.out or self._temporary
-        assert folder is not None
-        self._spool = Spool(
-            folder / "webhook-spool.db",
+        self._place = SpoolPlace(
+            "webhook",
+            context.stream,
+            options.url,
+            context.out,
             max_bytes=options.spool_mb << 20,
             max_age_s=options.spool_hours * 3600,
         )
+        self._spool = self._place.spool
         self._trouble: str | None = None
         self._sent = 0
         self._stop = threading.Event()
@@ -150,11 +150,8 @@ class WebhookSink(Sink):
         # it ends by itself, where it still waits for a name or for a connection
         self._thread.join(_JOIN_S)
         if left := len(self._spool.oldest(1000)):
-            kept = "they are lost" if self._temporary else "the next run with the same --out sends them"
-            _log.warning("webhook: %d events wait for %s; %s", left, self._what, kept)
-        self._spool.close()
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            _log.warning("webhook: %d events wait for %s; %s", left, self._what, self._place.who)
+        self._place.close()
 
     def _wants(self, record: Record) -> bool:
         return record.get("rule") in self._options.on if self._options.on else not is_update(record)

@@ -3,7 +3,8 @@ before it is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -88,6 +89,22 @@ class Frame:
     ) -> Frame:
         """Wrap a BGR image (H, W, 3)."""
         return cls(stamp, image.shape[1], image.shape[0], "BGR", (image,), sensors or {})
+
+    def crop(self, box: Sequence[float]) -> tuple[Frame, tuple[int, int]] | None:
+        """The part of the picture in a box (xyxy, pixels) as a frame of views, and where its upper left corner lies. It
+        is made larger to whole samples of colour. None: nothing of the picture is in the box."""
+        if not all(math.isfinite(v) for v in box):
+            return None
+        small = self.planes[-1]
+        step_x, step_y = -(-self.width // small.shape[1]), -(-self.height // small.shape[0])
+        x1, y1 = (
+            max(0, math.floor(v / step)) * step for v, step in zip(box[:2], (step_x, step_y), strict=True)
+        )
+        x2 = min(self.width, math.ceil(box[2] / step_x) * step_x)
+        y2 = min(self.height, math.ceil(box[3] / step_y) * step_y)
+        if x2 <= x1 or y2 <= y1:
+            return None
+        return self.part(x1, y1, x2 - x1, y2 - y1), (x1, y1)
 
     def luma(self) -> NDArray[np.uint8]:
         """Brightness (H, W): the Y plane as it is, or computed from BGR."""

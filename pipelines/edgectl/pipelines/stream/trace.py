@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, NewType
 
 from edgectl.core.histogram import Histogram, HistogramData
+from edgectl.core.wire import ENGINE_STAGE
 
-__all__ = ["Stage", "Tracer"]
+__all__ = ["Stage", "Tracer", "engine_stage"]
 
 Stage = Literal[
     "wait",
@@ -21,6 +22,7 @@ Stage = Literal[
     "publish",
     "avail_to_event",
     "glass_to_event",
+    "avail_to_vote",
     "period",
     "engine:vad",
     "engine:keyword",
@@ -28,7 +30,14 @@ Stage = Literal[
 """``wait``: all the time in which a frame that was processed waited between two stages.
 ``first_after_idle``: what ``engine`` is, of a call after a pause; such a call is not in ``engine``. ``publish``: offered → written by the sinks. ``avail_to_event``: available
 → events ready. ``glass_to_event``: from exposure, only where the capture clock is the monotonic one.
-``period``: between processed frames."""
+``avail_to_vote``: the frame of a crop is available → its answer is counted. ``period``: between processed frames."""
+
+EngineStage = NewType("EngineStage", str)
+"""``engine:<part>``: the calls for a part of a second stage."""
+
+
+def engine_stage(part: str) -> EngineStage:
+    return EngineStage(f"{ENGINE_STAGE}:{part}")
 
 
 class Tracer:
@@ -39,10 +48,10 @@ class Tracer:
         self._window: dict[str, Histogram] = {}
         self._total: dict[str, Histogram] = {}
 
-    def record(self, stage: Stage, ns: int) -> None:
+    def record(self, stage: Stage | EngineStage, ns: int) -> None:
         self.record_all(((stage, ns),))
 
-    def record_all(self, times: Iterable[tuple[Stage, int]]) -> None:
+    def record_all(self, times: Iterable[tuple[Stage | EngineStage, int]]) -> None:
         """Stages and how long they took, ns."""
         with self._lock:
             for stage, ns in times:

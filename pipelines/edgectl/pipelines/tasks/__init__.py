@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ def usable_tasks() -> tuple[str, ...]:
     return tuple(n for n in task_names() if not tomllib.loads(_text(_named(n))).get("abstract", False))
 
 
-def load_task(name_or_path: str | Path) -> TaskSpec:
-    """A task by name (``fastestdet``) or from a ``.toml`` file. Raises :class:`UsageError` with the
-    nearest names or the bad field."""
+def load_task(name_or_path: str | Path, labels: Sequence[str] = ()) -> TaskSpec:
+    """A task by name (``fastestdet``) or from a ``.toml`` file. ``labels``: in the place of its own; with them a base is
+    a task, too. Raises :class:`UsageError` with the nearest names or the bad field."""
     text = str(name_or_path)
     is_file = text.endswith(".toml") or "/" in text
     values = _read(Path(text) if is_file else _named(text), depth=0)
@@ -56,7 +57,9 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
         and not (is_file and _own_input(Path(text)) & _SIZES)
     ):
         spec.setdefault("adapts", True)
-    if values.pop("abstract", False):
+    if labels:
+        values["labels"] = tuple(labels)
+    if values.pop("abstract", False) and not labels:
         raise UsageError(
             f"task {text} is a base without labels",
             hint=f'write a TOML file with inherits = "{text}", a name, labels and input size',

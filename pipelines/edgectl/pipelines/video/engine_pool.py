@@ -131,6 +131,8 @@ class StuckEngine:
     """``open`` or ``run``."""
     since_s: float
     """For how long, seconds."""
+    vital: bool = True
+    """Whether a stream stands still meanwhile."""
 
 
 class PooledEngine:
@@ -147,6 +149,8 @@ class PooledEngine:
         """Frames in one call, at most."""
         self.users = 0
         """Counted by the pool."""
+        self.vital = False
+        """Whether a stream stands still while this engine does. Set by who joins it."""
         self.timeline = pool.timeline
         self._pool = pool
         self._engine = engine
@@ -445,7 +449,9 @@ class EnginePool:
         ]
         for engine in engines:
             if (ran_s := engine.stuck_s(now)) is not None:
-                found.append(StuckEngine(engine.variant.digest, engine.variant.config.name, "run", ran_s))
+                found.append(
+                    StuckEngine(engine.variant.digest, engine.variant.config.name, "run", ran_s, engine.vital)
+                )
         return tuple(found)
 
     def variants(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,6 +42,8 @@ _log = logging.getLogger(__name__)
 _RECORDED_DUE_NS = 1_000_000_000
 """When the turn of a frame without a deadline is due: a second after it came. So recordings go on beside
 cameras."""
+
+_MOST_LATE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class FramePath:
         stream: str,
         room: Room,
         borders: Borders,
-        engines: HotSwap,
+        engines: HotSwap[Detector],
         ledger: Ledger,
         tracer: Tracer,
         timeline: Timeline,
@@ -118,6 +121,7 @@ class FramePath:
         self._shadow: Shadow | None = None
         self._shadow_lock = threading.Lock()
         self._stopping = False
+        self._late: deque[Heard] = deque(maxlen=_MOST_LATE)
 
     def seat(self, detector: Detector) -> None:
         """Give a detector the seat that this stream needs."""
@@ -178,7 +182,9 @@ class FramePath:
 
     def tell(self, event: Event, stamp: Stamp) -> None:
         """What becomes of the source: told behind every frame that came before. From any thread."""
-        self._order.settle(self._order.place(), Heard(event, stamp))
+        heard = Heard(event, stamp)
+        if not self._order.settle(self._order.place(), heard):
+            self._late.append(heard)
 
     def end(self) -> None:
         """No more frames."""
@@ -222,6 +228,15 @@ class FramePath:
         for item in self._order.abort():
             if isinstance(item, FrameResult):
                 self.ledger.drop("shutdown")
+            else:
+                self._late.append(item)
+
+    def late(self) -> list[Heard]:
+        """What was told and not taken, after :meth:`stop`: once."""
+        found: list[Heard] = []
+        while self._late:
+            found.append(self._late.popleft())
+        return found
 
     def compare(self, shadow: Shadow) -> None:
         """Run another detector beside, in place of one that may do so now."""
@@ -249,7 +264,7 @@ class FramePath:
 
     def _may_compare(self, result: FrameResult) -> bool:
         """Only the whole picture, and not what another variant made of it that stands in."""
-        own = result.detector is self._engines.detector
+        own = result.detector is self._engines.engine
         return own and bool(result.frame.planes) and result.whole
 
     def _step(self, shadow: Shadow, result: FrameResult, ran: Ran) -> bool:

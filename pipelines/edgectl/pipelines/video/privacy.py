@@ -67,8 +67,7 @@ class BlurConfig(Config):
 
 class PrivacyConfig(Config):
     masks: tuple[MaskConfig, ...] = Field(default=(), max_length=64)
-    """Areas that are painted black, each with a ``polygon`` (x, y, x, y, … relative to the frame), and with
-    ``detect: false`` where the detector must not see them, either."""
+    """Areas that are painted black."""
     blur: BlurConfig | None = None
     """Objects and zones that nobody recognises."""
 
@@ -147,7 +146,7 @@ class Privacy:
         boxes = np.empty((0, 4), np.float32)
         if blur.classes:
             boxes = self._boxes(found, tracks, t, blur.margin)
-        return Hidden(size, masks, self._zones, boxes, blur.mode, blur.cells)
+        return Hidden(size, masks, self._zones, boxes, blur.mode, blur.cells, bool(blur.classes))
 
     def clean_record(self, record: dict[str, Any]) -> dict[str, Any]:
         """An event without the boxes and keypoints of what lies in a mask: ``box`` is None there."""
@@ -157,26 +156,20 @@ class Privacy:
         """The tracks whose middle lies in no mask."""
         if not self._config.masks or not len(tracks):
             return tracks
-        middle = tracks.anchor("center") / np.array([tracks.width, tracks.height], np.float32)
-        keep = np.array([not self._masked(float(x), float(y)) for x, y in middle])
-        kept = set(tracks.ids[keep].tolist())
-        return dataclasses.replace(
-            tracks,
-            ids=tracks.ids[keep],
-            xyxy=tracks.xyxy[keep],
-            score=tracks.score[keep],
-            cls=tracks.cls[keep],
-            seen=tracks.seen[keep],
-            past={track: self._clean_past(p, tracks) for track, p in tracks.past.items() if track in kept},
-            keypoints=self._clean_keypoints(tracks, keep),
-            masks=None if tracks.masks is None else tracks.masks.select(keep),
-        )
+        kept = tracks.select(~self.masked(tracks))
+        past = {track: self._clean_past(p, tracks) for track, p in kept.past.items()}
+        return dataclasses.replace(kept, past=past, keypoints=self._clean_keypoints(kept))
 
-    def _clean_keypoints(self, tracks: Tracks, keep: NDArray[np.bool_]) -> Keypoints | None:
-        """Of the tracks that are kept; what lies in a mask has no confidence and no place."""
+    def masked(self, tracks: Tracks) -> NDArray[np.bool_]:
+        """Which tracks (N,) have their middle in a mask."""
+        middle = tracks.anchor("center") / np.array([tracks.width, tracks.height], np.float32)
+        return np.array([self._masked(float(x), float(y)) for x, y in middle], np.bool_)
+
+    def _clean_keypoints(self, tracks: Tracks) -> Keypoints | None:
+        """What lies in a mask has no confidence and no place."""
         if tracks.keypoints is None:
             return None
-        points = tracks.keypoints.points[keep].copy()
+        points = tracks.keypoints.points.copy()
         for row, k in np.argwhere(points[..., 2] > 0).tolist():
             x, y = points[row, k, :2].tolist()
             if self._masked(x / tracks.width, y / tracks.height):

@@ -48,6 +48,8 @@ class Hidden:
     """(N, 4) xyxy, pixels: unrecognisable."""
     mode: Literal["blur", "pixelate", "fill"] = "blur"
     cells: int = 6
+    objects: bool = False
+    """Whether objects are hidden at all: then another frame has other boxes."""
 
     def hide(self, image: NDArray[Any]) -> None:
         """Paint into a BGR picture (H, W, 3) of the frame, of any size."""

@@ -28,7 +28,7 @@ class StandIn:
     def __init__(
         self,
         stream: str,
-        engines: HotSwap,
+        engines: HotSwap[Detector],
         variants: Mapping[str, PartVariant],
         open_detector: Callable[[PartVariant], Detector],
         failed: Callable[[str, EdgectlError], None],
@@ -42,7 +42,7 @@ class StandIn:
         self._failed = failed
         self._change = threading.Condition()
         self._wanted: str | None = None
-        self._own = engines.detector
+        self._own = engines.engine
         """The slot's engine when that was wanted."""
         self._present: str | None = None
         self._closed = False
@@ -51,7 +51,7 @@ class StandIn:
     def want(self, name: str | None) -> None:
         """A variant, or None for the detector's own. Returns at once."""
         with self._change:
-            self._wanted, self._own = name, self._engines.detector
+            self._wanted, self._own = name, self._engines.engine
             if self._thread is None and name is not None and not self._closed:
                 self._thread = stream_thread("stand-in", self._stream, self._follow, self._give_up)
                 self._thread.start()

@@ -1,8 +1,8 @@
 """The engine of a part while a stream runs: switched between two frames, the old one kept warm until commit
 or revert.
 
-The capture thread takes the detector of each frame by :meth:`HotSwap.begin`; frames that are under way with the
-one before still come back from it, in order. :meth:`HotSwap.frame_done` is called after each frame; everybody
+Who begins with a frame (or a crop) takes its engine by :meth:`HotSwap.begin`; what is under way with the one
+before still comes back from it, in order. :meth:`HotSwap.frame_done` is called after each frame; everybody
 else asks through :meth:`switch`, :meth:`commit` and :meth:`revert`.
 """
 
@@ -11,12 +11,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from edgectl.core.errors import EngineError
-from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import EngineSeat
+from edgectl.pipelines.video.seated_engine import SeatedEngine
 
 __all__ = ["HotSwap"]
+
+E = TypeVar("E", bound=SeatedEngine)
 
 _POLL_S = 0.2
 # the answer does not wait longer for frames of a camera that is away
@@ -28,60 +31,60 @@ _SETTLE_FRAMES = 3
 class _Watch:
     """The frames around a switch."""
 
-    detector: Detector
+    engine: SeatedEngine
     settled: threading.Event = field(default_factory=threading.Event)
     gap_ns: int = 0
     frames: int = 0
 
 
-class HotSwap:
-    def __init__(self, detector: Detector, over: Callable[[], bool]) -> None:
+class HotSwap(Generic[E]):
+    def __init__(self, engine: E, over: Callable[[], bool]) -> None:
         """``over``: whether the stream has come to its end."""
-        self.detector = detector
+        self.engine = engine
         """The slot's engine: what the next frame runs on, unless another variant stands in for it."""
         self._over = over
         self._asked = threading.Lock()
         self._lock = threading.Lock()
-        self._previous: Detector | None = None
-        self._stand_in: Detector | None = None
-        self._leaving: tuple[Detector, ...] = ()
+        self._previous: E | None = None
+        self._stand_in: E | None = None
+        self._leaving: tuple[E, ...] = ()
         """Taken over by others, and not closed before their last frames are through."""
         self._watch: _Watch | None = None
 
-    def begin(self) -> Detector:
-        """The detector of the next frame, which is under way with it from now on."""
+    def begin(self) -> E:
+        """The engine of the next frame, which is under way with it from now on."""
         with self._lock:
-            detector = self._stand_in or self.detector
-            detector.begin()
-            return detector
+            engine = self._stand_in or self.engine
+            engine.begin()
+            return engine
 
     @property
-    def running(self) -> Detector:
+    def running(self) -> E:
         """What the next frame runs on."""
         with self._lock:
-            return self._stand_in or self.detector
+            return self._stand_in or self.engine
 
-    def stand_in(self, detector: Detector | None, instead_of: Detector) -> None:
+    def stand_in(self, engine: E | None, instead_of: E) -> None:
         """Run the next frames on another variant of the slot's engine, which is warm; None: on that again. The one
         that stood in before is closed once its frames are through. A switch of the slot's engine ends it, too, and
         one that comes too late for ``instead_of``, the slot's engine then, is closed."""
         with self._asked:
-            if self._over() or instead_of is not self.detector:
-                if detector is not None:
-                    detector.close()
+            if self._over() or instead_of is not self.engine:
+                if engine is not None:
+                    engine.close()
                 return
             with self._lock:
                 self._leave(self._stand_in)
-                self._stand_in = detector
+                self._stand_in = engine
             self._close_leaving()
 
-    def frame_done(self, detector: Detector, period_ns: int | None) -> None:
-        """A frame of ``detector`` is through, ``period_ns`` after the one before."""
+    def frame_done(self, engine: SeatedEngine, period_ns: int | None) -> None:
+        """A frame of ``engine`` is through, ``period_ns`` after the one before."""
         watch = self._watch
         if watch is None:
             return
         watch.gap_ns = max(watch.gap_ns, period_ns or 0)
-        if detector is watch.detector:
+        if engine is watch.engine:
             watch.frames += 1
             if watch.frames >= _SETTLE_FRAMES:
                 watch.settled.set()
@@ -91,7 +94,7 @@ class HotSwap:
         for seat in self._seats():
             seat.wake()
 
-    def switch(self, detector: Detector) -> float:
+    def switch(self, engine: E) -> float:
         """Take over an engine that is warm. Returns the longest time between two frames around the switch, in
         ms.
 
@@ -99,16 +102,16 @@ class HotSwap:
         """
         with self._asked:
             if self._over():
-                detector.close()
+                engine.close()
                 raise EngineError("the stream is not running: the engine was not switched")
-            watch = _Watch(detector)
+            watch = _Watch(engine)
             self._watch = watch
             with self._lock:
                 # a second swap before a commit: the one in between goes
                 self._leave(self._previous)
                 self._leave(self._stand_in)
                 self._stand_in = None
-                self.detector, self._previous = detector, self.detector
+                self.engine, self._previous = engine, self.engine
             self._close_leaving()
             for _ in range(round(_SETTLE_S / _POLL_S)):
                 if watch.settled.wait(_POLL_S) or self._over():
@@ -133,8 +136,8 @@ class HotSwap:
                     return
                 self._leave(self._stand_in)
                 self._stand_in = None
-                self._leave(self.detector)
-                self.detector, self._previous = self._previous, None
+                self._leave(self.engine)
+                self.engine, self._previous = self._previous, None
             self._close_leaving()
 
     def cancel(self) -> None:
@@ -150,18 +153,18 @@ class HotSwap:
                 self._leave(self._stand_in)
                 self._previous = self._stand_in = None
             closed = self._close_leaving()
-            return self.detector.close() and closed
+            return self.engine.close() and closed
 
     def _seats(self) -> list[EngineSeat]:
         with self._lock:
-            detectors = (self.detector, self._previous, self._stand_in, *self._leaving)
-        return [d.seat for d in detectors if d is not None and d.seat is not None]
+            engines = (self.engine, self._previous, self._stand_in, *self._leaving)
+        return [e.seat for e in engines if e is not None and e.seat is not None]
 
-    def _leave(self, detector: Detector | None) -> None:
-        if detector is not None:
-            self._leaving = (*self._leaving, detector)
+    def _leave(self, engine: E | None) -> None:
+        if engine is not None:
+            self._leaving = (*self._leaving, engine)
 
     def _close_leaving(self) -> bool:
-        closed = [detector.close() for detector in self._leaving]
+        closed = [engine.close() for engine in self._leaving]
         self._leaving = ()
         return all(closed)

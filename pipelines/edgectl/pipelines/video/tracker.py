@@ -19,7 +19,9 @@ from pydantic import Field, model_validator
 
 from edgectl.core.schema import Config
 from edgectl.pipelines.video.association import best_pairs, box_overlap, likeness
+from edgectl.pipelines.video.attribute import Attribute
 from edgectl.pipelines.video.box_filter import BoxFilter, to_cxcywh
+from edgectl.pipelines.video.class_map import ClassMap
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.duplicates import one_label_each
 from edgectl.pipelines.video.keypoints import Keypoints
@@ -81,9 +83,35 @@ class Tracks:
     """As they were detected, with a confidence of 0 where a track was not seen; None: the model finds none."""
     masks: InstanceMasks | None = None
     """As they were detected, no map where a track was not seen; None: the model finds none."""
+    attributes: Mapping[int, Mapping[str, Attribute]] = field(default_factory=dict)
+    """Id → part of a second stage → what its votes have decided up to this frame."""
+    scene: Mapping[str, Attribute] = field(default_factory=dict)
+    """Part → what its votes have decided of the whole picture up to this frame."""
+    class_maps: Mapping[str, ClassMap] = field(default_factory=dict)
+    """Part → what each pixel of the picture is, by its last answer."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def select(self, keep: B) -> Tracks:
+        """Those of a mask (N,)."""
+        ids = self.ids[keep]
+        kept = set(ids.tolist())
+        return Tracks(
+            ids,
+            self.xyxy[keep],
+            self.score[keep],
+            self.cls[keep],
+            self.seen[keep],
+            self.width,
+            self.height,
+            {track: past for track, past in self.past.items() if track in kept},
+            None if self.keypoints is None else self.keypoints.select(keep),
+            None if self.masks is None else self.masks.select(keep),
+            {track: found for track, found in self.attributes.items() if track in kept},
+            self.scene,
+            self.class_maps,
+        )
 
     def anchor(self, kind: str = "bottom_center") -> NDArray[np.float32]:
         """Points (N, 2) that stand for the objects: ``bottom_center`` or ``center`` of the box."""
@@ -342,8 +370,8 @@ class Tracker:
             width,
             height,
             {track: _inside(sightings, width, height) for track, sightings in past.items()},
-            None if found.keypoints is None else found.keypoints.of_rows(self._row[rows]),
-            None if found.masks is None else found.masks.of_rows(self._row[rows]),
+            keypoints=None if found.keypoints is None else found.keypoints.of_rows(self._row[rows]),
+            masks=None if found.masks is None else found.masks.of_rows(self._row[rows]),
         )
 
 

@@ -52,7 +52,18 @@ class LiveStats:
     counters: dict[str, int]
 
 
-_ORDER = ("wait", "pre", "engine", "decode", "track", "rules", "publish", "avail_to_event", "glass_to_event")
+_ORDER = (
+    "wait",
+    "pre",
+    "engine",
+    "decode",
+    "track",
+    "rules",
+    "publish",
+    "avail_to_event",
+    "glass_to_event",
+    "avail_to_vote",
+)
 
 
 @dataclass(slots=True)

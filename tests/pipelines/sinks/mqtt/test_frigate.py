@@ -209,3 +209,62 @@ def test_stats_and_the_switch_speak_frigates_words() -> None:
     [said] = v.commands()["nvr/door/detect/set"](b"OFF")
     assert (said.topic, said.payload, said.retain) == ("nvr/door/detect/state", b"OFF", True)
     assert v.availability == "nvr/available"
+
+
+DOCUMENTED_ATTRIBUTE = {
+    "type": "classification",
+    "id": "1607123955.475377-mxklsc",
+    "camera": "front_door_cam",
+    "timestamp": 1607123958.748393,
+    "model": "helmet_detector",
+    "attribute": "yes",
+    "score": 0.92,
+}
+DOCUMENTED_SUB_LABEL = {
+    **{k: v for k, v in DOCUMENTED_ATTRIBUTE.items() if k != "attribute"},
+    "sub_label": "Leo",
+}
+"""``frigate/tracked_object_update`` in Frigate's documentation."""
+
+
+def gear(value: str, score: float = 0.92) -> dict[str, Any]:
+    return {"attributes": {"gear": {"value": value, "score": score}}}
+
+
+def test_what_a_second_stage_decides_is_told_once_as_frigate_tells_an_attribute() -> None:
+    v = voice()
+    said = []
+    for phase, t, more in (
+        ("new", 10.0, {}),
+        ("update", 11.0, gear("yes")),
+        ("update", 12.0, gear("yes", 0.95)),
+        ("update", 13.0, gear("no")),
+        ("end", 14.0, gear("no")),
+    ):
+        output = v.hear(StreamOutput((record(phase, t, **more),)), t)
+        said += [json.loads(s.payload) for s in of(output, "frigate/tracked_object_update")]
+    assert [(s["attribute"], s["timestamp"]) for s in said] == [("yes", 1607123956.0), ("no", 1607123958.0)]
+    assert said[0].keys() == DOCUMENTED_ATTRIBUTE.keys()
+    assert {k: type(x) for k, x in said[0].items()} == {k: type(x) for k, x in DOCUMENTED_ATTRIBUTE.items()}
+    assert (said[0]["model"], said[0]["camera"], said[0]["score"]) == ("gear", "front_door", 0.92)
+
+
+def test_one_part_can_be_the_sub_label() -> None:
+    v = voice(sub_label="gear")
+    v.hear(StreamOutput((record("new", 10.0),)), 10.0)
+    more = {
+        "attributes": {
+            **gear("Leo")["attributes"],
+            "label": {"value": "x", "score": 0.5},
+            "collar": {"value": "red", "score": 0.7},
+        }
+    }
+    output = v.hear(StreamOutput((record("update", 11.0, **more),)), 11.0)
+    update = json.loads(of(output, "frigate/tracked_object_update")[0].payload)
+    assert update.keys() == DOCUMENTED_SUB_LABEL.keys()
+    assert update["sub_label"] == "Leo"
+    [event] = of(output, "frigate/events")
+    before, after = (json.loads(event.payload)[side] for side in ("before", "after"))
+    assert (before["sub_label"], after["sub_label"]) == (None, ["Leo", 0.92])
+    # another part is a field of its own, and none takes the place of one of Frigate's
+    assert (after["collar"], after["label"]) == ("red", "person")

@@ -58,6 +58,28 @@ def test_every_entity_is_one_that_home_assistant_takes_and_shows_its_part_of_the
     assert rendered(found["problem"], {**STATE, "source": "timeout"}) == "ON"
 
 
+def test_what_a_second_stage_decides_has_a_sensor_for_each_value() -> None:
+    known = {"gear": ("helmet", "o'hat"), "plate": (), "make": tuple(f"m{i}" for i in range(13))}
+    topic, message = discovery(
+        HomeAssistantConfig(),
+        "t/gate",
+        "gate",
+        (),
+        (),
+        (),
+        video=True,
+        picture=False,
+        switch=False,
+        attributes=known,
+    )
+    found = {k: p for k, p in entities(topic, message).items() if k.startswith("attribute_")}
+    state = {**STATE, "attributes": {"gear": {"helmet": 2, "o'hat": 0}}}
+    assert {k: rendered(p, state) for k, p in found.items()} == {
+        "attribute_gear_helmet": "2",
+        "attribute_gear_o_hat": "0",
+    }
+
+
 @pytest.mark.parametrize(
     ("config", "labels", "sensors"),
     [

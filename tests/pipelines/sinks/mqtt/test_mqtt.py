@@ -123,17 +123,42 @@ def test_what_waits_when_a_run_ends_is_sent_by_the_next_one(
     broker.process.wait()
 
 
-@pytest.fixture
-def guarded(tmp_path: Path) -> Any:
+def guard(folder: Path, port: int) -> Broker:
     """A broker with the user ``cam`` and the password ``p@ss/word``."""
     tool = shutil.which("mosquitto_passwd")
     if tool is None:
         pytest.skip("mosquitto_passwd is not installed")
-    subprocess.run(
-        [tool, "-b", "-c", str(tmp_path / "users"), "cam", "p@ss/word"], check=True, capture_output=True
-    )
-    broker = start_mosquitto(tmp_path, free_port(), extra=f"user root\npassword_file {tmp_path}/users\n")
+    users = folder / "users"
+    subprocess.run([tool, "-b", "-c", str(users), "cam", "p@ss/word"], check=True, capture_output=True)
+    return start_mosquitto(folder, port, extra=f"user root\npassword_file {users}\n")
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Any:
+    broker = guard(tmp_path, free_port())
     yield broker
+    broker.process.terminate()
+    broker.process.wait()
+
+
+def test_a_broker_that_comes_back_and_refuses_the_password_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgectl.pipelines.sinks.mqtt.connection._FIRST_S", 0.1)
+    monkeypatch.setattr("edgectl.pipelines.sinks.pool._TROUBLE_S", 0.1)
+    monkeypatch.setattr("edgectl.pipelines.sinks.pool._WATCH_S", 0.02)
+    port, told = free_port(), list[SinkState]()
+    mqtt = sink(f"mqtt://cam:geheim@127.0.0.1:{port}", tmp_path)
+    pool = SinkPool("gate", [mqtt], wait=False, tell=told.append)
+    wait_until(lambda: told, "it is away")
+    assert told[0].cause is None
+    broker = guard(tmp_path, port)
+    wait_until(lambda: len(told) > 1, "it says no")
+    assert (told[1].reason, told[1].cause) == ("away", "auth")
+    assert "refuses user and password" in str(told[1].detail)
+    assert pool.close(20)
+    assert [s.cause for s in told] == [None, "auth"]
+    assert "geheim" not in repr(told)
     broker.process.terminate()
     broker.process.wait()
 

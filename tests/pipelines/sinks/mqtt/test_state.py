@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from support.pipelines import tracks
 
 from edgectl.pipelines.sinks.base import StreamOutput
 from edgectl.pipelines.sinks.mqtt.state import StreamState
+from edgectl.pipelines.video.attribute import Attribute
 
 
 def zone(phase: str, track: int, label: str = "person") -> dict[str, Any]:
@@ -60,3 +62,22 @@ def test_speed_is_measured_between_two_calls_and_a_percentile_needs_samples() ->
     s.hear(StreamOutput((), None, tracks(), 5.0, 1.0))
     s.measure(110.0)
     assert (s.value()["fps"], s.value()["age_p95_ms"]) == (0.2, None)
+
+
+def test_what_is_decided_is_counted_by_value() -> None:
+    of = StreamState(("person",), (), (), 0.0, {"gear": ("helmet", "no-helmet"), "plate": ()})
+    assert of.value()["attributes"] == {"gear": {"helmet": 0, "no-helmet": 0}, "plate": {}}
+    found = {
+        1: {"gear": Attribute("helmet", 0.9)},
+        2: {"gear": Attribute("helmet", 0.7), "plate": Attribute("AB1", 0.8)},
+    }
+    two = dataclasses.replace(tracks((1, 100, 100), (2, 300, 300)), attributes=found)
+    assert of.hear(StreamOutput((), tracks=two))
+    assert of.value()["attributes"] == {"gear": {"helmet": 2, "no-helmet": 0}, "plate": {"AB1": 1}}
+    assert not of.hear(StreamOutput((), tracks=two))
+    assert of.hear(StreamOutput((), tracks=tracks((1, 100, 100), (2, 300, 300))))
+    assert of.value()["attributes"]["plate"] == {}
+
+
+def test_a_stream_without_second_stage_says_nothing_of_attributes() -> None:
+    assert "attributes" not in state().value()

@@ -13,15 +13,13 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.pipelines import write_h264
+from support.pipelines import turn, write_h264
 
 from edgectl.core.task import ImageInput
 from edgectl.pipelines.sources import open_source
 from edgectl.pipelines.stream.colour import Colour, to_bgr
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.preprocess import Preprocessor
-
-ONE = 1 << 16
 
 
 def first(path: Path) -> Frame:
@@ -32,15 +30,6 @@ def first(path: Path) -> Frame:
     frame.bgr()
     source.close()
     return frame
-
-
-def turn(path: Path, matrix: tuple[int, int, int, int]) -> None:
-    """Write a display matrix into the track header of an MP4 (ISO/IEC 14496-12, 8.3.2)."""
-    data = bytearray(path.read_bytes())
-    a, b, c, d = (v * ONE for v in matrix) if max(map(abs, matrix)) <= 1 else matrix
-    at = data.index(b"tkhd") + 4 + 40
-    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(

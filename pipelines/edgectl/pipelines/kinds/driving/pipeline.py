@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import cv2
@@ -14,6 +14,7 @@ from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.driving.ego import EgoConfig, Speed
+from edgectl.pipelines.kinds.second_stage import attribute_values
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
 from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.rules.collision import CollisionConfig, CollisionRule
@@ -22,7 +23,7 @@ from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.stream.governor import LoadLimits
-from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_tracks
+from edgectl.pipelines.video.draw import draw_classes, draw_label, draw_polyline, draw_scene, draw_tracks
 from edgectl.pipelines.video.lanes import CameraConfig, LaneFinder, Lanes
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -66,7 +67,7 @@ def _make(args: PipelineArgs) -> VideoPipeline:
     whole = config
 
     def analyser(labels: Sequence[str], info: SourceInfo) -> DrivingAnalyser:
-        return DrivingAnalyser(whole, labels)
+        return DrivingAnalyser(whole, labels, attribute_values(args))
 
     return VideoPipeline("driving", args, whole, analyser, BUDGET_MS, govern=whole.govern)
 
@@ -80,9 +81,14 @@ KIND = KindType(
 
 
 class DrivingAnalyser:
-    def __init__(self, config: DrivingConfig, labels: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: DrivingConfig,
+        labels: Sequence[str],
+        attributes: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._labels = labels
-        self._rules = RuleSet(config, labels, config.camera)
+        self._rules = RuleSet(config, labels, config.camera, attributes)
         self._finder = LaneFinder(horizon=config.camera.horizon, hood=config.camera.hood)
         self._speed = Speed(config.ego)
         self._hood = config.camera.hood
@@ -112,6 +118,8 @@ class DrivingAnalyser:
 
         def draw(image: NDArray[Any]) -> None:
             height = image.shape[0]
+            if tracks is not None:
+                draw_classes(image, tracks)
             if lanes is not None:
                 left, right = lanes.polyline(height * hood)
                 area = np.concatenate([left, right[::-1]])
@@ -122,6 +130,7 @@ class DrivingAnalyser:
                     draw_polyline(image, side, _LANE, closed=False, width=3)
             if tracks is not None:
                 draw_tracks(image, tracks, labels)
+                draw_scene(image, tracks)
                 for row in np.nonzero(np.isin(tracks.ids, list(warned)))[0]:
                     x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])
                     cv2.rectangle(image, (x1 - 4, y1 - 4), (x2 + 4, y2 + 4), _WARN, 4)

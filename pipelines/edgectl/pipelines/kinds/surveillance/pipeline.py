@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
+from edgectl.pipelines.kinds.second_stage import attribute_values
 from edgectl.pipelines.kinds.surveillance.kept import KeptState
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
 from edgectl.pipelines.rules import RuleSet
@@ -24,7 +25,7 @@ from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.stream.governor import GovernorConfig
-from edgectl.pipelines.video.draw import draw_label, draw_polyline, draw_tracks
+from edgectl.pipelines.video.draw import draw_classes, draw_label, draw_polyline, draw_scene, draw_tracks
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["KIND", "SurveillanceAnalyser", "SurveillanceConfig"]
@@ -45,7 +46,7 @@ def _make(args: PipelineArgs) -> VideoPipeline:
 
     def analyser(labels: Sequence[str], info: SourceInfo) -> SurveillanceAnalyser:
         kept = None if args.out is None else KeptState(args.out / "rules.json", args.stream)
-        return SurveillanceAnalyser(config, labels, kept)
+        return SurveillanceAnalyser(config, labels, kept, attribute_values(args))
 
     return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS, looks=False, govern=config.govern)
 
@@ -56,10 +57,16 @@ KIND = KindType(("detector",), SurveillanceConfig, _make, "who and what goes whe
 class SurveillanceAnalyser:
     """Rules on tracks. Their counts outlast the process in ``kept``, where there is one."""
 
-    def __init__(self, config: VideoConfig, labels: Sequence[str], kept: KeptState | None = None) -> None:
+    def __init__(
+        self,
+        config: VideoConfig,
+        labels: Sequence[str],
+        kept: KeptState | None = None,
+        attributes: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._config = config
         self._labels = labels
-        self.rules = RuleSet(config, labels)
+        self.rules = RuleSet(config, labels, attributes=attributes)
         self._lines = [rule for rule in self.rules.rules.values() if isinstance(rule, LineRule)]
         self._lasting = {name for name, rule in self.rules.rules.items() if isinstance(rule, Lasting)}
         self._tracks: Tracks | None = None
@@ -99,6 +106,8 @@ class SurveillanceAnalyser:
 
         def draw(image: NDArray[Any]) -> None:
             height, width = image.shape[:2]
+            if tracks is not None:
+                draw_classes(image, tracks)
             for name, n in zones.items():
                 corners = pixels(config.zones[name].polygon, width, height)
                 draw_polyline(image, corners, _ZONE, closed=True)
@@ -118,6 +127,7 @@ class SurveillanceAnalyser:
                 cv2.arrowedLine(image, start, end, _ZONE, 2, cv2.LINE_AA, tipLength=0.06)
             if tracks is not None:
                 draw_tracks(image, tracks, labels)
+                draw_scene(image, tracks)
                 for row, track in enumerate(tracks.ids.tolist()):
                     if track in alarms:
                         x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])

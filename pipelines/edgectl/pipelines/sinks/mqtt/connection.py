@@ -9,8 +9,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +19,10 @@ from pydantic import Field, field_validator
 
 from edgectl.core.errors import EdgectlError, LinkError, StorageError, UsageError
 from edgectl.link.mqtt import BrokerOptions, Link
-from edgectl.link.spool import Kind, Spool, SpoolRow, SpoolSender
+from edgectl.link.spool import Kind, SpoolRow, SpoolSender
 from edgectl.link.url import broker_of_url
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, StreamOutput
+from edgectl.pipelines.sinks.spool_place import SpoolPlace
 
 __all__ = ["BrokerSink", "MqttConfig", "Said", "Voice"]
 
@@ -117,15 +116,15 @@ class BrokerSink(Sink):
         self._link = Link(
             broker, f"{name}-{context.stream}", will=(voice.availability, b"offline"), max_backoff_s=15.0
         )
-        # A stream without a folder keeps nothing over its end.
-        self._temporary = None if context.out else Path(tempfile.mkdtemp(prefix="edgectl-spool-"))
-        folder = context.out or self._temporary
-        assert folder is not None
-        self._spool = Spool(
-            folder / f"{name}-spool.db",
+        self._place = SpoolPlace(
+            name,
+            context.stream,
+            f"{broker.username or ''}@{broker}",
+            context.out,
             max_bytes=options.spool_mb << 20,
             max_age_s=options.spool_hours * 3600,
         )
+        self._spool = self._place.spool
         self._sender = SpoolSender(self._spool, self._link, payload=_late, name=f"{name}-{context.stream}")
         for topic, act in voice.commands().items():
             self._link.subscribe(topic, lambda _, payload, act=act: self._say(act(payload)))  # type: ignore[misc]
@@ -155,9 +154,14 @@ class BrokerSink(Sink):
         self._say([s for s in said if s.kind is None])
 
     def trouble(self) -> str | None:
-        if self._link.is_up:
+        link = self._link
+        if link.is_up:
+            self.cause = None
             return None
-        return f"the broker at {self._link.broker} is away: {self._link.trouble}"
+        self.cause = "auth" if link.denied else None
+        if link.denied:
+            return f"the broker at {link.broker} refuses user and password: {link.trouble}"
+        return f"the broker at {link.broker} is away: {link.trouble}"
 
     def progress(self) -> int:
         return self._spool.size
@@ -169,17 +173,14 @@ class BrokerSink(Sink):
         self._say([Said(self._voice.availability, b"offline", retain=True)])
         left = len(self._spool.oldest(1000))
         if left:
-            kept = "they are lost" if self._temporary else "they are sent by the next run with the same --out"
-            _log.warning("%s: %d messages wait for the broker; %s", self.name, left, kept)
+            _log.warning("%s: %d messages wait for the broker; %s", self.name, left, self._place.who)
         self._end()
 
     def _end(self) -> None:
         self._sender.stop()
         self._link.close()
         self._sender.thread.join(10)
-        self._spool.close()
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        self._place.close()
 
     def _born(self) -> None:
         """On the link's thread."""

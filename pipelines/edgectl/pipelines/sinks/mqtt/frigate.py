@@ -39,6 +39,8 @@ class FrigateConfig(MqttConfig):
     """Frigate's ``topic_prefix``."""
     camera: str | None = None
     """Frigate's name of the camera; none: the stream's."""
+    sub_label: str | None = None
+    """Part of the second stage that says an object's `sub_label`; the others say attributes."""
 
 
 @dataclass
@@ -48,6 +50,8 @@ class _Object:
     id: str
     start_time: float
     told: dict[str, Any] | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    """Part of a second stage → the value that was told."""
     anchor: Sequence[float] = field(default_factory=lambda: list(_NO_BOX))
     still_since: float = 0.0
     motionless: int = 0
@@ -84,6 +88,7 @@ class FrigateVoice:
                 self._enter(record)
             elif record["type"] == "tracked_object":
                 said.append(self._event(record, now_s))
+                said += self._classified(record)
         said += self._count(output)
         said += self._snapshots(output, now_s)
         said += self._motion(output, now_s)
@@ -146,16 +151,40 @@ class FrigateVoice:
         value = {"type": phase, "before": before, "after": after}
         return Said(f"{self._prefix}/events", _json(value), "update" if phase == "update" else "event")
 
+    def _classified(self, record: Record) -> Sequence[Said]:
+        """``frigate/tracked_object_update``: what a second stage has decided, and was not told yet."""
+        known = self._objects.get(int(record["track"]))
+        said = []
+        for part, found in record.get("attributes", {}).items():
+            if known is None or known.attributes.get(part) == found["value"]:
+                continue
+            known.attributes[part] = found["value"]
+            value = {
+                "type": "classification",
+                "id": known.id,
+                "camera": self._camera,
+                "timestamp": record["t_s"] if record.get("time") is None else record["time"],
+                "model": part,
+                "sub_label" if part == self._options.sub_label else "attribute": found["value"],
+                "score": found["score"],
+            }
+            said.append(Said(f"{self._prefix}/tracked_object_update", _json(value), "event"))
+        return said
+
     def _object(self, record: Record, known: _Object, wall: float, *, ended: bool) -> dict[str, Any]:
         box = _NO_BOX if record["box"] is None else [round(v) for v in record["box"]]
         width, height = box[2] - box[0], box[3] - box[1]
+        found = dict(record.get("attributes", {}))
+        sub = None if self._options.sub_label is None else found.pop(self._options.sub_label, None)
         return {
+            # first: no part takes the place of a field of Frigate's
+            **{part: one["value"] for part, one in found.items()},
             "id": known.id,
             "camera": self._camera,
             "frame_time": wall,
             "snapshot_time": wall,
             "label": record["label"],
-            "sub_label": None,
+            "sub_label": None if sub is None else [sub["value"], sub["score"]],
             "top_score": record["top_score"],
             "false_positive": False,
             "start_time": known.start_time,
@@ -286,7 +315,7 @@ def _open(options: FrigateConfig, context: SinkContext) -> BrokerSink:
 
 SINK = SinkType(
     _open,
-    "the same to an MQTT broker as Frigate says it: `frigate/events`, `/available`, `/stats`, `/<camera>/<label>` with "
+    "the same to an MQTT broker as Frigate says it: `frigate/events`, `/tracked_object_update`, `/available`, `/stats`, `/<camera>/<label>` with "
     "`/snapshot`, `/<camera>/motion`, `/<zone>/<label>`, `/<camera>/detect/set`",
     FrigateConfig,
     pictures=True,

@@ -8,7 +8,7 @@ Home Assistant's documentation, "MQTT discovery"; ``homeassistant/components/mqt
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -44,8 +44,11 @@ def discovery(
     picture: bool,
     switch: bool,
     rules: Sequence[str] = (),
+    attributes: Mapping[str, Sequence[str]] | None = None,
+    scenes: Sequence[str] = (),
 ) -> tuple[str, dict[str, Any]]:
-    """Topic and content of the discovery message. ``topic``: prefix of the stream's own topics."""
+    """Topic and content of the discovery message. ``topic``: prefix of the stream's own topics. ``attributes``: part of
+    a second stage → the values that it can decide for; of more than 12 none has a sensor. ``scenes``: parts that look at the whole picture."""
     device = _slug(topic)
     state = f"{topic}/state"
     shown = [label for label in labels if label in config.labels] if config.labels else list(labels)
@@ -88,6 +91,19 @@ def discovery(
         parts[f"label_{_slug(label)}"] = sensor(
             label.capitalize(), f"{{{{ value_json['objects']['{_quoted(label)}'] }}}}"
         )
+    for name, values in (attributes or {}).items():
+        for value in values if len(values) <= _MANY else ():
+            parts[f"attribute_{_slug(name)}_{_slug(value)}"] = sensor(
+                f"{name} {value}",
+                f"{{{{ value_json['attributes']['{_quoted(name)}']['{_quoted(value)}'] }}}}",
+            )
+    for name in scenes:
+        parts[f"scene_{_slug(name)}"] = {
+            "platform": "sensor",
+            "name": name,
+            "state_topic": state,
+            "value_template": f"{{{{ value_json['scene']['{_quoted(name)}'] }}}}",
+        }
     for zone in zones:
         count = f"value_json['zones']['{_quoted(zone)}']['all']"
         parts[f"zone_{_slug(zone)}"] = binary(f"{zone} occupied", f"{count} > 0", "occupancy")

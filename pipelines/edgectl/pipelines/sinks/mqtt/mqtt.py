@@ -52,7 +52,9 @@ class EventsVoice:
         self.sends_pictures = context.fps is not None and (
             options.picture or options.home_assistant is not None
         )
-        self._state = StreamState(context.labels, context.zones, context.lines, now_s)
+        self._state = StreamState(
+            context.labels, context.zones, context.lines, now_s, context.attributes, context.scenes
+        )
         self._said_s = self._pictured_s = -1e18
         self._dirty = False
         self._lock = threading.Lock()
@@ -144,6 +146,8 @@ class EventsVoice:
             picture=self.sends_pictures,
             switch=context.control is not None,
             rules=tuple(self._switches()),
+            attributes=context.attributes,
+            scenes=context.scenes,
         )
         return Said(topic, _json(message), retain=True)
 

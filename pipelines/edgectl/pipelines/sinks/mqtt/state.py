@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgectl.pipelines.sinks.base import Record, StreamOutput
@@ -17,13 +17,25 @@ _MAX_SAMPLES = 4096
 
 class StreamState:
     def __init__(
-        self, labels: Sequence[str], zones: Sequence[str], lines: Sequence[str], now_s: float
+        self,
+        labels: Sequence[str],
+        zones: Sequence[str],
+        lines: Sequence[str],
+        now_s: float,
+        attributes: Mapping[str, Sequence[str]] | None = None,
+        scenes: Sequence[str] = (),
     ) -> None:
+        """``attributes``: part of a second stage → the values that it can decide for. ``scenes``: parts that look at
+        the whole picture."""
         self._labels = tuple(labels)
         self._inside: dict[str, dict[int, str]] = {zone: {} for zone in zones}
         """Zone → track → label."""
         self._lines: dict[str, dict[str, int]] = {line: {"in": 0, "out": 0} for line in lines}
         self._objects: dict[str, int] = {}
+        self._possible = {part: tuple(values) for part, values in (attributes or {}).items()}
+        self._attributes: dict[str, dict[str, int]] = {part: {} for part in self._possible}
+        """Part → value → how many objects it is decided for."""
+        self._scene: dict[str, str | None] = dict.fromkeys(scenes)
         self._source: str | None = None
         self._since_s = now_s
         self._frames = 0
@@ -32,7 +44,7 @@ class StreamState:
 
     def hear(self, output: StreamOutput) -> bool:
         """Whether it is another state now, figures of speed aside."""
-        before = (self._objects, self._source, self.zones(), str(self._lines))
+        before = self._all()
         for record in output.records:
             self._take(record)
         if output.tracks is not None:
@@ -40,7 +52,17 @@ class StreamState:
             if output.age_ms is not None and len(self._ages_ms) < _MAX_SAMPLES:
                 self._ages_ms.append(output.age_ms)
             self._objects = dict(Counter(self._labels[int(c)] for c in output.tracks.cls))
-        return before != (self._objects, self._source, self.zones(), str(self._lines))
+            decided = output.tracks.attributes.values()
+            self._attributes = {
+                part: dict(Counter(found[part].value for found in decided if part in found))
+                for part in self._possible
+            }
+            self._scene |= {part: found.value for part, found in output.tracks.scene.items()}
+        return before != self._all()
+
+    def _all(self) -> tuple[object, ...]:
+        zones, lines, scene = self.zones(), str(self._lines), dict(self._scene)
+        return self._objects, self._attributes, scene, self._source, zones, lines
 
     def zones(self) -> dict[str, dict[str, int]]:
         """Zone → label → how many are in it."""
@@ -66,9 +88,20 @@ class StreamState:
                 **dict.fromkeys(self._labels, 0),
                 **self._objects,
             },
+            **self._decided(),
+            **({"scene": dict(self._scene)} if self._scene else {}),
             "zones": {zone: {"all": sum(n.values()), **n} for zone, n in self.zones().items()},
             "lines": {line: dict(n) for line, n in self._lines.items()},
         }
+
+    def _decided(self) -> dict[str, Any]:
+        if not self._possible:
+            return {}
+        shown = {
+            part: {**dict.fromkeys(values, 0), **self._attributes[part]}
+            for part, values in self._possible.items()
+        }
+        return {"attributes": shown}
 
     def _take(self, record: Record) -> None:
         kind, rule, track = record.get("type"), str(record.get("rule")), record.get("track")

@@ -16,6 +16,8 @@ import av.error
 
 __all__ = ["Cut", "PacketRing", "PacketSource"]
 
+_MOST_EARLY = 16
+"""The longest delay of a decoder of H.264 and H.265, in pictures."""
 _FLAGS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 
 
@@ -27,6 +29,8 @@ class Cut:
     """A fragmented MP4 of whole groups of pictures."""
     start_s: float
     end_s: float
+    key_s: float
+    """Of the packet with which it begins: a key frame, but others may be shown before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class _Fragment:
     data: bytes
     start_s: float
     end_s: float
+    key_s: float
 
 
 class _Bytes:
@@ -59,6 +64,8 @@ class PacketRing:
         """At least ``seconds`` are kept, unless they are more than ``max_bytes``."""
         self.trouble: str | None = None
         """Why nothing is kept."""
+        self.begun = 0
+        """How often a source has begun. What was kept before has gone, and times may come again."""
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
@@ -68,8 +75,10 @@ class PacketRing:
         self._source: Any = None
         self._muxer: Any = None
         self._written = _Bytes()
-        self._group: tuple[float, float] | None = None
-        """First and last time of the group that is being written."""
+        self._group: tuple[float, float, float] | None = None
+        """First and last time of the group that is being written, and that of its key frame."""
+        self._early: list[Any] = []
+        """Packets whose time of decoding is not known yet."""
         self._last_dts: int | None = None
 
     def begin(self, stream: Any) -> None:
@@ -78,8 +87,9 @@ class PacketRing:
         with self._lock:
             self._fragments.clear()
             self._bytes = 0
+            self.begun += 1
         self.trouble = None
-        self._source, self._written, self._last_dts = stream, _Bytes(), None
+        self._source, self._written, self._last_dts, self._early = stream, _Bytes(), None, []
         try:
             self._muxer = av.open(self._written, "w", format="mp4", options=_FLAGS)
             self._stream = self._muxer.add_stream_from_template(stream)
@@ -88,17 +98,33 @@ class PacketRing:
 
     def add(self, packet: Any) -> None:
         """One packet of the stream, before it is decoded."""
-        if self._muxer is None or packet.dts is None or packet.pts is None or not packet.size:
+        if self._muxer is None or packet.pts is None or not packet.size:
             return
-        if self._last_dts is not None and packet.dts <= self._last_dts:
+        if packet.dts is not None:
+            self._add_early(packet)
+            self._add(packet, packet.dts)
+        elif self._last_dts is None and (self._early or packet.is_keyframe):
+            # Matroska states no times of decoding; the first ones are known once the decoder's delay is
+            self._early.append(packet)
+            del self._early[_MOST_EARLY:]
+
+    def _add_early(self, packet: Any) -> None:
+        """Those before the first whose time of decoding is known: as far apart as the frames are."""
+        early, self._early = self._early, []
+        step = packet.duration or 1
+        for i, one in enumerate(early):
+            self._add(one, packet.dts - (len(early) - i) * step)
+
+    def _add(self, packet: Any, dts: int) -> None:
+        if self._last_dts is not None and dts <= self._last_dts:
             self.begin(self._source)  # played in a loop, or another recording in the same file
         if self._muxer is None or (self._last_dts is None and not packet.is_keyframe):
             return
-        self._last_dts = packet.dts
+        self._last_dts = dts
         start_s = float(packet.pts * packet.time_base)
         end_s = start_s + float((packet.duration or 0) * packet.time_base)
         copy = av.Packet(bytes(packet))
-        copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+        copy.pts, copy.dts, copy.duration = packet.pts, dts, packet.duration
         copy.time_base, copy.is_keyframe = packet.time_base, packet.is_keyframe
         copy.stream = self._stream
         try:
@@ -108,8 +134,8 @@ class PacketRing:
             return
         if packet.is_keyframe:
             self._close_group()
-        first, last = self._group or (start_s, start_s)
-        self._group = (min(first, start_s), max(last, end_s))
+        first, last, key = self._group or (start_s, start_s, start_s)
+        self._group = (min(first, start_s), max(last, end_s), key)
 
     def end(self) -> None:
         """The source is closed: its last group is complete."""
@@ -134,7 +160,7 @@ class PacketRing:
             if not found:
                 return None
             data = b"".join([self._head, *(f.data for f in found)])
-            return Cut(data, found[0].start_s, found[-1].end_s)
+            return Cut(data, found[0].start_s, found[-1].end_s, found[0].key_s)
 
     def _close_group(self) -> None:
         """The muxer has written the group before the key frame that it was just given."""

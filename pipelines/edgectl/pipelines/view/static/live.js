@@ -207,7 +207,9 @@ function entryOf(event) {
   const when = document.createElement("time");
   when.textContent = event.time === null ? `${event.t_s.toFixed(1)} s` : clockOf(event.time, true);
   const rest = document.createElement("span");
-  const more = Object.entries(event).filter(([key, value]) => !KNOWN.has(key) && !empty(value)).map(([key, value]) => (key === "because" ? `because ${reason(value)}` : `${key} ${short(value)}`));
+  const decided = Object.entries(event.attributes ?? {}).map(([part, found]) => [part, found.value]);
+  const told = [...Object.entries(event).filter(([key]) => key !== "attributes"), ...decided];
+  const more = told.filter(([key, value]) => !KNOWN.has(key) && !empty(value)).map(([key, value]) => (key === "because" ? `because ${reason(value)}` : `${key} ${short(value)}`));
   rest.textContent = [event.stream, ...more].join(" · ");
   li.append(what, when, rest);
   return li;

@@ -1,0 +1,299 @@
+"""One part of a stream's second stage at work: crops of tracks go to its engine, answers come back and are votes.
+
+The stream never waits for a camera's crops: what an answer decides holds from the frame in which it is there, and the
+track log keeps it with that frame. A recording waits for its crops, so that the same file gives the same events. An
+answer that fails is no vote, and an engine that hangs is not asked any more until it is back: in both cases the stream
+goes on, what is undecided stays so, and an event says it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgectl.core.errors import EngineError, ModelError, UsageError
+from edgectl.core.wire import Frames
+from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.stream.frame import Frame, Stamp
+from edgectl.pipelines.stream.ledger import Cause, Ledger
+from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.stream.trace import Tracer, engine_stage
+from edgectl.pipelines.video.attribute import Attribute
+from edgectl.pipelines.video.class_map import ClassMap
+from edgectl.pipelines.video.engine_pool import Ran
+from edgectl.pipelines.video.labels import LabelConfig
+from edgectl.pipelines.video.preprocess import LetterboxMeta, Staging
+from edgectl.pipelines.video.second_stage.answers import Looked
+from edgectl.pipelines.video.second_stage.ballot import Ballot
+from edgectl.pipelines.video.second_stage.config import SecondStageConfig
+from edgectl.pipelines.video.second_stage.crop_engine import MOST_CROPS, CropEngine
+from edgectl.pipelines.video.second_stage.vote import Vote
+from edgectl.pipelines.video.swap import HotSwap
+from edgectl.pipelines.video.tracker import Tracks
+
+__all__ = ["SecondStage"]
+
+_ALL = 1 << 30
+_LOOK_S = 0.2
+_FAILURE_EVENT_S = 1.0
+"""At most one inference_failed event in this time; each failure is counted."""
+
+
+@dataclass(slots=True)
+class _Result:
+    """What came of a crop. Neither ``ran`` nor ``error``: its turn never came."""
+
+    job: _CropJob
+    ran: Ran | None = None
+    error: Exception | None = None
+
+
+class SecondStage:
+    """Of one stream. :meth:`collect`, :meth:`look` and :meth:`wait` belong to the analysis thread."""
+
+    def __init__(
+        self,
+        config: SecondStageConfig,
+        engines: HotSwap[CropEngine],
+        labels: Sequence[str],
+        names: LabelConfig,
+        tracer: Tracer,
+        *,
+        waits: bool,
+    ) -> None:
+        """``labels``: of the tracks, which ``names`` made of those of the first model. ``waits``: a recording.
+
+        Raises :class:`UsageError` for a class that the tracks cannot have.
+        """
+        if unknown := set(config.classes) - set(labels):
+            raise UsageError(
+                f"second_stage {config.part!r} names class {min(unknown)!r}, which the model does not know",
+                hint=f"it knows {', '.join(labels[:20])}",
+            )
+        names_of = [(label, *names.merge.get(label, ())) for label in labels]
+        for label, meant in zip(labels, names_of, strict=True):
+            if (label in config.classes or not config.classes) and not engines.engine.knows(meant):
+                raise UsageError(
+                    f"second_stage {config.part!r} is to confirm {label!r}, which its model does not know",
+                    hint=f"it knows {', '.join(engines.engine.labels[:20])}: name some of these under classes",
+                )
+        self.part = config.part
+        self.waits = waits
+        self.engines = engines
+        self.config = config
+        self._names = names_of
+        self._ballot = Ballot(config, labels, engines.engine.task.background)
+        self._tracer = tracer
+        self._ledger = Ledger()
+        self._change = threading.Condition()
+        self._results: deque[_Result] = deque()
+        self._open = 0
+        """Crops whose result is not there yet."""
+        self.classes: ClassMap | None = None
+        """What each pixel is by the last answer, of a model that tells it."""
+        self._stopped = False
+        self._told_failure_s = -1e9
+        self._sit_down(engines.engine)
+
+    # -- analysis thread --
+
+    def collect(self, tracks: Tracks, t: float) -> list[Event]:
+        """Count the answers that are there, and forget tracks that are no more. Returns what went wrong."""
+        events: list[Event] = []
+        self._ballot.forget(set(tracks.ids.tolist()))
+        while self._results:
+            result = self._results.popleft()
+            vote = self.classes = None
+            try:
+                vote = self._vote(result)
+            except (EngineError, ModelError) as e:
+                self._ledger.drop("engine_error")
+                if t - self._told_failure_s >= _FAILURE_EVENT_S:
+                    self._told_failure_s = t
+                    errors = self.crops().dropped["engine_error"]
+                    data = {"part": self.part, "code": e.code, "detail": e.message[:500], "errors": errors}
+                    events.append(Event("inference_failed", t, data=data))
+            self._ballot.answer(result.job.track, vote)
+        return events
+
+    def look(self, frame: Frame, tracks: Tracks, t: float, hidden: NDArray[np.bool_] | None = None) -> None:
+        """Send crops of a frame to the engine. ``hidden``: tracks (N,) that are not looked at."""
+        if self._stopped or not frame.planes or self.stuck:
+            return
+        most = _ALL if self.waits else MOST_CROPS - self._open
+        rows = self._ballot.choose(tracks, t, most, lambda row: hidden is not None and bool(hidden[row]))
+        for row in rows:
+            if self._open >= MOST_CROPS:
+                self.wait()
+            track = int(tracks.ids[row])
+            if not self._send(frame, tracks, row, track):
+                self._ballot.answer(track, None)
+
+    def wait(self) -> None:
+        """Until every crop has come back; not for an engine that hangs."""
+        with self._change:
+            while self._open and not self._stopped and not self.stuck:
+                self._change.wait(_LOOK_S)
+
+    def attributes(self) -> Mapping[int, Attribute]:
+        """Track → what is decided."""
+        return self._ballot.attributes()
+
+    # -- from any thread --
+
+    @property
+    def slot(self) -> PartVariant:
+        return self.engines.engine.slot
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the engine's call does not come back."""
+        return self.engines.engine.stuck_s(time.monotonic_ns()) is not None
+
+    def swap(self, engine: CropEngine) -> float:
+        """See :meth:`~edgectl.pipelines.video.swap.HotSwap.switch`. Raises :class:`ModelError` for other labels."""
+        running = self.engines.engine.labels
+        if engine.labels != running:
+            engine.close()
+            raise ModelError(
+                f"the new engine's {len(engine.labels)} labels are not the {len(running)} of the running one",
+                hint="start the stream anew for another set of labels",
+            )
+        self._sit_down(engine)
+        return self.engines.switch(engine)
+
+    def crops(self) -> Frames:
+        """What became of them."""
+        return self._ledger.frames()
+
+    def stop(self) -> None:
+        """No more crops; those that wait are gone."""
+        with self._change:
+            self._stopped = True
+            self._change.notify_all()
+        self.engines.cancel()
+
+    def close(self) -> bool:
+        """After the stream's threads have ended. False: a call of the engine is stuck."""
+        closed = self.engines.close()
+        while self._results:
+            result = self._results.popleft()
+            if result.ran is not None or result.error is not None:
+                self._ledger.drop("shutdown")
+        return closed
+
+    # -- a crop on its way --
+
+    def _sit_down(self, engine: CropEngine) -> None:
+        engine.sit_down(MOST_CROPS, False, lambda: True)
+
+    def _send(self, frame: Frame, tracks: Tracks, row: int, track: int) -> bool:
+        """False: there is nothing to send, or no engine to send it to."""
+        box = tracks.xyxy[row].astype(np.float64)
+        pad = (box[2:] - box[:2]) * self.config.margin
+        cut = frame.crop([*(box[:2] - pad), *(box[2:] + pad)])
+        if cut is None or self.stuck:
+            return False
+        crop, (left, top) = cut
+        engine = self.engines.begin()
+        try:
+            staging, meta = engine.prepare(crop)
+        except BaseException:
+            engine.end()
+            raise
+        looked = Looked(self._names[int(tracks.cls[row])], (box - [left, top, left, top]).tolist())
+        job = _CropJob(self, engine, staging, meta, looked, track, frame.stamp)
+        self._ledger.capture()
+        with self._change:
+            self._open += 1
+        assert engine.seat is not None
+        lost = engine.seat.offer(job, frame.stamp.avail_ns + round(self.config.within_s * 1e9))
+        if lost is not None:
+            lost.gone()
+        return True
+
+    def _vote(self, result: _Result) -> Vote | None:
+        """Raises :class:`EngineError` or :class:`ModelError`."""
+        job, ran = result.job, result.ran
+        if result.error is not None:
+            e = result.error
+            raise e if isinstance(e, EngineError) else EngineError(f"{type(e).__name__}: {e}")
+        if ran is None:  # it is booked
+            return None
+        answer = job.engine.answer(ran.outputs, job.meta, job.looked)
+        self.classes = None if answer is None else answer.classes
+        self._ledger.process()
+        self._tracer.record("avail_to_vote", time.monotonic_ns() - job.stamp.avail_ns)
+        if not ran.after_idle:
+            self._tracer.record(engine_stage(self.part), ran.ended_ns - ran.started_ns)
+        return None if answer is None else Vote(job.stamp.t_s, answer.value, answer.score)
+
+    def late(self, stamp: Stamp, now_ns: int) -> bool:
+        return not self.waits and now_ns - stamp.avail_ns > self.config.within_s * 1e9
+
+    def back(self, result: _Result, dropped: Cause | None = None) -> None:
+        """A crop has come back, by any thread. ``dropped``: why there is no answer, if it is not an error."""
+        if dropped is not None:
+            self._ledger.drop(dropped)
+        with self._change:
+            self._open -= 1
+            self._results.append(result)
+            self._change.notify_all()
+
+    @property
+    def lost_cause(self) -> Cause:
+        return "shutdown" if self._stopped else "superseded"
+
+
+class _CropJob:
+    """See :class:`~edgectl.pipelines.video.engine_pool.EngineJob`."""
+
+    __slots__ = ("_stage", "_staging", "engine", "looked", "meta", "more", "stamp", "tensor", "track")
+
+    def __init__(
+        self,
+        stage: SecondStage,
+        engine: CropEngine,
+        staging: Staging,
+        meta: LetterboxMeta,
+        looked: Looked,
+        track: int,
+        stamp: Stamp,
+    ) -> None:
+        self.tensor: NDArray[Any] = staging.tensor
+        self.more: Sequence[NDArray[Any]] = ()
+        self.engine = engine
+        self.meta = meta
+        self.looked = looked
+        self.track = track
+        self.stamp = stamp
+        self._stage = stage
+        self._staging = staging
+
+    def wanted(self, now_ns: int) -> bool:
+        if self._stage.late(self.stamp, now_ns):
+            self._come_back(_Result(self), "stale")
+            return False
+        return True
+
+    def ran(self, ran: Ran) -> None:
+        self._come_back(_Result(self, ran))
+        self._stage.engines.frame_done(self.engine, None)
+
+    def failed(self, e: Exception) -> None:
+        self._come_back(_Result(self, error=e))
+
+    def gone(self) -> None:
+        self._come_back(_Result(self), self._stage.lost_cause)
+
+    def _come_back(self, result: _Result, dropped: Cause | None = None) -> None:
+        self.engine.give_back(self._staging)
+        self._stage.back(result, dropped)
+        self.engine.end()

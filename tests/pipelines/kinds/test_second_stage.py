@@ -1,0 +1,614 @@
+"""The second stage of a stream: what crops decide, in recordings and from cameras, and what happens when the second
+model fails, hangs or is another one. The detector's stream goes on in every case."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.pipelines import BoxEngine, ClassEngine, box_task, class_task, make_variant, write_clip
+
+from edgectl.core.bundle import TensorSpec, Variant
+from edgectl.core.errors import EdgectlError, ModelError, UsageError
+from edgectl.core.task import TaskSpec
+from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.host.replay import open_track_log, recorded_config, replay
+from edgectl.pipelines.host.why import Moment, why
+from edgectl.pipelines.kinds.base import Pipeline, PipelineArgs, make_pipeline
+from edgectl.pipelines.sinks.base import Record
+from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.video import engine_pool
+from edgectl.pipelines.video.engine_pool import EnginePool
+
+Boxes = list[tuple[float, float, float, float, float, int]]
+ALL = {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}
+ASKED: dict[str, Any] = {"part": "gear", "min_height_px": 8, "every_s": 0, "votes": 3}
+
+
+def two(_: NDArray[Any]) -> Boxes:
+    """A person on the left, a vehicle on the right."""
+    return [(0.1, 0.3, 0.3, 0.9, 0.9, 0), (0.6, 0.3, 0.9, 0.9, 0.9, 1)]
+
+
+def bright(crop: NDArray[Any]) -> list[float]:
+    """A helmet where the crop is dark: the clip becomes brighter by 8 grey levels a frame."""
+    return [4.0, 0.0] if float(crop.mean()) < 0.5 else [0.0, 4.0]
+
+
+class Rig:
+    """A stream with a detector and a second stage, both doubles."""
+
+    def __init__(
+        self,
+        folder: Path,
+        source: str,
+        config: dict[str, Any] | None = None,
+        *,
+        boxes_at: Callable[[NDArray[Any]], Boxes] = two,
+        logits_at: Callable[[NDArray[Any]], list[float]] = bright,
+        labels: tuple[str, ...] = ("helmet", "no-helmet"),
+        background: tuple[str, ...] = (),
+        parts: tuple[str, ...] = ("gear",),
+        out: bool = False,
+        kind: str = "surveillance",
+    ) -> None:
+        self.folder = folder
+        self.heard = threading.Condition()
+        self.events: list[Record] = []
+        self.second: list[ClassEngine] = []
+        self.set_up: Callable[[ClassEngine], None] = lambda engine: None
+        self._boxes_at, self._logits_at, self._classes = boxes_at, logits_at, len(labels)
+        self.out = folder / "out" if out else None
+        slots = {"detector": PartVariant(make_variant(folder / "blobs", box_task()), "yard@1")}
+        for part in parts:
+            variant = make_variant(folder / part, class_task(labels, background), name=part)
+            slots[part] = PartVariant(variant, f"{part}@1", f"sha256:{'3' * 64}")
+        parsed = parse_config(kind, {"second_stage": [ASKED], **(config or {})})
+        self.pipeline: Pipeline = make_pipeline(
+            kind,
+            PipelineArgs("gate", source, slots, parsed, self.emit, self.open, self.out, pool=EnginePool()),
+        )
+
+    def open(self, variant: Variant) -> BoxEngine | ClassEngine:
+        if variant.config.task.name != "gear":
+            return BoxEngine(self._boxes_at)
+        engine = ClassEngine(self._logits_at, classes=self._classes)
+        self.second.append(engine)
+        return engine
+
+    def emit(self, record: Record) -> None:
+        with self.heard:
+            self.events.append(record)
+            self.heard.notify_all()
+
+    def hear(self, wanted: Callable[[Record], bool], what: str) -> Record:
+        with self.heard:
+            assert self.heard.wait_for(lambda: any(map(wanted, self.events)), 20), (
+                f"nothing was heard: {what}"
+            )
+            return next(filter(wanted, self.events))
+
+    def of(self, type_: str) -> list[Record]:
+        return [e for e in self.events if e["type"] == type_]
+
+    def values(self, track: int) -> list[str | None]:
+        """What each word on a track says, the same once."""
+        said: list[str | None] = []
+        for e in self.of("tracked_object"):
+            value = e.get("attributes", {}).get("gear", {}).get("value")
+            if e["track"] == track and said[-1:] != [value]:
+                said.append(value)
+        return said
+
+    def run(self) -> Rig:
+        self.pipeline.start()
+        assert self.pipeline.wait(60)
+        self.pipeline.stop()
+        return self
+
+    @property
+    def crops(self) -> Any:
+        return self.pipeline.stats().crops["gear"]
+
+    @property
+    def processed(self) -> int:
+        return self.pipeline.stats().frames.processed
+
+    def variant(self, labels: tuple[str, ...] = ("helmet", "no-helmet")) -> PartVariant:
+        return PartVariant(make_variant(self.folder / "new", class_task(labels), name="new"), "gear@2")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "clip.mp4", frames=40)
+
+
+# -- what it says ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_votes_decide_is_told_with_the_object_and_follows_a_change(
+    tmp_path: Path, clip: Path
+) -> None:
+    rig = Rig(tmp_path, str(clip), {"second_stage": [{**ASKED, "again_s": 0, "classes": ["person"]}]}).run()
+    assert rig.values(1) == [None, "helmet", "no-helmet"]
+    assert rig.values(2) == [None]
+    told = next(e for e in rig.of("tracked_object") if "attributes" in e)
+    # the first sighting, and two more
+    assert told["phase"] == "update"
+    assert told["attributes"] == {"gear": {"value": "helmet", "score": pytest.approx(0.982, abs=1e-3)}}
+    assert told["releases"] == {"detector": "yard@1", "gear": "gear@1"}
+    assert rig.pipeline.error is None
+    assert rig.crops.captured == rig.crops.processed == rig.second[0].runs - 2
+    assert {"engine:gear", "avail_to_vote"} <= set(rig.pipeline.totals())
+
+
+def test_the_crop_is_the_box_at_full_resolution_and_nothing_else(tmp_path: Path) -> None:
+    image = np.full((480, 640, 3), 30, np.uint8)
+    image[144:432, 64:192] = (10, 200, 90)
+    (tmp_path / "stills").mkdir()
+    cv2.imwrite(str(tmp_path / "stills" / "a.png"), image)
+    seen = []
+
+    def look(crop: NDArray[Any]) -> list[float]:
+        seen.append(crop[0].copy())
+        return [1.0, 0.0]
+
+    Rig(
+        tmp_path,
+        str(tmp_path / "stills"),
+        {"second_stage": [{**ASKED, "classes": ["person"]}]},
+        logits_at=look,
+    ).run()
+    expected = np.array([90, 200, 10], np.float32)[:, None, None] / 255
+    np.testing.assert_allclose(seen[-1], np.broadcast_to(expected, (3, 16, 16)), atol=2 / 255)
+
+
+def test_of_still_pictures_one_answer_decides(tmp_path: Path) -> None:
+    (tmp_path / "stills").mkdir()
+    for i, level in enumerate((20, 220)):
+        cv2.imwrite(str(tmp_path / "stills" / f"{i}.png"), np.full((96, 128, 3), level, np.uint8))
+    rig = Rig(tmp_path, str(tmp_path / "stills")).run()
+    first, second = (e["objects"] for e in rig.of("detections"))
+    assert [o["attributes"]["gear"]["value"] for o in first + second] == ["helmet"] * 2 + ["no-helmet"] * 2
+
+
+def test_a_value_of_the_background_is_no_attribute(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(
+        tmp_path, str(clip), background=("helmet",), config={"second_stage": [{**ASKED, "again_s": 0}]}
+    ).run()
+    assert rig.values(1) == [None, "no-helmet"]
+
+
+def test_an_answer_that_is_not_sure_is_no_vote(tmp_path: Path, clip: Path) -> None:
+    config = {"second_stage": [{**ASKED, "score": 0.99}]}
+    rig = Rig(tmp_path, str(clip), config).run()
+    assert rig.values(1) == [None]
+    assert rig.crops.processed == rig.crops.captured > 0
+
+
+def test_parts_are_attributes_of_their_own(tmp_path: Path, clip: Path) -> None:
+    stages = [ASKED, {**ASKED, "part": "vest", "classes": ["vehicle"]}]
+    rig = Rig(tmp_path, str(clip), {"second_stage": stages}, parts=("gear", "vest")).run()
+    said = {e["track"]: sorted(e["attributes"]) for e in rig.of("tracked_object") if "attributes" in e}
+    assert said == {1: ["gear"], 2: ["gear", "vest"]}
+
+
+def test_what_lies_in_a_mask_is_not_looked_at(tmp_path: Path, clip: Path) -> None:
+    mask = {"polygon": [0, 0, 0.5, 0, 0.5, 1, 0, 1]}
+    rig = Rig(tmp_path, str(clip), {"privacy": {"masks": [mask]}}).run()
+    assert rig.values(1) == [None]
+    assert rig.values(2)[:2] == [None, "helmet"]
+
+
+def test_a_zone_and_a_rule_see_only_whom_they_ask_for(tmp_path: Path, clip: Path) -> None:
+    config = {
+        "second_stage": [{**ASKED, "again_s": 0}],
+        "zones": {"all": ALL, "bare": {**ALL, "enter_s": 0, "attributes": {"gear": ["no-helmet"]}}},
+        "rules": [{"id": "safe", "intrusion": {"zone": "all"}, "attributes": {"gear": "helmet"}}],
+    }
+    rig = Rig(tmp_path, str(clip), config).run()
+    changed = next(
+        e
+        for e in rig.of("tracked_object")
+        if e.get("attributes", {}).get("gear", {}).get("value") == "no-helmet"
+    )
+    entered = [e for e in rig.of("zone") if e["rule"] == "bare"]
+    assert {e["t_s"] for e in entered} == {changed["t_s"]}
+    assert {e["attributes"]["gear"]["value"] for e in entered} == {"no-helmet"}
+    alarms = [(e["phase"], e["track"], e.get("reason")) for e in rig.of("intrusion")]
+    assert alarms == [
+        ("start", 1, None),
+        ("start", 2, None),
+        ("end", 1, "attribute"),
+        ("end", 2, "attribute"),
+    ]
+
+
+# -- the same again ---------------------------------------------------------------------------------------------------------
+
+
+def _said(path: Path) -> list[dict[str, Any]]:
+    lines = (path / "events.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "latency_ms"} for line in lines]
+
+
+RULES: dict[str, Any] = {
+    "second_stage": [{**ASKED, "again_s": 0}],
+    "zones": {"all": ALL},
+    "rules": [
+        {"id": "bare", "loiter": {"zone": "all", "seconds": 0.2}, "attributes": {"gear": ["no-helmet"]}}
+    ],
+    "tracklog": True,
+}
+
+
+def test_a_recording_gives_the_same_events_and_tracks_each_time(tmp_path: Path, clip: Path) -> None:
+    first, second = (Rig(tmp_path / name, str(clip), RULES, out=True).run() for name in ("a", "b"))
+    assert first.out is not None
+    assert second.out is not None
+    assert _said(first.out) == _said(second.out)
+    assert (first.out / "tracks.jsonl").read_bytes() == (second.out / "tracks.jsonl").read_bytes()
+    assert {e["type"] for e in first.events} >= {"loitering"}
+
+
+@pytest.mark.parametrize("paced", [False, True])
+def test_the_track_log_replays_what_was_said_byte_for_byte(tmp_path: Path, clip: Path, paced: bool) -> None:
+    """Also of a camera, whose answers come when they come."""
+    rig = Rig(tmp_path, f"{clip}?paced=1" if paced else str(clip), RULES, out=True).run()
+    assert rig.out is not None
+    with open_track_log(rig.out) as log:
+        assert log.header.attributes == {"gear": ("helmet", "no-helmet")}
+        _, (again,) = replay(log, [recorded_config(log.header)])
+    rules = {"tracked_object", "zone", "loitering"}
+    live = [
+        {k: v for k, v in e.items() if k not in ("latency_ms", "releases", "seq")}
+        for e in rig.events
+        if e["type"] in rules
+    ]
+    replayed = [{k: v for k, v in e.items() if k != "seq"} for e in again.records]
+    assert [{**e, "id": ""} for e in live] == [{**e, "id": ""} for e in replayed]
+    assert any(e["type"] == "loitering" for e in live)
+
+
+def test_why_says_that_it_was_undecided_or_something_else(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip), RULES, out=True).run()
+    assert rig.out is not None
+    asked = {}
+    for t in (0.2, 1.0, 2.5):
+        with open_track_log(rig.out) as log:
+            found = why(log, recorded_config(log.header), Moment(t, 0.05), rule="bare", track=1)
+        (one,) = found.explanations
+        asked[t] = one.explained.asked[0]
+    assert (asked[0.2].what, asked[0.2].holds) == ("gear is no-helmet (it is undecided)", False)
+    assert (asked[1.0].what, asked[1.0].holds) == ("gear is no-helmet (it is helmet)", False)
+    assert (asked[2.5].what, asked[2.5].holds) == ("gear is no-helmet", True)
+
+
+# -- when the second model fails ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_answer_is_no_vote_and_is_told(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip))
+    rig.pipeline.start()
+    rig.second[0].fails = True
+    assert rig.pipeline.wait(60)
+    rig.pipeline.stop()
+    assert rig.values(1) == [None]
+    assert rig.processed == 40
+    failures = rig.of("inference_failed")
+    assert failures[0]["part"] == "gear"
+    assert "the accelerator is gone" in failures[0]["detail"]
+    # at most one a second of 2.7 s, each failure counted
+    assert len(failures) == 3
+    assert rig.crops.dropped["engine_error"] == rig.crops.captured
+    assert rig.pipeline.stats().errors == 0
+
+
+def test_a_decoder_that_fails_does_not_end_the_stream(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip))
+    rig.pipeline.start()
+    rig.second[0]._logits_at = lambda crop: [float("nan"), 0.0]
+    assert rig.pipeline.wait(60)
+    rig.pipeline.stop()
+    assert rig.pipeline.error is None
+    assert rig.processed == 40
+    assert "not finite" in rig.of("inference_failed")[0]["detail"]
+
+
+def _hang(engine: ClassEngine) -> None:
+    engine.free.clear()
+
+
+@pytest.mark.parametrize("paced", [False, True])
+def test_a_second_model_that_hangs_does_not_stop_the_stream_and_goes_on_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paced: bool
+) -> None:
+    monkeypatch.setattr(engine_pool, "_RUN_LIMIT_S", 0.1)
+    clip = write_clip(tmp_path / "clip.mp4", frames=90)
+    # ends with nothing but the first crops hanging; a recording would be over before it is let go
+    rig = Rig(
+        tmp_path,
+        f"{clip}?paced=1" if paced else str(clip),
+        {"budget_ms": 5000, "govern": {"on": False}} if paced else None,
+    )
+    rig.pipeline.start()
+    engine = rig.second[0]
+    _hang(engine)
+    try:
+        told = rig.hear(lambda e: e.get("reason") == "engine_stuck", "the engine hangs")
+        assert (told["name"], told["part"], told["phase"], told["available"]) == (
+            "engine",
+            "gear",
+            "start",
+            False,
+        )
+        assert rig.pipeline.stuck() == ("engine:gear",)
+        if not paced:
+            assert rig.pipeline.wait(60)
+            assert rig.processed == 90
+            assert rig.values(1) == [None]
+    finally:
+        engine.free.set()
+    if paced:
+        rig.hear(lambda e: e.get("reason") == "engine_stuck" and e["phase"] == "end", "it is back")
+        assert rig.pipeline.wait(60)
+        assert rig.values(1)[:2] != [None]
+        assert rig.processed + sum(rig.pipeline.stats().frames.dropped.values()) == 90
+    rig.pipeline.stop()
+    assert rig.pipeline.error is None
+    assert rig.crops.in_flight == 0
+
+
+def test_a_camera_never_waits_for_a_slow_second_model(tmp_path: Path, clip: Path) -> None:
+    """Each crop takes as long as the whole clip: every frame is processed, and crops that are too old are dropped."""
+    rig = Rig(
+        tmp_path,
+        f"{clip}?paced=1",
+        {"second_stage": [{**ASKED, "within_s": 0.1}], "budget_ms": 5000, "govern": {"on": False}},
+    )
+    rig.pipeline.start()
+    engine = rig.second[0]
+    _hang(engine)
+    assert engine.hangs.wait(20)
+    assert rig.pipeline.wait(60)
+    engine.free.set()
+    rig.pipeline.stop()
+    crops = rig.crops
+    # one frame, and it waited; a busy machine loses some
+    assert rig.processed > 20
+    assert crops.captured == crops.processed + sum(crops.dropped.values())
+    assert crops.in_flight == 0
+
+
+def test_crops_that_waited_too_long_are_dropped_as_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_pool, "_RUN_LIMIT_S", 0.1)
+    clip = write_clip(tmp_path / "clip.mp4", frames=60)
+    rig = Rig(
+        tmp_path,
+        f"{clip}?paced=1",
+        {"second_stage": [{**ASKED, "within_s": 0.05}], "budget_ms": 5000, "govern": {"on": False}},
+    )
+    rig.pipeline.start()
+    engine = rig.second[0]
+    _hang(engine)
+    assert engine.hangs.wait(20)
+    rig.hear(lambda e: e.get("reason") == "engine_stuck", "the engine hangs, for longer than a crop may wait")
+    engine.free.set()
+    assert rig.pipeline.wait(60)
+    rig.pipeline.stop()
+    assert rig.crops.dropped.get("stale", 0) >= 1
+    assert rig.crops.in_flight == 0
+
+
+# -- another second model ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_second_model_is_swapped_and_taken_back_while_the_stream_runs(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", frames=90)
+    rig = Rig(
+        tmp_path,
+        f"{clip}?paced=1",
+        {"second_stage": [{**ASKED, "again_s": 0}], "budget_ms": 5000, "govern": {"on": False}},
+        logits_at=lambda c: [4.0, 0.0],
+    )
+    rig.pipeline.start()
+    rig.hear(lambda e: "attributes" in e, "the first model's answer")
+    rig._logits_at = lambda c: [0.0, 4.0]
+    rig.pipeline.swap("gear", rig.variant())
+    told = rig.hear(
+        lambda e: e.get("attributes", {}).get("gear", {}).get("value") == "no-helmet", "the new model's"
+    )
+    assert told["releases"]["gear"] == "gear@2"
+    assert rig.pipeline.stats().releases == {"detector": "yard@1", "gear": "gear@2"}
+    rig.pipeline.revert("gear")
+    assert rig.second[1].closed.is_set()
+    assert not rig.second[0].closed.is_set()
+    assert rig.pipeline.wait(60)
+    rig.pipeline.stop()
+    frames = rig.pipeline.stats().frames
+    assert (frames.in_flight, rig.pipeline.stats().errors) == (0, 0)
+    # those of the last frames
+    assert set(rig.crops.dropped) <= {"shutdown"}
+    assert rig.second[0].closed.is_set()
+
+
+def test_another_set_of_labels_is_refused_and_the_old_model_goes_on(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, f"{clip}?paced=1")
+    rig.pipeline.start()
+    with pytest.raises(ModelError, match="labels are not"):
+        rig.pipeline.swap("gear", rig.variant(("a", "b")))
+    assert rig.second[1].closed.is_set()
+    with pytest.raises(UsageError, match="not compared"):
+        rig.pipeline.shadow("gear", rig.variant(), 100, 1, lambda result: None)
+    with pytest.raises(UsageError, match="no engine for the part 'vest'") as e:
+        rig.pipeline.commit("vest")
+    assert e.value.hint == "its parts: detector, gear"
+    rig.pipeline.stop()
+
+
+# -- what cannot be ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"second_stage": [ASKED, ASKED]}, "name the part 'gear' twice"),
+        ({"rules": [{"id": "x", "loiter": {"zone": "z", "seconds": 1}, "attributes": {"vest": ["a"]}}], "zones": {"z": ALL}}, "rule 'x' asks for the attribute 'vest'"),
+        ({"zones": {"z": {**ALL, "attributes": {"vest": ["a"]}}}}, "zone 'z' asks for the attribute 'vest'"),
+        ({"second_stage": [{**ASKED, "agree": 0.5}]}, "agree"),
+    ],
+)  # fmt: skip
+def test_a_wrong_configuration_is_one_sentence(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_config("surveillance", {"second_stage": [ASKED], **config})
+
+
+@pytest.mark.parametrize(
+    ("config", "parts", "words"),
+    [
+        ({}, (), "names the part 'gear', and there is no engine for it"),
+        ({"second_stage": []}, ("gear",), "has no part 'gear'"),
+        (
+            {"second_stage": [{"part": "detector"}]},
+            (),
+            "'detector', which a surveillance pipeline has for itself",
+        ),
+        (
+            {"second_stage": [{**ASKED, "classes": ["tree"]}]},
+            ("gear",),
+            "second_stage 'gear' names class 'tree'",
+        ),
+        (
+            {"zones": {"z": {**ALL, "attributes": {"gear": "hat"}}}},
+            ("gear",),
+            "zone 'z' asks for gear 'hat', which the model does not know",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_models_is_said_at_the_start_and_nothing_stays_open(
+    tmp_path: Path, clip: Path, config: dict[str, Any], parts: tuple[str, ...], words: str
+) -> None:
+    opened: list[ClassEngine] = []
+    with pytest.raises(UsageError, match=words):  # noqa: PT012
+        rig = Rig(tmp_path, str(clip), config, parts=parts)
+        opened = rig.second
+        rig.pipeline.start()
+    assert all(engine.closed.is_set() for engine in opened)
+
+
+def test_a_model_that_names_nothing_cannot_look_at_crops(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(tmp_path, str(clip))
+    args = rig.pipeline._args  # type: ignore[attr-defined]
+    task = class_task().model_copy(update={"decode": class_task().decode.model_copy(update={"kind": "vad"})})
+    args.engines["gear"] = PartVariant(make_variant(tmp_path / "vad", task))
+    with pytest.raises(EdgectlError, match="cannot look at crops: it is for the part vad"):
+        rig.pipeline.start()
+
+
+# -- a second detector --------------------------------------------------------------------------------------------------------
+
+
+def _confirming(
+    tmp_path: Path,
+    source: str,
+    config: dict[str, Any] | None = None,
+    labels: tuple[str, ...] = ("person", "vehicle"),
+) -> Rig:
+    """The second model is a detector, too: it finds a person in the middle of the crop, and no vehicle."""
+    rig = Rig(tmp_path, source, config)
+    args = rig.pipeline._args  # type: ignore[attr-defined]
+    task = box_task(labels, (32, 32)).model_copy(update={"name": "second"})
+    args.engines["gear"] = PartVariant(make_variant(tmp_path / "second", task, name="second"), "second@1")
+    first = rig.open
+
+    def either(variant: Variant) -> Any:
+        if variant.config.task.name != "second":
+            return first(variant)
+        return BoxEngine(lambda crop: [(0.3, 0.3, 0.7, 0.7, 0.9, 0)], size=(32, 32))
+
+    rig.open = either  # type: ignore[method-assign]
+    rig.pipeline._args = dataclasses.replace(args, open_engine=either)  # type: ignore[attr-defined]
+    return rig
+
+
+def test_a_second_detector_confirms_the_first(tmp_path: Path, clip: Path) -> None:
+    config = {
+        "second_stage": [{**ASKED, "margin": 0.5}],
+        "zones": {"all": {**ALL, "enter_s": 0, "attributes": {"gear": "confirmed"}}},
+    }
+    rig = _confirming(tmp_path, str(clip), config).run()
+    assert (rig.values(1), rig.values(2)) == ([None, "confirmed"], [None, "rejected"])
+    assert {e["track"] for e in rig.of("zone")} == {1}
+
+
+def test_a_second_detector_must_know_what_it_is_to_confirm(tmp_path: Path, clip: Path) -> None:
+    with pytest.raises(UsageError, match="is to confirm 'vehicle', which its model does not know"):
+        _confirming(tmp_path, str(clip), labels=("person", "dog")).run()
+    fine = {"second_stage": [{**ASKED, "classes": ["person"], "margin": 0.5}]}
+    assert _confirming(tmp_path, str(clip), fine, labels=("person", "dog")).run().values(1) == [
+        None,
+        "confirmed",
+    ]
+
+
+# -- a reader --------------------------------------------------------------------------------------------------------
+
+
+class _Plate:
+    """Reads "A1", and now and then something else."""
+
+    runtime = "double 1"
+    inputs = (TensorSpec(name="image", shape=(1, 3, 16, 64), dtype="float32"),)
+    outputs = (TensorSpec(name="scores", shape=(1, 4, 3), dtype="float32"),)
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def run(self, feeds: Any) -> dict[str, NDArray[Any]]:
+        self.runs += 1
+        steps = [1, 0, 1, 2] if self.runs % 6 == 0 else [1, 0, 2, 2]
+        return {"scores": np.eye(3, dtype=np.float32)[steps][None] * 9}
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_reader_reads_and_the_votes_decide_what_is_written(tmp_path: Path, clip: Path) -> None:
+    config = {
+        "second_stage": [{**ASKED, "classes": ["person"], "again_s": 0}],
+        "zones": {"all": {**ALL, "attributes": {"gear": ["A1", "B2"]}}},
+    }
+    rig = Rig(tmp_path, str(clip), config)
+    args = rig.pipeline._args  # type: ignore[attr-defined]
+    task = TaskSpec.model_validate(
+        {
+            "name": "plates",
+            "input": {"kind": "image", "width": 64, "height": 16, "fit": "stretch"},
+            "decode": {"kind": "ctc", "score": 0.5},
+            "labels": ["A", "1"],
+        }
+    )
+    args.engines["gear"] = PartVariant(make_variant(tmp_path / "plates", task, name="plates"))
+    first = rig.open
+    either = lambda v: _Plate() if v.config.task.name == "plates" else first(v)  # noqa: E731
+    rig.pipeline._args = dataclasses.replace(args, open_engine=either)  # type: ignore[attr-defined]
+    rig.run()
+    assert rig.values(1) == [None, "A1"]
+    assert {e["rule"] for e in rig.of("zone")} == {"all"}
+
+
+def test_a_dash_camera_has_a_second_stage_too(tmp_path: Path, clip: Path) -> None:
+    rig = Rig(
+        tmp_path, str(clip), {"second_stage": [{**ASKED, "classes": ["vehicle"]}]}, kind="driving"
+    ).run()
+    assert (rig.values(1), rig.values(2)) == ([None], [None, "helmet"])
