@@ -23,6 +23,7 @@ from edgectl.pipelines.stream.frame import Frame, Stamp
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.threads import stream_thread
 from edgectl.pipelines.stream.trace import Stage
+from edgectl.pipelines.video.camera_motion import CameraMotion
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import Ran
@@ -84,7 +85,14 @@ class Analyser(Protocol):
 
 
 class ObjectTracker(Protocol):
-    def update(self, found: Detections, t: float, width: int, height: int) -> Tracks: ...
+    def update(
+        self,
+        found: Detections,
+        t: float,
+        width: int,
+        height: int,
+        camera: NDArray[np.float64] | None = None,
+    ) -> Tracks: ...
 
     def adopt(self, config: TrackConfig, period_s: float | None) -> None: ...
 
@@ -123,6 +131,7 @@ class Analysis:
         self._labels = labels
         self._tracker = tracker
         self._watch = watch
+        self._camera = CameraMotion()
         self._privacy = privacy
         self._sinks = sinks
         self._writer = writer
@@ -190,7 +199,10 @@ class Analysis:
             return
         decoded = time.monotonic_ns()
         t = frame.stamp.t_s
-        tracks = self._tracker.update(found, t, frame.width, frame.height)
+        camera = None
+        if result.view is not None:
+            camera = self._camera.step(result.view, found.xyxy, frame.width, frame.height)
+        tracks = self._tracker.update(found, t, frame.width, frame.height, camera)
         self._watch.see(t, found, tracks, cut)
         tracked = time.monotonic_ns()
         hidden = self._privacy.masked(tracks) if self._second else None

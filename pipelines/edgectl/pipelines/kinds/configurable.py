@@ -107,7 +107,7 @@ class Configurable:
             self._capture.target_fps = flow.target_fps
             self._view.adopt(self._health_of(config))
             self._choice.gate(config.gate if self._info.kind != "images" else None, config.track.lost_s)
-            self._path.see(blind=privacy.blind, pictures=self._wants_pictures())
+            self._see(config, privacy)
 
         def at_analysis() -> None:
             self._analysis.adopt(privacy)
@@ -134,9 +134,13 @@ class Configurable:
         sinks = [*self._named_sinks.values(), *self._args.sinks]
         self._analysis.naming = naming(sinks)
         self._analysis.pictures = any(sink.pictures for sink in sinks)
-        self._path.see(blind=privacy.blind, pictures=self._wants_pictures())
+        self._see(self._config, privacy)
         known = set(self.outputs)
         self.outputs += tuple(s.path for s in opened.values() if s.path is not None and s.path not in known)
+
+    def _see(self, config: VideoConfig, privacy: Privacy) -> None:
+        camera = config.track.camera_motion and self._info.kind != "images"
+        self._path.see(blind=privacy.blind, pictures=self._wants_pictures(), camera=camera)
 
     def _wants_pictures(self) -> bool:
         return self._analysis.pictures or self._looks or bool(self._second)

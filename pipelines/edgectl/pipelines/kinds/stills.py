@@ -33,7 +33,14 @@ class StillObjects:
         self._config = config
         self._next = 1
 
-    def update(self, found: Detections, t: float, width: int, height: int) -> Tracks:
+    def update(
+        self,
+        found: Detections,
+        t: float,
+        width: int,
+        height: int,
+        camera: NDArray[np.float64] | None = None,
+    ) -> Tracks:
         found = found.select(np.nonzero(found.score >= self._config.high)[0])
         if self._config.one_object_iou is not None:
             found = one_label_each(found, self._config.one_object_iou)

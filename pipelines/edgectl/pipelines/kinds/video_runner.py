@@ -259,6 +259,7 @@ class VideoPipeline(Configurable):
             settle=self._settle if regions and place.waits else lambda: None,
             blind=privacy.blind,
             pictures=pictures or self._looks or bool(seconds),
+            camera=self._config.track.camera_motion and info.kind != "images",
         )
         self._second = make_stages(
             self._config, seconds, labels.labels, self.tracer, waits=place.waits, still=info.kind == "images"

@@ -11,6 +11,7 @@ import math
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.tracker import TrackConfig, Tracks
@@ -23,7 +24,14 @@ _MIDDLE = (0.5, 1.0)
 
 
 class _ObjectTracker(Protocol):
-    def update(self, found: Detections, t: float, width: int, height: int) -> Tracks: ...
+    def update(
+        self,
+        found: Detections,
+        t: float,
+        width: int,
+        height: int,
+        camera: NDArray[np.float64] | None = None,
+    ) -> Tracks: ...
 
     def adopt(self, config: TrackConfig, period_s: float | None) -> None: ...
 
@@ -40,8 +48,16 @@ class FootTracker:
         """Other settings of the tracker from the next frame on."""
         self._tracker.adopt(config, period_s)
 
-    def update(self, found: Detections, t: float, width: int, height: int) -> Tracks:
-        tracks = self._tracker.update(found, t, width, height)
+    def update(
+        self,
+        found: Detections,
+        t: float,
+        width: int,
+        height: int,
+        camera: NDArray[np.float64] | None = None,
+    ) -> Tracks:
+        """``camera``: see :meth:`~edgectl.pipelines.video.tracker.Tracker.update`."""
+        tracks = self._tracker.update(found, t, width, height, camera)
         before, self._known = self._known, {}
         places = np.empty((len(tracks), 2), np.float32)
         for row, track in enumerate(tracks.ids.tolist()):

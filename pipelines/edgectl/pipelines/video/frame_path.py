@@ -25,6 +25,7 @@ from edgectl.pipelines.stream.ledger import Cause, Ledger
 from edgectl.pipelines.stream.order import InOrder, Place
 from edgectl.pipelines.stream.timeline import Timeline
 from edgectl.pipelines.stream.trace import Tracer
+from edgectl.pipelines.video.camera_motion import camera_view
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.frame_choice import FrameChoice
@@ -78,6 +79,8 @@ class FrameResult:
     pre_ns: int
     ran: Ran | None = None
     error: Exception | None = None
+    view: NDArray[Any] | None = None
+    """The small picture that tells how the camera moved; None where nobody asks."""
 
     @property
     def whole(self) -> bool:
@@ -104,12 +107,13 @@ class FramePath:
         settle: Callable[[], None] = lambda: None,
         blind: Callable[[Frame], Frame] = lambda frame: frame,
         pictures: bool,
+        camera: bool = False,
     ) -> None:
         """``choice``: which frames are looked at; None: all of them. ``regions``: which regions of them; None: the
         whole picture. ``settle``: waits for the frames before, where what they showed decides about the next one and
         the source waits. ``blind``: paints over what nobody may see, not
         even the detector. ``pictures``: whether a frame keeps its picture on its way to the analysis. It costs
-        the memory of the frames that are under way."""
+        the memory of the frames that are under way. ``camera``: whether the analysis asks how the camera moved."""
         self.stream = stream
         self.borders = borders
         self.ledger = ledger
@@ -122,6 +126,7 @@ class FramePath:
         self._settle = settle
         self._blind = blind
         self._pictures = pictures
+        self._camera = camera
         self._changes: deque[Between] = deque()
         self._order: InOrder[FrameResult | Heard | Between] = InOrder()
         self._crossing = threading.Lock()
@@ -164,6 +169,7 @@ class FramePath:
         detector = self._engines.begin()
         try:
             shown = [detector.prepare(frame, region) for region in self._regions_of(frame, detector)]
+            view = camera_view(frame.luma()) if self._camera else None
         except BaseException:
             # no picture that anybody can take: the stream ends of it
             self.ledger.drop("corrupt")
@@ -174,7 +180,7 @@ class FramePath:
         if not self._pictures and self._shadow is None:
             frame = replace(frame, planes=())
         stagings, metas = zip(*shown, strict=True)
-        result = FrameResult(frame, detector, metas, {"pre": began}, prepared - began)
+        result = FrameResult(frame, detector, metas, {"pre": began}, prepared - began, view=view)
         job = _Job(self, result, self._order.place(), stagings)
         budget_ns = self.borders.budget_ns
         due_ns = stamp.avail_ns + (_RECORDED_DUE_NS if budget_ns is None else budget_ns)
@@ -200,9 +206,10 @@ class FramePath:
         """Before the next frame. From any thread."""
         self._changes.append(change)
 
-    def see(self, *, blind: Callable[[Frame], Frame], pictures: bool) -> None:
-        """What the detector may see, and whether pictures are kept, from the next frame on."""
-        self._blind, self._pictures = blind, pictures
+    def see(self, *, blind: Callable[[Frame], Frame], pictures: bool, camera: bool) -> None:
+        """What the detector may see, whether pictures are kept, and whether the camera's own motion is looked for, from
+        the next frame on."""
+        self._blind, self._pictures, self._camera = blind, pictures, camera
 
     def limit(self, budget_ms: float | None, max_age_ms: float | None) -> None:
         """How old frames may become, from now on."""
