@@ -1,5 +1,5 @@
 """Pictures of a fixed camera whose place, weather and traffic the seed draws: for the bench and the tests of camera health.
-The limits of the judge were not set by it."""
+Limits of the judge were changed after false alarms on a few of its seeds; the bench's own seeds were never used for that."""
 
 from __future__ import annotations
 

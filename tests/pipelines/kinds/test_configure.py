@@ -230,9 +230,11 @@ def test_under_overload_the_ledger_stays_exact(stream: Make) -> None:
         assert done.in_force
     s.end()
     frames = s.frames()
-    assert frames.captured > 200
+    assert frames.processed > 6
     assert frames.captured == frames.processed + sum(frames.dropped.values())
-    assert set(frames.dropped) <= {"superseded", "degraded", "deadline"}
+    # of a loaded machine frames may be late at the end, too
+    assert set(frames.dropped) <= {"superseded", "degraded", "deadline", "shutdown"}
+    assert frames.dropped["superseded"] + frames.dropped.get("degraded", 0) > 6
     assert [e["number"] for e in s.of("configuration")] == list(range(6))
 
 

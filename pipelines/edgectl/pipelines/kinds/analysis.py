@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.track_watch import TrackWatch
 from edgectl.pipelines.video.tracker import TrackConfig, Tracks
 
-__all__ = ["PART", "Analyser", "Analysis", "ObjectTracker", "releases_of"]
+__all__ = ["PART", "Analyser", "Analysis", "ObjectTracker", "Reconfigurable", "releases_of"]
 
 PART = "detector"
 _POLL_S = 0.2
@@ -66,6 +66,17 @@ class Analyser(Protocol):
         thread. ``shown``: of the tracks of the last :meth:`step`, those that may be seen."""
         ...
 
+    def counters(self) -> dict[str, int]: ...
+
+    def close(self) -> None:
+        """Called once, after the last ``step``, by another thread."""
+        ...
+
+
+@runtime_checkable
+class Reconfigurable(Protocol):
+    """An analyser that takes another configuration while it runs. One of another package need not."""
+
     def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
         """Another configuration, ready to be taken over by what is returned, which is called between two steps.
         From any thread, while another one steps. ``told``: what the event ``configuration`` says of it. Raises
@@ -75,12 +86,6 @@ class Analyser(Protocol):
     @property
     def switched(self) -> Mapping[str, Any] | None:
         """Other rules took over in the last step: what the track log says of it."""
-        ...
-
-    def counters(self) -> dict[str, int]: ...
-
-    def close(self) -> None:
-        """Called once, after the last ``step``, by another thread."""
         ...
 
 
@@ -243,7 +248,15 @@ class Analysis:
         )
         age_ms = (done - frame.stamp.avail_ns) / 1e6
         self._sinks.offer(
-            StreamOutput(records, shown, clean, frame.stamp, age_ms, self.analyser.switched, frame.view)
+            StreamOutput(
+                records,
+                shown,
+                clean,
+                frame.stamp,
+                age_ms,
+                self.analyser.switched if isinstance(self.analyser, Reconfigurable) else None,
+                frame.view,
+            )
         )
 
     def _count(self, result: FrameResult, ran: Ran, at: _Times) -> None:

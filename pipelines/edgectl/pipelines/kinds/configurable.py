@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 from edgectl.core.errors import EngineError
-from edgectl.pipelines.kinds.analysis import Analysis, ObjectTracker
+from edgectl.pipelines.kinds.analysis import Analysis, ObjectTracker, Reconfigurable
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.camera_view import CameraView
 from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig
 from edgectl.pipelines.kinds.config_change import ConfigChange, Reconfigured
-from edgectl.pipelines.kinds.difference import difference
+from edgectl.pipelines.kinds.difference import NewStartNeeded, difference
 from edgectl.pipelines.kinds.second_stage import attribute_values
 from edgectl.pipelines.kinds.source_facts import period_s
 from edgectl.pipelines.rules import RulesConfig, RuleSet
@@ -89,7 +89,13 @@ class Configurable:
             if not changes.changed:
                 return Reconfigured((), in_force=True)
             changes.check()
-            take = self._analysis.analyser.prepare(new, {**told, "changed": list(changes.changed)})
+            analyser = self._analysis.analyser
+            if not isinstance(analyser, Reconfigurable):
+                raise NewStartNeeded(
+                    f"the configuration of a {self._kind} stream cannot change while it runs",
+                    hint="start the stream again",
+                )
+            take = analyser.prepare(new, {**told, "changed": list(changes.changed)})
             change = self._change(new, changes.sinks, take)
             self._before, self._config = self._config, new
             self._path.change(change)
