@@ -31,7 +31,7 @@ from edgectl.pipelines.video.frame_path import FramePath, FrameResult, Heard
 from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
-from edgectl.pipelines.video.regions.merge import merge_regions
+from edgectl.pipelines.video.regions.merge import MergedDetections, merge_regions
 from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.track_watch import TrackWatch
@@ -197,8 +197,8 @@ class Analysis:
         if self._path.cross("analysis", frame.stamp, taken):
             return
         try:
-            raw, cut = self._see(result, ran)
-            found = self._labels(raw)
+            seen = self._see(result, ran)
+            found = self._labels(seen.found)
         except (EngineError, ModelError) as e:
             self._inference_failed(frame, e)
             return
@@ -208,7 +208,7 @@ class Analysis:
         if result.view is not None:
             camera = self._camera.step(result.view, found.xyxy, frame.width, frame.height)
         tracks = self._tracker.update(found, t, frame.width, frame.height, camera)
-        self._watch.see(t, found, tracks, cut)
+        self._watch.see(t, found, tracks, seen.cut)
         tracked = time.monotonic_ns()
         hidden = self._privacy.masked(tracks) if self._second else None
         if self._second:
@@ -218,26 +218,31 @@ class Analysis:
         looked = time.monotonic_ns()
         events = self.analyser.step(frame, tracks, t)
         done = time.monotonic_ns()
-        self._offer(frame, raw, tracks, events, done)
+        self._offer(result, seen, tracks, events, done)
         if any(event.type == "configuration" and event.phase == "reverted" for event in events):
             self._went_back()
         self._count(result, ran, _Times(taken, decoded, tracked, looked, done))
         if self._second:
             self._second.after_rules(frame, tracks, t, hidden, self._privacy.closed)
 
-    def _see(self, result: FrameResult, ran: Ran) -> tuple[Detections, NDArray[np.float32]]:
+    def _see(self, result: FrameResult, ran: Ran) -> MergedDetections:
         """What was found in all regions of the frame, and what their borders cut. Raises as a decoder does."""
         outputs = (ran.outputs, *ran.more)
         regions = [
             (result.detector.decode(o, meta), meta) for o, meta in zip(outputs, result.metas, strict=True)
         ]
-        merged = merge_regions(regions, (result.frame.width, result.frame.height))
-        return merged.found, merged.cut
+        return merge_regions(regions, (result.frame.width, result.frame.height))
 
-    def _offer(self, frame: Frame, found: Detections, tracks: Tracks, events: list[Event], done: int) -> None:
+    def _offer(
+        self, result: FrameResult, seen: MergedDetections, tracks: Tracks, events: list[Event], done: int
+    ) -> None:
+        frame = result.frame
         records = tuple(self._record(e, frame, done) for e in events)
         # Stepped for every frame, shown or not: it remembers where somebody was.
-        hidden = self._privacy.step(found, tracks, frame.stamp.t_s)
+        # a piece of somebody is somebody
+        found = Detections.joined([seen.found, seen.pieces]) if len(seen.pieces) else seen.found
+        looked = None if result.whole else [(m.x, m.y, m.width, m.height) for m in result.metas]
+        hidden = self._privacy.step(found, tracks, frame.stamp.t_s, looked)
         if self._hidden is not None and hidden is not None and frame.stamp.pts_s is not None:
             self._hidden.add(frame.stamp.pts_s, hidden)
         clean = self._privacy.clean_tracks(tracks)

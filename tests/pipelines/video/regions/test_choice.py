@@ -15,15 +15,20 @@ from numpy.typing import NDArray
 from support.pipelines import BoxEngine, box_task, make_variant
 
 from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.kinds import analysis
 from edgectl.pipelines.kinds.base import PipelineArgs, make_pipeline
 from edgectl.pipelines.sinks.base import Record, Sink, StreamOutput
 from edgectl.pipelines.stream.frame import Frame, Stamp
 from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.motion import SceneMotion
+from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
+from edgectl.pipelines.video.regions.merge import MergedDetections, merge_regions
 from edgectl.pipelines.video.regions.plan import RegionConfig
 from edgectl.pipelines.video.shadow import Shadowing
 from edgectl.pipelines.video.track_watch import Known
+from edgectl.pipelines.video.tracker import Tracks
 
 SIZE = (640, 480)
 NONE = np.empty((0, 4), np.float32)
@@ -142,6 +147,34 @@ def test_a_camera_is_looked_at_in_regions_too_and_every_frame_is_booked(tmp_path
     for t_s, box in run.watched.boxes[1:]:
         assert box[3] - box[1] < 30, t_s
     assert len(run.watched.boxes) > 0
+
+
+def test_privacy_hears_where_was_looked_and_of_what_a_border_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    step = Privacy.step
+
+    def hear(self: Privacy, found: Detections, tracks: Tracks, t: float, looked: Any = None) -> Any:
+        told.append((found, t, looked))
+        return step(self, found, tracks, t, looked)
+
+    def all_cut(regions: Any, size: Any) -> MergedDetections:
+        seen = merge_regions(regions, size)
+        return MergedDetections(Detections.none(), seen.found.xyxy, seen.found)
+
+    monkeypatch.setattr(Privacy, "step", hear)
+    monkeypatch.setattr(analysis, "merge_regions", all_cut)
+    clip = walk(tmp_path / "walk.mp4", seconds=4)
+    Run(
+        tmp_path, str(clip), {"regions": {"on": True}, "privacy": {"blur": {"classes": ["person"]}}}
+    ).to_the_end()
+    there = [(found, t, looked) for found, t, looked in told if looked is not None and len(found)]
+    assert len(there) > 20
+    for found, t, looked in there:
+        assert np.abs(found.xyxy[0] - place(t)).max() <= 4
+        x1, y1, x2, y2 = place(t)
+        assert any(x <= x1 and y <= y1 and x2 <= x + w and y2 <= y + h for x, y, w, h in looked)
 
 
 def test_with_a_gate_an_idle_scene_is_not_looked_at(tmp_path: Path) -> None:

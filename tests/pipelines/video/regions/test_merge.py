@@ -55,6 +55,7 @@ def test_of_a_cut_box_and_a_whole_one_of_the_same_thing_the_whole_one_is_kept() 
     seen = merge_regions([(cut, region(100, 100)), (whole, region(300, 100))], SIZE)
     assert xyxy(seen.found) == [[450, 200, 560, 300]]
     assert len(seen.cut) == 0
+    assert xyxy(seen.pieces) == [[450, 200, 500, 300]]
 
 
 def test_a_sliver_of_a_large_thing_says_nothing_new() -> None:
