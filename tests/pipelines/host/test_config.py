@@ -57,7 +57,7 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
         ("zones: {Yard!: {polygon: [0,0,1,0,1,1]}}", "not a name"),
         ("zones: {y: {polygon: [0,0,1,1]}}", "3 to 256 corners"),
         ("zones: {y: {polygon: [0,0,1,1,1,0,0,1]}}", "crosses itself"),
-        ("zones: {y: {polygon: [0,0,5,1,1,0]}}", "less than or equal to 1.5"),
+        ("zones: {y: {polygon: [0,0,5,1,1,0]}}", "polygon.2: 5 is not relative to the frame"),
         ("rules: [{id: a, line: [0,0,0,0]}]", "two different ends"),
         ("rules: [{id: a}]", "rule 'a' needs exactly one of.*lane_departure"),
         ("rules: [{id: a, loyter: {zone: z}}]", "rule 'a' needs exactly one of.*no rule 'loyter'"),
