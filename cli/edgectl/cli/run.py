@@ -13,7 +13,7 @@ import typer
 from edgectl.cli._live import LivePage
 from edgectl.cli._options import Prefer
 from edgectl.cli._printer import Printer, plain
-from edgectl.core.errors import EngineError, UsageError
+from edgectl.core.errors import EdgectlError, EngineError, UsageError
 from edgectl.pipelines.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -178,6 +178,13 @@ def run(
             frames = sum(of.frames.processed for of in stats.values())
             say(f"{frames:,} frames, {sum(of.fps for of in stats.values()):.1f} fps")
 
+        def lost(name: str, error: EdgectlError) -> None:
+            table.mark(name, kind, "failed")
+            if several:
+                output.stderr.print(f"{name} failed: {error.message}", soft_wrap=True, markup=False)
+            if view is not None:
+                view.mark(name, "failed", error.message)
+
         results = run_streams(
             kind,
             [Bundle(path) for path in plain_bundles],
@@ -191,6 +198,7 @@ def run(
             prefer=None if prefer is None else prefer.value,
             trace=trace,
             stop=stop.event,
+            on_failure=lost,
         )
     failed = {r.name: r.error for r in results if r.error is not None}
     if failed and not several:
