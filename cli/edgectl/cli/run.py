@@ -225,6 +225,14 @@ def run(
                 wrong[name] = e
         if not ready:
             raise next(iter(wrong.values()))
+
+        def lost(name: str, error: EdgectlError) -> None:
+            table.mark(name, kind, "failed")
+            if several:
+                output.stderr.print(f"{name} failed: {error.message}", soft_wrap=True, markup=False)
+            if view is not None:
+                view.mark(name, "failed", error.message)
+
         results = run_streams(
             kind,
             [Bundle(path) for path in plain_bundles],
@@ -239,6 +247,7 @@ def run(
             trace=trace,
             stop=stop.event,
             started=running,
+            on_failure=lost,
         )
         results += [StreamResult(name, None, error) for name, error in wrong.items()]
     failed = {r.name: located(r.error, files.get(r.name)) for r in results if r.error is not None}

@@ -61,7 +61,7 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
             "zones: {y: {polygon: [0,0,1,1,1,0,0,1]}}",
             "crosses itself: the side from corner 1 to 2 meets the side from corner 3 to 4 at 0.5, 0.5",
         ),
-        ("zones: {y: {polygon: [0,0,5,1,1,0]}}", "less than or equal to 1.5"),
+        ("zones: {y: {polygon: [0,0,5,1,1,0]}}", "polygon.2: 5 is not relative to the frame"),
         ("rules: [{id: a, line: [0,0,0,0]}]", "two different ends"),
         ("rules: [{id: a}]", r"rules\.0: a rule needs exactly one of.*lane_departure"),
         (

@@ -74,7 +74,7 @@ def test_a_file_that_was_changed_meanwhile_is_left_alone(editor: ShapeEditor, pa
     [
         ({"polygon": [0, 0, 1, 1, 1, 0, 0, 1]}, "crosses itself"),
         ({"polygon": [0, 0, 1, 1]}, "3 to 256 corners"),
-        ({"polygon": [0, 0, 1, 0, 9, 1]}, "less than or equal to 1.5"),
+        ({"polygon": [0, 0, 1, 0, 9, 1]}, "9 is not relative to the frame"),
         ({"name": "no spaces"}, "no spaces"),
         ({"name": ""}, "name"),
         ({"was": None, "name": "other"}, "names zone 'yard', which does not exist"),

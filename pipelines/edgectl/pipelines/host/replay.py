@@ -51,7 +51,7 @@ def open_track_log(path: Path) -> Iterator[TrackLogFile]:
     except OSError as e:
         raise UsageError(
             f"cannot read {file}: {e.strerror}",
-            hint="edgectl run --out FOLDER with `tracklog` among the sinks writes one",
+            hint="edgectl run --out FOLDER writes one, with `tracklog: true` in its configuration",
         ) from e
     with lines:
         header = read_header(lines)

@@ -6,12 +6,22 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import shapely
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 __all__ = ["Polygon", "Relative"]
 
-Relative = Annotated[float, Field(ge=-0.5, le=1.5)]
-"""Of the frame's width or height."""
+
+def _near_the_frame(value: float) -> float:
+    if not -0.5 <= value <= 1.5:
+        raise ValueError(
+            f"{value:g} is not relative to the frame: 0 is its left or upper edge, 1 the right or lower one; "
+            "divide pixels by its width or height"
+        )
+    return value
+
+
+Relative = Annotated[float, AfterValidator(_near_the_frame)]
+"""Of the frame's width or height, from -0.5 to 1.5."""
 
 
 def _is_an_area(flat: tuple[float, ...]) -> tuple[float, ...]:
