@@ -41,7 +41,8 @@ class TrackConfig(Config):
     """A track must be seen over this time, and twice, before anyone hears of it; but at once where
     pictures come more than ``lost_s`` apart: nothing could be seen twice then."""
     lost_s: float = Field(default=1.0, gt=0, le=600)
-    """How long a track is carried on without being seen. After a longer outage everybody has a new number."""
+    """How long a track is carried on without being seen. After twice that without a frame everybody
+    has a new number."""
     high: float = Field(default=0.5, ge=0, le=1)
     """Scores from here start tracks and are matched first."""
     low: float = Field(default=0.1, ge=0, le=1)
@@ -120,6 +121,8 @@ class Tracks:
         return np.stack([x, y], axis=1)
 
 
+_PATIENCE = 2.0
+"""Times ``lost_s``: so long nobody is given up where no frame came, and so nobody was looked for."""
 _LOW_LIKENESS, _LOW_LIKENESS_LOST = 0.2, 0.3
 """What a detection of a low score must be like a track, and like one that was not seen in the last frame."""
 _YOUNG_LIKENESS = 0.15
@@ -151,7 +154,7 @@ class Tracker:
         """``period_s``: between two frames, where the source tells."""
         self.config = config or TrackConfig()
         # where pictures come further apart than that, nothing would ever be found again
-        self._patience_s = max(self.config.lost_s, 1.5 * (period_s or 0.0))
+        self._patience_s = max(_PATIENCE * self.config.lost_s, 1.5 * (period_s or 0.0))
         self._at_once = period_s is not None and period_s > self.config.lost_s
         self.reset()
 
