@@ -215,6 +215,13 @@ def run(
             for name, pipeline in pipelines.items():
                 live[name].runs(pipeline)
 
+        def lost(name: str, error: EdgectlError) -> None:
+            table.mark(name, kind, "failed")
+            if several:
+                output.stderr.print(f"{name} failed: {error.message}", soft_wrap=True, markup=False)
+            if view is not None:
+                view.mark(name, "failed", error.message)
+
         wrong: dict[str, EdgectlError] = {}
         ready: list[StreamToRun] = []
         for name, uri in sources.items():
@@ -223,15 +230,9 @@ def run(
             except UsageError as e:
                 # the others run
                 wrong[name] = e
+                lost(name, e)
         if not ready:
             raise next(iter(wrong.values()))
-
-        def lost(name: str, error: EdgectlError) -> None:
-            table.mark(name, kind, "failed")
-            if several:
-                output.stderr.print(f"{name} failed: {error.message}", soft_wrap=True, markup=False)
-            if view is not None:
-                view.mark(name, "failed", error.message)
 
         results = run_streams(
             kind,

@@ -314,11 +314,11 @@ def test_who_was_there_before_an_outage_shorter_than_lost_s_is_found_again(
     assert ids[-1] == [1, 2]
 
 
-def test_after_an_outage_longer_than_lost_s_who_is_there_gets_a_number_of_its_own() -> None:
+def test_after_an_outage_of_more_than_twice_lost_s_who_is_there_gets_a_number_of_its_own() -> None:
     """Nobody knows that it is the same one."""
     tracker = Tracker(TrackConfig(lost_s=1.0))
     for f in range(20):
-        t = f / 15 + (1.1 if f >= 10 else 0)
+        t = f / 15 + (2.1 if f >= 10 else 0)
         out = tracker.update(detections((100, 100, 140, 200, 0.9, 0)), t, 640, 360)
         assert set(out.ids.tolist()) <= ({1} if f < 10 else {2})
     assert out.ids.tolist() == [2]

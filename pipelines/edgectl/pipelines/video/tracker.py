@@ -41,7 +41,8 @@ class TrackConfig(Config):
     """A track must be seen over this time, and twice, before anyone hears of it; but at once where
     pictures come more than ``lost_s`` apart: nothing could be seen twice then."""
     lost_s: float = Field(default=1.0, gt=0, le=600)
-    """How long a track is carried on without being seen. After a longer outage everybody has a new number."""
+    """How long a track is carried on without being seen. After twice that without a frame everybody
+    has a new number."""
     high: float = Field(default=0.5, ge=0, le=1)
     """Scores from here start tracks and are matched first."""
     low: float = Field(default=0.1, ge=0, le=1)
@@ -132,6 +133,8 @@ class Tracks:
         return np.stack([x, y], axis=1)
 
 
+_PATIENCE = 2.0
+"""Times ``lost_s``: so long nobody is given up where no frame came, and so nobody was looked for."""
 _LOW_LIKENESS, _LOW_LIKENESS_LOST = 0.2, 0.3
 """What a detection of a low score must be like a track, and like one that was not seen in the last frame."""
 _YOUNG_LIKENESS = 0.15
@@ -168,7 +171,7 @@ class Tracker:
         """Other settings from the next frame on; tracks go on with their ids."""
         self.config = config
         # where pictures come further apart than that, nothing would ever be found again
-        self._patience_s = max(config.lost_s, 1.5 * (period_s or 0.0))
+        self._patience_s = max(_PATIENCE * config.lost_s, 1.5 * (period_s or 0.0))
         self._at_once = period_s is not None and period_s > config.lost_s
 
     def reset(self) -> None:
