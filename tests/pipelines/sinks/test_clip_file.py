@@ -59,6 +59,24 @@ def test_it_ends_where_it_is_told_to_and_one_without_pictures_is_none(cut: Cut, 
     assert encoded(path, cut, log, start_s=50, end_s=60, max_width=80, go_on=lambda: True) is None
 
 
+def test_what_is_decoded_before_it_begins_is_progress_too_and_may_be_the_end(
+    cut: Cut, tmp_path: Path
+) -> None:
+    asked = []
+
+    def go_on() -> bool:
+        asked.append(True)
+        return len(asked) < 25
+
+    path = tmp_path / "made.mp4"
+    bounds = encoded(path, cut, HiddenLog(60), start_s=1.95, end_s=9, max_width=80, go_on=go_on)
+    assert bounds is not None
+    assert bounds.frames == 5
+    asked.clear()
+    assert encoded(path, cut, HiddenLog(60), start_s=3.5, end_s=9, max_width=80, go_on=go_on) is None
+    assert len(asked) == 25
+
+
 def test_a_disk_that_takes_nothing_leaves_no_piece(cut: Cut, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StorageError):

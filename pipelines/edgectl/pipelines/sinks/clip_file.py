@@ -69,12 +69,13 @@ def encoded(
 ) -> ClipBounds | None:
     """Write the pictures of ``cut`` between two times, each without what ``hidden`` says of it. None: there were none.
 
-    ``go_on`` is asked before each picture: the clip ends where it says no. Raises :class:`StorageError`.
+    ``go_on`` is asked after each picture that was decoded, also before the first that is shown: the clip ends where it says
+    no. Raises :class:`StorageError`.
     """
     reader, moved_s = _opened(cut)
     fps = reader.fps or 25.0
     with contextlib.closing(reader):
-        pictures = _shown(reader, moved_s, hidden, start_s, end_s)
+        pictures = _shown(reader, moved_s, hidden, start_s, end_s, go_on)
         first = next(pictures, None)
         if first is None:
             return None
@@ -91,7 +92,7 @@ def encoded(
                 picture.pts, picture.time_base = last_pts, _TIME_BASE
                 target.mux(stream.encode(picture))
                 frames += 1
-                first = next(pictures, None) if go_on() else None
+                first = next(pictures, None)
             target.mux(stream.encode(None))
     return ClipBounds(began_s, at_s + 1 / fps, frames)
 
@@ -107,7 +108,12 @@ def _opened(cut: Cut) -> tuple[VideoReader, float]:
 
 
 def _shown(
-    reader: VideoReader, moved_s: float, hidden: HiddenLog, start_s: float, end_s: float
+    reader: VideoReader,
+    moved_s: float,
+    hidden: HiddenLog,
+    start_s: float,
+    end_s: float,
+    go_on: Callable[[], bool],
 ) -> Iterator[tuple[float, ShownFrame]]:
     """Time and picture, one by one."""
     try:
@@ -116,6 +122,8 @@ def _shown(
                 continue
             at_s = picture.pts_ns / 1e9 + moved_s
             if at_s < start_s - _ROUNDED_S:
+                if not go_on():
+                    return
                 continue
             if at_s >= end_s - _ROUNDED_S:
                 return
@@ -131,6 +139,8 @@ def _shown(
                 colour=picture.colour,
             )
             yield at_s, ShownFrame(frame, what)
+            if not go_on():
+                return
     except (DataError, SourceError):
         # damaged to its end: what came before is whole
         return

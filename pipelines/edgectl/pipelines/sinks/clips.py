@@ -94,7 +94,7 @@ class ClipSink(Sink):
         self._say = say
         self._hidden = hidden
         self._frames = 0
-        """Encoded so far."""
+        """Decoded so far."""
         self._nice = False
         self._hurried_at: float | None = None
         self._open: deque[_Clip] = deque()
@@ -198,7 +198,7 @@ class ClipSink(Sink):
         )
 
     def _goes_on(self) -> bool:
-        """One picture more is encoded."""
+        """One picture more is decoded."""
         self._frames += 1
         if not self.hurried:
             return True

@@ -64,6 +64,31 @@ def test_the_stream_is_announced_set_up_recorded_and_taken_down() -> None:
     assert script.packets == [(4, b"\x80\x60rtp"), (5, b"\x80\xc8rtcp")]
 
 
+@pytest.mark.parametrize(
+    ("said", "channels"),
+    [
+        ("0" * 5000 + "-1", (0, 1)),
+        ("0000999-1", (0, 1)),
+        ("255-256", (0, 1)),
+        ("two-three", (0, 1)),
+        ("2-999", (2, 3)),
+        ("7", (7, 8)),
+    ],
+)
+def test_channels_that_are_none_are_the_first_two(said: str, channels: tuple[int, int]) -> None:
+    def answer(asked: Asked) -> bytes:
+        return answered(asked, "200 OK", f"Transport: RTP/AVP/TCP;interleaved={said}", "Session: 1")
+
+    with scripted(answer) as script:
+        with client(script.port) as one:
+            one.connect()
+            one.record(SDP)
+            one.send([b"\x80\x60rtp", b"\x80\xc8rtcp"])
+        while len(script.asked) < 4:
+            pass
+    assert tuple(channel for channel, _ in script.packets) == channels
+
+
 def test_a_password_is_given_to_who_asks_and_stands_in_no_address() -> None:
     def ask(asked: Asked) -> bytes:
         if "authorization" in asked.headers:

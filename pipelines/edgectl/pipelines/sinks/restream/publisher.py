@@ -237,8 +237,14 @@ def _channels(transport: str) -> tuple[int, int]:
     for setting in transport.split(";"):
         name, _, value = setting.strip().partition("=")
         first, _, second = value.partition("-")
-        if name.lower() == "interleaved" and first.isascii() and first.isdigit() and int(first[:4]) < 255:
-            rtp = int(first)
-            good = second.isascii() and second.isdigit() and int(second[:4]) <= 255
-            return rtp, int(second) if good else rtp + 1
+        rtp = _channel(first)
+        if name.lower() == "interleaved" and rtp is not None and rtp < 255:
+            rtcp = _channel(second)
+            return rtp, rtp + 1 if rtcp is None else rtcp
     return 0, 1
+
+
+def _channel(text: str) -> int | None:
+    """0..255, or None."""
+    good = text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= 255
+    return int(text) if good else None
