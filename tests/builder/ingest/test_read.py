@@ -56,6 +56,19 @@ def test_what_is_not_onnx_is_refused(tmp_path: Path) -> None:
     assert "cannot read" in refused(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "what"),
+    [
+        ("model.tflite", b"\x1c\0\0\0TFL3\x14\0\x20\0", "a TFLite model"),
+        ("model.pt", b"PK\x03\x04\0\0", "a PyTorch file"),
+        ("model.engine", b"ftrt\0\0\0\0", "a TensorRT engine"),
+    ],
+)
+def test_the_files_of_others_are_called_by_name(tmp_path: Path, name: str, data: bytes, what: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert refused(tmp_path / name) == f"{name} is not an ONNX file but {what}"
+
+
 def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
     whole = residual_net().SerializeToString()
     path = tmp_path / "cut.onnx"

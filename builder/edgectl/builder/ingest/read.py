@@ -28,6 +28,13 @@ _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 """``com.microsoft`` for fused operators that ONNX Runtime's own tools write; whether it knows them shows
 when it opens the file."""
 
+_OTHERS = (
+    (4, b"TFL3", "a TFLite model", "convert it: python -m tf2onnx.convert --tflite FILE --output model.onnx"),
+    (0, b"PK\x03\x04", "a PyTorch file", "export it: torch.onnx.export, or yolo export format=onnx"),
+    (0, b"ftrt", "a TensorRT engine", "give the ONNX file that it was made of"),
+)
+"""Place and bytes by which the files of others are known, what they are, what to do."""
+
 
 def read_model(path: Path) -> ModelProto:
     """Read and check an ONNX file, external data included. Raises :class:`ModelError` in one sentence."""
@@ -40,6 +47,9 @@ def read_model(path: Path) -> ModelProto:
         data = path.read_bytes()
     except OSError as e:
         raise ModelError(f"cannot read {path}: {e.strerror or e}", hint="check the path of the model") from e
+    for place, magic, what, hint in _OTHERS:
+        if data.startswith(magic, place):
+            raise ModelError(f"{path.name} is not an ONNX file but {what}", hint=hint)
     model = ModelProto()
     try:
         model.ParseFromString(data)
