@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.core.errors import EdgectlError, EngineError, ModelError
@@ -35,9 +34,9 @@ from edgectl.pipelines.video.regions.merge import MergedDetections, merge_region
 from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.track_watch import TrackWatch
-from edgectl.pipelines.video.tracker import TrackConfig, Tracks
+from edgectl.pipelines.video.tracker import ObjectTracker, Tracks
 
-__all__ = ["PART", "Analyser", "Analysis", "ObjectTracker", "Reconfigurable", "releases_of"]
+__all__ = ["PART", "Analyser", "Analysis", "Reconfigurable", "releases_of"]
 
 PART = "detector"
 _POLL_S = 0.2
@@ -87,19 +86,6 @@ class Reconfigurable(Protocol):
     def switched(self) -> Mapping[str, Any] | None:
         """Other rules took over in the last step: what the track log says of it."""
         ...
-
-
-class ObjectTracker(Protocol):
-    def update(
-        self,
-        found: Detections,
-        t: float,
-        width: int,
-        height: int,
-        camera: NDArray[np.float64] | None = None,
-    ) -> Tracks: ...
-
-    def adopt(self, config: TrackConfig, period_s: float | None) -> None: ...
 
 
 class Analysis:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from edgectl.core.errors import EngineError
-from edgectl.pipelines.kinds.analysis import Analysis, ObjectTracker, Reconfigurable
+from edgectl.pipelines.kinds.analysis import Analysis, Reconfigurable
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.camera_view import CameraView
 from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig
@@ -37,6 +37,7 @@ from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.swap import HotSwap
+from edgectl.pipelines.video.tracker import ObjectTracker
 
 __all__ = ["Configurable", "naming"]
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from edgectl.core.errors import UsageError
-from edgectl.pipelines.kinds.analysis import ObjectTracker
 from edgectl.pipelines.kinds.config import VideoConfig
 from edgectl.pipelines.kinds.source_facts import period_s
 from edgectl.pipelines.kinds.stills import StillObjects
 from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.video.foot import FootTracker
-from edgectl.pipelines.video.tracker import Tracker
+from edgectl.pipelines.video.tracker import ObjectTracker, Tracker
 
 __all__ = ["make_tracker"]
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.pipelines.video.decode import Detections
-from edgectl.pipelines.video.tracker import TrackConfig, Tracks
+from edgectl.pipelines.video.tracker import ObjectTracker, TrackConfig, Tracks
 
 __all__ = ["FootTracker"]
 
@@ -23,23 +22,10 @@ _STEADY_S = 0.4
 _MIDDLE = (0.5, 1.0)
 
 
-class _ObjectTracker(Protocol):
-    def update(
-        self,
-        found: Detections,
-        t: float,
-        width: int,
-        height: int,
-        camera: NDArray[np.float64] | None = None,
-    ) -> Tracks: ...
-
-    def adopt(self, config: TrackConfig, period_s: float | None) -> None: ...
-
-
 class FootTracker:
     """A tracker whose tracks say where in their box they stand."""
 
-    def __init__(self, tracker: _ObjectTracker) -> None:
+    def __init__(self, tracker: ObjectTracker) -> None:
         self._tracker = tracker
         self._known: dict[int, tuple[float, float, float]] = {}
         """Track → x and y in its box, 0..1, and when it was seen last."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from edgectl.pipelines.video.duplicates import one_label_each
 from edgectl.pipelines.video.keypoints import Keypoints
 from edgectl.pipelines.video.masks import InstanceMasks
 
-__all__ = ["TrackConfig", "Tracker", "Tracks"]
+__all__ = ["ObjectTracker", "TrackConfig", "Tracker", "Tracks"]
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -157,6 +158,21 @@ _OTHER_LABEL_IOU = 0.5
 low scores."""
 _OTHER_LABEL_WORTH = 0.8
 """A detection of the track's own label is preferred up to this ratio of overlaps."""
+
+
+class ObjectTracker(Protocol):
+    """What follows objects from frame to frame. See :class:`Tracker`."""
+
+    def update(
+        self,
+        found: Detections,
+        t: float,
+        width: int,
+        height: int,
+        camera: NDArray[np.float64] | None = None,
+    ) -> Tracks: ...
+
+    def adopt(self, config: TrackConfig, period_s: float | None) -> None: ...
 
 
 class Tracker:
