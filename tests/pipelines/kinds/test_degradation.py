@@ -181,6 +181,30 @@ def test_a_swap_of_the_slots_engine_ends_the_other_variant(rig: Rig, tmp_path: P
     assert not any(rung.variant for rung in rig.pipeline._degradation._load._governor._rungs)
 
 
+def test_a_source_that_gives_key_frames_alone_goes_on_so_when_the_variants_have_gone(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {"govern": {"variants": ["small-input"], "key_frames": True}})
+    rig.pipeline.start()
+    degradation = rig.pipeline._degradation
+    asked = []
+
+    def only_key_frames(on: bool) -> bool:
+        asked.append(on)
+        return True
+
+    degradation._only_key_frames = only_key_frames
+    governor = degradation._load._governor
+    governor._rungs = degradation._ladder()
+    governor.level = len(governor._rungs) - 1
+    rig.go(governor._rungs[-1])
+    rig.of("degradation", 1)
+    assert asked[-1]
+    rig.pipeline.swap("detector", PartVariant(make_variant(tmp_path / "new", box_task(), name="new")))
+    wait_for(lambda: not any(rung.variant for rung in governor._rungs))
+    assert governor._rungs[governor.level].key_frames
+    assert asked[-1]
+    rig.stop()
+
+
 def test_regions_are_left_out_before_frames_are(tmp_path: Path) -> None:
     rig = Rig(tmp_path, {"regions": {"on": True}})
     rig.pipeline.start()

@@ -123,6 +123,22 @@ def test_a_region_alone_is_looked_at_and_not_more_often_than_asked(tmp_path: Pat
     assert rig.pipeline.stats().crops["gate"].captured == 3
 
 
+@pytest.mark.parametrize("paced", [False, True])
+def test_a_mask_is_black_to_who_looks_at_the_scene(tmp_path: Path, paced: bool) -> None:
+    seen: list[NDArray[Any]] = []
+
+    def look(crop: NDArray[Any]) -> list[float]:
+        seen.append(crop[0].copy())
+        return [1.0, 0.0]
+
+    clip = write_clip(tmp_path / "c.mp4", frames=40)
+    privacy = {"masks": [{"polygon": [0.5, 0, 1, 0, 1, 1, 0.5, 1]}]}
+    source = f"{clip}?paced=1" if paced else str(clip)
+    SceneRig(tmp_path, source, {"region": [0.25, 0, 0.75, 1]}, logits_at=look, privacy=privacy).run()
+    assert max(one[:, :, :6].min() for one in seen) > 0.9
+    assert max(one[:, :, 10:].max() for one in seen[-3:]) < 0.1
+
+
 def test_each_still_picture_has_a_state_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "stills").mkdir()
     for i, level in enumerate((20, 220, 120)):

@@ -208,6 +208,22 @@ def test_what_lies_in_a_mask_is_not_looked_at(tmp_path: Path, clip: Path) -> Non
     assert rig.values(2)[:2] == [None, "helmet"]
 
 
+def test_a_crop_that_reaches_into_a_mask_is_black_there(tmp_path: Path, clip: Path) -> None:
+    seen = []
+
+    def look(crop: NDArray[Any]) -> list[float]:
+        seen.append(crop[0].copy())
+        return [1.0, 0.0]
+
+    # the vehicle's middle is at 0.75
+    mask = {"polygon": [0.8, 0, 1, 0, 1, 1, 0.8, 1]}
+    config = {"second_stage": [{**ASKED, "classes": ["vehicle"]}], "privacy": {"masks": [mask]}}
+    Rig(tmp_path, str(clip), config, logits_at=look).run()
+    # the last pictures are white
+    assert seen[-1][:, :, :8].min() > 0.9
+    assert seen[-1][:, :, 12:].max() < 0.1
+
+
 def test_a_zone_and_a_rule_see_only_whom_they_ask_for(tmp_path: Path, clip: Path) -> None:
     config = {
         "second_stage": [{**ASKED, "again_s": 0}],
@@ -440,6 +456,41 @@ def test_the_second_model_is_swapped_and_taken_back_while_the_stream_runs(tmp_pa
     # those of the last frames
     assert set(rig.crops.dropped) <= {"shutdown"}
     assert rig.second[0].closed.is_set()
+
+
+@pytest.mark.parametrize("paced", [False, True])
+def test_a_second_model_that_hangs_is_replaced_and_the_new_one_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paced: bool
+) -> None:
+    monkeypatch.setattr(engine_pool, "_RUN_LIMIT_S", 0.1)
+    clip = write_clip(tmp_path / "clip.mp4", frames=120)
+    rig = Rig(
+        tmp_path,
+        f"{clip}?paced=1" if paced else f"{clip}?loop=1",
+        {"second_stage": [{**ASKED, "again_s": 0}], "govern": {"on": False}}
+        | ({"budget_ms": 5000} if paced else {}),
+        logits_at=lambda c: [0.0, 4.0],
+    )
+    rig.pipeline.start()
+    hung = rig.second[0]
+    _hang(hung)
+    try:
+        rig.hear(lambda e: e.get("reason") == "engine_stuck", "the engine hangs")
+        # the crop in the call, and the one behind it
+        rig.pipeline.swap("gear", rig.variant())
+        for track in (1, 2):
+            rig.hear(
+                lambda e, track=track: e.get("track") == track and "attributes" in e, "the new model's answer"
+            )
+        rig.hear(lambda e: e.get("reason") == "engine_stuck" and e["phase"] == "end", "it is well")
+    finally:
+        hung.free.set()
+    rig.pipeline.stop()
+    crops = rig.crops
+    assert crops.in_flight == 0
+    assert crops.captured == crops.processed + sum(crops.dropped.values())
+    # the one behind that which hung
+    assert crops.dropped["superseded"] >= 1
 
 
 def test_another_set_of_labels_is_refused_and_the_old_model_goes_on(tmp_path: Path, clip: Path) -> None:

@@ -112,6 +112,18 @@ def frames_of(path: Path) -> list[NDArray[Any]]:
         return [f.to_ndarray(format="bgr24") for f in video.decode(video=0)]
 
 
+def test_nothing_that_is_drawn_of_somebody_in_a_mask_sticks_out_of_it(tmp_path: Path) -> None:
+    # his label is wider than what is left of the mask beside him
+    alone, hidden = tmp_path / "alone", tmp_path / "hidden"
+    pictures = []
+    for folder, boxes in ((alone, ()), (hidden, ((0.4, 0.3, 0.55, 0.9),))):
+        folder.mkdir()
+        run(folder, {"privacy": {"masks": PRIVACY["masks"]}}, boxes)
+        pictures.append(frames_of(folder / "out/annotated.mp4")[-1])
+    apart = np.abs(pictures[0].astype(np.int16) - pictures[1])
+    assert apart.max() == 0
+
+
 def annotated(folder: Path, privacy: dict[str, Any]) -> list[NDArray[Any]]:
     run(folder, {"privacy": privacy})
     return frames_of(folder / "out/annotated.mp4")

@@ -61,6 +61,15 @@ def test_a_crop_of_an_odd_picture_goes_to_its_edge() -> None:
     assert part.bgr().shape == (5, 11, 3)
 
 
+def test_a_crop_of_a_grey_picture_is_as_large_as_one_of_colours() -> None:
+    found = i420(40, 24, 40, 24).crop([5, 7, 18, 17])
+    assert found is not None
+    part, corner = found
+    assert (corner, part.width, part.height) == ((5, 7), 13, 10)
+    assert part.planes[1].shape == part.planes[2].shape == (1, 1)
+    assert part.bgr().shape == (10, 13, 3)
+
+
 @pytest.mark.parametrize(
     "box",
     [[-20, 0, -5, 10], [50, 0, 60, 10], [5, 5, 5, 20], [9, 9, 4, 4], [np.nan, 0, 5, 5], [0, 0, np.inf, 9]],

@@ -77,6 +77,17 @@ def test_somebody_is_hidden_at_once_and_stays_so_while_a_detection_is_missed() -
     assert hidden_at(p.step(NOBODY, no_tracks(), 2.1)).sum() == 0
 
 
+def test_somebody_stays_hidden_where_nobody_looks() -> None:
+    p = privacy(PEOPLE)
+    p.step(SOMEBODY, no_tracks(), 0.0)
+    elsewhere, there = [(80, 0, 80, 120)], [(80, 0, 80, 120), (0, 0, 80, 120)]
+    for t in range(1, 60):
+        assert covers(hidden_at(p.step(NOBODY, no_tracks(), float(t), elsewhere)), (40, 20, 60, 80))
+    assert covers(hidden_at(p.step(NOBODY, no_tracks(), 60.0, there)), (40, 20, 60, 80))
+    assert covers(hidden_at(p.step(NOBODY, no_tracks(), 61.0, there)), (40, 20, 60, 80))
+    assert not hidden_at(p.step(NOBODY, no_tracks(), 62.1, there)).any()
+
+
 def test_who_walks_on_leaves_no_trail() -> None:
     p = privacy(PEOPLE)
     for i in range(20):
@@ -281,9 +292,12 @@ def test_a_label_that_the_model_does_not_have_is_refused(values: dict[str, Any],
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"blur": {"zones": ["yrad"]}}, "privacy.blur.zones names 'yrad', which is no zone"),
+        ({"blur": {"zones": ["yrad"]}}, "privacy.blur.zones.0: 'yrad' is no zone"),
         ({"blur": {}}, "it names neither classes nor zones"),
-        ({"masks": [{"polygon": [0, 0, 1, 1, 1, 0, 0, 1]}]}, "the polygon has no area or crosses itself"),
+        (
+            {"masks": [{"polygon": [0, 0, 1, 1, 1, 0, 0, 1]}]},
+            "privacy.masks.0.polygon: the polygon crosses itself",
+        ),
         ({"masks": [{"polygon": [0, 0, 1]}]}, "3 to 256 corners"),
         ({"mask": []}, "there is no such setting"),
     ],

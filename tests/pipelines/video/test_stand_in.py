@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.keypoints import ENDS
 from support.pipelines import BoxEngine, box_task, make_variant
 
 from edgectl.core.bundle import Variant
@@ -157,5 +158,15 @@ def test_one_with_other_labels_is_not_taken(tmp_path: Path) -> None:
     with rig.changed:
         assert rig.changed.wait_for(lambda: bool(rig.failed), 10)
     assert "has 1 labels, the detector has 2" in rig.failed[0][1].message
+    assert rig.running() == "own"
+    rig.finish()
+
+
+def test_one_with_other_keypoints_is_not_taken(rig: Rig) -> None:
+    rig.swap.engine.keypoints = ENDS
+    rig.stand_in.want("small-input")
+    with rig.changed:
+        assert rig.changed.wait_for(lambda: bool(rig.failed), 10)
+    assert "the keypoints of variant small-input" in rig.failed[0][1].message
     assert rig.running() == "own"
     rig.finish()

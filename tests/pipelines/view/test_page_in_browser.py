@@ -11,7 +11,7 @@ import pytest
 from support.browser import CHROMIUM, Browser
 from support.live_page import FedPage, event, fed_page
 
-from edgectl.pipelines.host.config import parse_yaml
+from edgectl.pipelines.host.config import yaml_values
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,7 +47,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 def saved(page: FedPage) -> dict[str, Any]:
-    values: dict[str, Any] = parse_yaml(page.file.read_text())
+    values: dict[str, Any] = yaml_values(page.file.read_text())
     return values
 
 

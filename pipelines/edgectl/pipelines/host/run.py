@@ -156,6 +156,7 @@ def run_streams(
     prefer: Preference | None = None,
     trace: Path | None = None,
     stop: threading.Event | None = None,
+    started: Callable[[Mapping[str, Pipeline]], None] | None = None,
     on_failure: Callable[[str, EdgectlError], None] | None = None,
 ) -> list[StreamResult]:
     """Run several streams side by side; they share each engine. One that fails, at its start or later, does not
@@ -221,6 +222,8 @@ def run_streams(
     try:
         for one in running:
             one.start()
+        if started is not None:
+            started({one.name: one.pipeline for one in running if one.started_s is not None})
         progress()
         while ear.deaf is None and not (stop is not None and stop.is_set()):
             over = [one.over(_LOOK_S / len(running)) for one in running]

@@ -100,7 +100,8 @@ class Degradation:
             self._config,
             [*self._lighter.values()],
             regions=self._regions is not None,
-            key_frames=self._only_key_frames(False),
+            # as it is: this only asks whether the source can
+            key_frames=self._only_key_frames(self._rung.key_frames),
         )
 
     def _forget(self, names: Collection[str]) -> None:

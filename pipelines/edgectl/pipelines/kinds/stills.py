@@ -4,12 +4,13 @@ rules in seconds do not apply."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgectl.core.errors import UsageError
 from edgectl.pipelines.rules import RulesConfig
 from edgectl.pipelines.rules.observation import describe, shown_attributes
 from edgectl.pipelines.rules.occupancy import OccupancyConfig
@@ -32,7 +33,14 @@ class StillObjects:
         self._config = config
         self._next = 1
 
-    def update(self, found: Detections, t: float, width: int, height: int) -> Tracks:
+    def update(
+        self,
+        found: Detections,
+        t: float,
+        width: int,
+        height: int,
+        camera: NDArray[np.float64] | None = None,
+    ) -> Tracks:
         found = found.select(np.nonzero(found.score >= self._config.high)[0])
         if self._config.one_object_iou is not None:
             found = one_label_each(found, self._config.one_object_iou)
@@ -50,6 +58,9 @@ class StillObjects:
             masks=found.masks,
         )
 
+    def adopt(self, config: TrackConfig, period_s: float | None) -> None:
+        self._config = config
+
 
 class StillAnalyser:
     """One event ``detections`` per picture, also for one without objects: ``objects`` (label, score, box,
@@ -61,11 +72,9 @@ class StillAnalyser:
         self._labels = labels
         self._zones = [ZoneRule(name, zone, labels) for name, zone in config.zones.items()]
         self._limits = [r for r in config.rules if isinstance(r, OccupancyConfig)]
-        self._objects: Tracks | None = None
         self._pictures = self._found = 0
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
-        self._objects = tracks
         self._pictures += 1
         self._found += len(tracks)
         inside = {zone.name: zone.holds(tracks) for zone in self._zones}
@@ -90,16 +99,20 @@ class StillAnalyser:
             data["scene"] = shown_attributes(tracks.scene)
         return [Event("detections", t, None, None, data)]
 
-    def overlay(self) -> Callable[[NDArray[Any]], None]:
-        objects, labels = self._objects, self._labels
+    def overlay(self, shown: Tracks) -> Callable[[NDArray[Any]], None]:
+        labels = self._labels
 
         def draw(image: NDArray[Any]) -> None:
-            if objects is not None:
-                draw_classes(image, objects)
-                draw_tracks(image, objects, labels)
-                draw_scene(image, objects)
+            draw_classes(image, shown)
+            draw_tracks(image, shown, labels)
+            draw_scene(image, shown)
 
         return draw
+
+    switched = None
+
+    def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
+        raise UsageError("a folder of pictures is looked at with one configuration", hint="start it again")
 
     def counters(self) -> dict[str, int]:
         return {"pictures": self._pictures, "objects": self._found}

@@ -165,9 +165,7 @@ class ZoneRule:
         if not len(tracks):
             return wanted_class
         return wanted_class & (
-            self._depth(
-                anchors(tracks.xyxy.astype(np.float64), self._config.anchor), tracks.width, tracks.height
-            )
+            self._depth(tracks.anchor(self._config.anchor).astype(np.float64), tracks.width, tracks.height)
             > 0
         )
 
@@ -235,7 +233,7 @@ class ZoneRule:
         stay = self.stays[track] = Stay()
         sightings = tracks.past.get(track)
         if sightings is not None:
-            points = anchors(sightings[:, 1:], self._config.anchor)
+            points = anchors(sightings[:, 1:], self._config.anchor, tracks.foot_in_box(track))
             depth = self._depth(points, tracks.width, tracks.height).tolist()
             for t, d in zip(sightings[:, 0].tolist(), depth, strict=True):
                 self._turn(stay, d, needed, t)

@@ -81,6 +81,8 @@ class Frame:
     """What happened to the source between the frame before and this one."""
     name: str = ""
     """The picture's file, where each has its own."""
+    view: str | None = None
+    """What is wrong with what the camera sees (``covered``, ``dark`` …): rules that depend on it are blind."""
     _bgr: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @classmethod
@@ -96,7 +98,10 @@ class Frame:
         if not all(math.isfinite(v) for v in box):
             return None
         small = self.planes[-1]
-        step_x, step_y = -(-self.width // small.shape[1]), -(-self.height // small.shape[0])
+        # one sample for the whole picture is cut anywhere: it is grey
+        step_x = step_y = 1
+        if small.size > 1:
+            step_x, step_y = -(-self.width // small.shape[1]), -(-self.height // small.shape[0])
         x1, y1 = (
             max(0, math.floor(v / step)) * step for v, step in zip(box[:2], (step_x, step_y), strict=True)
         )

@@ -360,6 +360,11 @@ class EngineSeat:
         """No more frames; those that wait are gone."""
         with self._engine.change:
             self._closed = True
+        self.clear()
+
+    def clear(self) -> None:
+        """Those that wait are gone."""
+        with self._engine.change:
             left = [job for job, _ in self.waiting.items]
             self.waiting.items.clear()
             self._engine.change.notify_all()

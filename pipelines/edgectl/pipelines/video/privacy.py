@@ -103,6 +103,7 @@ class Privacy:
             raise UsageError(
                 f"privacy.blur.classes names {min(unknown)!r}, which the model does not know",
                 hint=f"it knows {', '.join(found[:20])}",
+                key=("privacy", "blur", "classes"),
             )
         merged = {old: new for new, olds in labels.merge.items() for old in olds}
         private = {label for label in found if {label, merged.get(label)} & classes}
@@ -113,28 +114,41 @@ class Privacy:
         self._hold_s = 0.0 if still or config.blur is None else config.blur.hold_s
         self._held = np.empty((0, 4), np.float32)
         self._last_s = np.empty(0, np.float64)
-        """When each of the held boxes was seen last."""
+        """When each of the held boxes was seen last, without the time in which nobody looked there."""
+        self._stepped_s: float | None = None
+
+    def go_on_from(self, before: Privacy) -> None:
+        """Take over from one with other settings: what it held hidden stays hidden as long."""
+        if self._blur is not None:
+            self._held, self._last_s = before._held, before._last_s
+
+    def unlooked(self) -> Hidden | None:
+        """What is hidden in a frame in which nobody has looked for objects. None: there might be some that must not be
+        seen."""
+        if self._blur is not None:
+            return None
+        return Hidden((1, 1), tuple(m.polygon for m in self._config.masks))
 
     def blind(self, frame: Frame) -> Frame:
         """What the detector may see: the frame, or a copy in which some masks are painted."""
-        hidden = [m.polygon for m in self._config.masks if not m.detect]
-        if not hidden:
-            return frame
-        black = (16 if not frame.colour.full else 0, 128, 128)
-        planes = []
-        for plane, level in zip(frame.planes, black, strict=False):
-            plane = plane.copy()
-            paint = (0, 0, 0) if plane.ndim == 3 else (level,)
-            for polygon in hidden:
-                fill_polygon(plane, polygon, paint)
-            planes.append(plane)
-        return dataclasses.replace(frame, planes=tuple(planes), _bgr=None)
+        return _painted(frame, [m.polygon for m in self._config.masks if not m.detect])
 
-    def step(self, found: Detections | None, tracks: Tracks, t: float) -> Hidden | None:
+    def closed(self, frame: Frame) -> Frame:
+        """What a further model may see: the frame, or a copy in which every mask is painted."""
+        return _painted(frame, [m.polygon for m in self._config.masks])
+
+    def step(
+        self,
+        found: Detections | None,
+        tracks: Tracks,
+        t: float,
+        looked: Sequence[tuple[int, int, int, int]] | None = None,
+    ) -> Hidden | None:
         """What must not be seen in the frame of ``t`` (seconds). None: everything may.
 
         ``found``: all that the detector gave, before labels are merged or left out. None: it did not look at
-        this frame; then objects may be anywhere in it.
+        this frame; then objects may be anywhere in it. ``looked``: the regions that it did look at (x, y, width, height
+        in pixels); None: all of the frame.
         """
         if not self._config.hides:
             return None
@@ -145,7 +159,7 @@ class Privacy:
             return Hidden(size, masks)
         boxes = np.empty((0, 4), np.float32)
         if blur.classes:
-            boxes = self._boxes(found, tracks, t, blur.margin)
+            boxes = self._boxes(found, tracks, t, blur.margin, looked)
         return Hidden(size, masks, self._zones, boxes, blur.mode, blur.cells, bool(blur.classes))
 
     def clean_record(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -181,13 +195,25 @@ class Privacy:
         middle = (past[:, 1:3] + past[:, 3:5]) / 2 / [tracks.width, tracks.height]
         return past[[not self._masked(x, y) for x, y in middle.tolist()]]
 
-    def _boxes(self, found: Detections | None, tracks: Tracks, t: float, margin: float) -> NDArray[Any]:
+    def _boxes(
+        self,
+        found: Detections | None,
+        tracks: Tracks,
+        t: float,
+        margin: float,
+        looked: Sequence[tuple[int, int, int, int]] | None,
+    ) -> NDArray[Any]:
         if found is None:
             return np.array([[0, 0, tracks.width, tracks.height]], np.float32)
         now = found.xyxy[np.isin(found.cls, self._found)]
         private = np.isin(tracks.cls, self._tracked)
         # What the tracker calls private and the detector, this once, something else.
         now = np.concatenate([now, tracks.xyxy[private & tracks.seen]])
+        if looked is not None and self._stepped_s is not None:
+            # where nobody looks nothing moves, and nothing is known to have gone
+            unseen = ~_within(self._held, looked)
+            self._last_s = self._last_s + unseen * max(0.0, t - self._stepped_s)
+        self._stepped_s = t
         self._hold(now, t)
         age = np.maximum(t - self._last_s, 0)
         carried = tracks.xyxy[private & ~tracks.seen]
@@ -248,10 +274,34 @@ class Privacy:
         return None if inside else box
 
 
+def _painted(frame: Frame, polygons: Sequence[Sequence[float]]) -> Frame:
+    """The frame, or a copy that is black in these places."""
+    if not polygons:
+        return frame
+    black = (16 if not frame.colour.full else 0, 128, 128)
+    planes = []
+    for plane, level in zip(frame.planes, black, strict=False):
+        plane = plane.copy()
+        paint = (0, 0, 0) if plane.ndim == 3 else (level,)
+        for polygon in polygons:
+            fill_polygon(plane, polygon, paint)
+        planes.append(plane)
+    return dataclasses.replace(frame, planes=tuple(planes), _bgr=None)
+
+
 def _grown(boxes: NDArray[np.float32], by: NDArray[np.float64]) -> NDArray[np.float32]:
     """Boxes (N, 4), each larger by ``by`` (N,) of its size on each side."""
     pad = (boxes[:, 2:] - boxes[:, :2]) * by[:, None]
     return np.concatenate([boxes[:, :2] - pad, boxes[:, 2:] + pad], axis=1).astype(np.float32)
+
+
+def _within(boxes: NDArray[np.float32], regions: Sequence[tuple[int, int, int, int]]) -> NDArray[np.bool_]:
+    """Which boxes (N, 4) have their middle in one of the regions (x, y, width, height)."""
+    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+    inside = np.zeros(len(boxes), np.bool_)
+    for left, top, width, height in regions:
+        inside |= (left <= x) & (x < left + width) & (top <= y) & (y < top + height)
+    return inside
 
 
 def _unmatched(old: NDArray[np.float32], new: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -101,6 +101,9 @@ class StandIn:
             raise ModelError(
                 f"variant {name} has {len(detector.labels)} labels, the detector has {len(own.labels)}"
             )
+        if detector.keypoints != own.keypoints:
+            detector.close()
+            raise ModelError(f"the keypoints of variant {name} are not those of the detector")
         return detector
 
     def _give_up(self, e: EdgectlError) -> None:

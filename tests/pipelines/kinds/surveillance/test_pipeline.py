@@ -13,7 +13,7 @@ from support.rules import LABELS, SQUARE, of, seen, thing
 
 from edgectl.core.errors import StorageError
 from edgectl.pipelines.host.config import parse_config
-from edgectl.pipelines.kinds.surveillance.kept import KeptState
+from edgectl.pipelines.kinds.kept import KeptState
 from edgectl.pipelines.kinds.surveillance.pipeline import SurveillanceAnalyser
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame, Stamp
@@ -63,7 +63,7 @@ def test_counts_go_on_after_a_restart(tmp_path: Path) -> None:
 def test_counts_are_written_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: queue.Queue[dict[str, Any]] = queue.Queue()
     monkeypatch.setattr(
-        "edgectl.pipelines.kinds.surveillance.kept.atomic_write",
+        "edgectl.pipelines.kinds.kept.atomic_write",
         lambda _, data: written.put(json.loads(data)),
     )
     who = analyser(tmp_path / "rules.json")
@@ -103,13 +103,13 @@ def test_an_alarm_that_is_on_is_drawn_and_one_that_is_over_is_not() -> None:
     red = (0, 0, 255)
     play(who, 3)
     assert who._alarms == {1: {"in"}}
-    who.overlay()(image)
+    who.overlay(seen(thing(1, 600, 500)))(image)
     assert (image == red).all(axis=2).sum() > 300
     image[:] = 0
     who.rules.switch("in", False)
     stamp = Stamp(99, 0, 0, None, None, "arrival")
     who.step(Frame.of_bgr(image, stamp), seen(thing(1, 600, 500)), 3.1)
-    who.overlay()(image)
+    who.overlay(seen(thing(1, 600, 500)))(image)
     assert (image == red).all(axis=2).sum() == 0
     assert image.any()
 

@@ -38,6 +38,7 @@ def test_answers_are_the_same_in_pieces_of_any_size(sizes: list[int]) -> None:
         b"RTSP/1.0 200 OK\r\nContent-Length: 70000\r\n\r\n",
         b"RTSP/1.0 200 OK\r\nContent-Length: -1\r\n\r\n",
         b"x" * 20_000,
+        b"RTSP/1.0 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n",
     ],
 )
 def test_what_is_no_rtsp_is_an_error_and_is_not_kept(data: bytes) -> None:
@@ -108,3 +109,20 @@ def test_the_strongest_question_is_answered_and_an_old_nonce_may_be_replaced() -
 )
 def test_a_question_that_cannot_be_answered_is_not(challenge: str) -> None:
     assert not RtspLogin("a", "b").asked(asking(challenge))
+
+
+@pytest.mark.parametrize("filler", [" ", "a", 'a="'])
+def test_a_question_without_an_end_is_not_looked_at(filler: str) -> None:
+    challenge = f'Digest realm="r", nonce="n", {filler * 4000}x'
+    assert not RtspLogin("a", "b").asked(asking(challenge * 2))
+
+
+def test_a_server_that_finds_every_nonce_old_is_not_answered_for_ever() -> None:
+    login = RtspLogin("a", "b")
+    answers = [login.asked(asking('Digest realm="r", nonce="n", stale=true')) for _ in range(9)]
+    assert answers == [True] * 4 + [False] * 5
+
+
+def test_what_a_server_says_moves_no_cursor() -> None:
+    (answer,) = RtspReader().feed(b"RTSP/1.0 403 \x1b[2Jno\x07 \xc2\x9b\r\n\r\n")
+    assert answer.reason == "[2Jno "

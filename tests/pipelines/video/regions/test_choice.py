@@ -15,14 +15,20 @@ from numpy.typing import NDArray
 from support.pipelines import BoxEngine, box_task, make_variant
 
 from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.kinds import analysis
 from edgectl.pipelines.kinds.base import PipelineArgs, make_pipeline
 from edgectl.pipelines.sinks.base import Record, Sink, StreamOutput
 from edgectl.pipelines.stream.frame import Frame, Stamp
 from edgectl.pipelines.stream.part import PartVariant
+from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.motion import SceneMotion
+from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
+from edgectl.pipelines.video.regions.merge import MergedDetections, merge_regions
 from edgectl.pipelines.video.regions.plan import RegionConfig
+from edgectl.pipelines.video.shadow import Shadowing
 from edgectl.pipelines.video.track_watch import Known
+from edgectl.pipelines.video.tracker import Tracks
 
 SIZE = (640, 480)
 NONE = np.empty((0, 4), np.float32)
@@ -143,6 +149,34 @@ def test_a_camera_is_looked_at_in_regions_too_and_every_frame_is_booked(tmp_path
     assert len(run.watched.boxes) > 0
 
 
+def test_privacy_hears_where_was_looked_and_of_what_a_border_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    step = Privacy.step
+
+    def hear(self: Privacy, found: Detections, tracks: Tracks, t: float, looked: Any = None) -> Any:
+        told.append((found, t, looked))
+        return step(self, found, tracks, t, looked)
+
+    def all_cut(regions: Any, size: Any) -> MergedDetections:
+        seen = merge_regions(regions, size)
+        return MergedDetections(Detections.none(), seen.found.xyxy, seen.found)
+
+    monkeypatch.setattr(Privacy, "step", hear)
+    monkeypatch.setattr(analysis, "merge_regions", all_cut)
+    clip = walk(tmp_path / "walk.mp4", seconds=4)
+    Run(
+        tmp_path, str(clip), {"regions": {"on": True}, "privacy": {"blur": {"classes": ["person"]}}}
+    ).to_the_end()
+    there = [(found, t, looked) for found, t, looked in told if looked is not None and len(found)]
+    assert len(there) > 20
+    for found, t, looked in there:
+        assert np.abs(found.xyxy[0] - place(t)).max() <= 4
+        x1, y1, x2, y2 = place(t)
+        assert any(x <= x1 and y <= y1 and x2 <= x + w and y2 <= y + h for x, y, w, h in looked)
+
+
 def test_with_a_gate_an_idle_scene_is_not_looked_at(tmp_path: Path) -> None:
     clip = walk(tmp_path / "walk.mp4", seconds=4)
     config = {"regions": {"on": True}, "gate": {"motion": True, "hold_s": 0}}
@@ -163,12 +197,14 @@ def test_a_comparison_of_engines_is_one_of_the_whole_picture(tmp_path: Path) -> 
         told.set()
 
     other = PartVariant(make_variant(tmp_path / "other", box_task(), name="other"))
-    run.pipeline.shadow("detector", other, 100, 8, done)
+    # more frames than the whole picture is looked at by itself: in the first second, and every other one
+    run.pipeline.shadow("detector", other, 100, 25, done)
     assert told.wait(30)
     run.pipeline.stop()
     (result,) = heard
+    assert isinstance(result, Shadowing), result
     # nobody sees so small a thing in it
-    assert (result.frames, result.found, result.errors) == (8, 0, 0)
+    assert (result.frames, result.found, result.errors) == (25, 0, 0)
 
 
 # -- how many calls a camera's frame may cost --

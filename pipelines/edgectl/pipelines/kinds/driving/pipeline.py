@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import cv2
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
-from edgectl.pipelines.kinds.config import VideoConfig
+from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig
 from edgectl.pipelines.kinds.driving.ego import EgoConfig, Speed
 from edgectl.pipelines.kinds.second_stage import attribute_values
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
@@ -45,9 +47,19 @@ class DrivingConfig(VideoConfig):
 def _make(args: PipelineArgs) -> VideoPipeline:
     """A COCO detector's road users are merged into ``vehicle``, and the two warnings are given, unless the
     configuration says otherwise."""
-    config = args.config
-    assert isinstance(config, DrivingConfig)
     labels = args.engines["detector"].variant.config.task.labels
+    complete = partial(_complete, labels=labels)
+    whole = complete(args.config)
+
+    def analyser(labels: Sequence[str], info: SourceInfo) -> DrivingAnalyser:
+        return DrivingAnalyser(whole, labels, attribute_values(args))
+
+    return VideoPipeline("driving", args, whole, analyser, BUDGET_MS, govern=whole.govern, complete=complete)
+
+
+def _complete(config: PipelineConfig, labels: Sequence[str]) -> DrivingConfig:
+    """With what is not said."""
+    assert isinstance(config, DrivingConfig)
     if not config.merge and not config.classes:
         vehicles = tuple(label for label in _COCO_VEHICLES if label in labels)
         keep = tuple(label for label in ("person", "bicycle") if label in labels)
@@ -64,12 +76,7 @@ def _make(args: PipelineArgs) -> VideoPipeline:
                 hint="choose another id, or configure the warnings",
             )
         config = config.model_copy(update={"rules": (*config.rules, *warnings)})
-    whole = config
-
-    def analyser(labels: Sequence[str], info: SourceInfo) -> DrivingAnalyser:
-        return DrivingAnalyser(whole, labels, attribute_values(args))
-
-    return VideoPipeline("driving", args, whole, analyser, BUDGET_MS, govern=whole.govern)
+    return config
 
 
 KIND = KindType(
@@ -92,34 +99,41 @@ class DrivingAnalyser:
         self._finder = LaneFinder(horizon=config.camera.horizon, hood=config.camera.hood)
         self._speed = Speed(config.ego)
         self._hood = config.camera.hood
-        rules = self._rules.rules.values()
-        self._collision = [rule for rule in rules if isinstance(rule, CollisionRule)]
-        self._departure = [rule for rule in rules if isinstance(rule, DepartureRule)]
+        self._look_up()
         self._lanes: Lanes | None = None
-        self._tracks: Tracks | None = None
         self._in_lane = 0
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
         lanes = self._finder.find(frame.luma(), t, tracks.xyxy[tracks.seen])
-        self._lanes, self._tracks = lanes, tracks
+        self._lanes = lanes
         self._in_lane += lanes is not None
-        return self._rules.step(tracks, t, lanes, self._speed.at(t, frame.sensors))
+        events = self._rules.step(tracks, t, lanes, self._speed.at(t, frame.sensors))
+        if self._rules.switched is not None:
+            self._look_up()
+        return events
 
-    def overlay(self) -> Callable[[NDArray[Any]], None]:
-        lanes, tracks, labels, hood = self._lanes, self._tracks, self._labels, self._hood
+    def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
+        return partial(self._rules.succeed, self._rules.prepare(config, told))
+
+    @property
+    def switched(self) -> Mapping[str, Any] | None:
+        switched = self._rules.switched
+        return None if switched is None else asdict(switched)
+
+    def _look_up(self) -> None:
+        rules = self._rules.rules.values()
+        self._collision = [rule for rule in rules if isinstance(rule, CollisionRule)]
+        self._departure = [rule for rule in rules if isinstance(rule, DepartureRule)]
+
+    def overlay(self, shown: Tracks) -> Callable[[NDArray[Any]], None]:
+        lanes, labels, hood = self._lanes, self._labels, self._hood
         offset = next((d.offset_m for d in self._departure if d.offset_m is not None), None)
         urgent = next((c.nearest() for c in self._collision), None)
-        warned = {
-            int(i)
-            for c in self._collision
-            for i in (tracks.ids if tracks is not None else ())
-            if c.level(int(i))
-        }
+        warned = {int(i) for c in self._collision for i in shown.ids if c.level(int(i))}
 
         def draw(image: NDArray[Any]) -> None:
             height = image.shape[0]
-            if tracks is not None:
-                draw_classes(image, tracks)
+            draw_classes(image, shown)
             if lanes is not None:
                 left, right = lanes.polyline(height * hood)
                 area = np.concatenate([left, right[::-1]])
@@ -128,12 +142,11 @@ class DrivingAnalyser:
                 cv2.addWeighted(shaded, 0.25, image, 0.75, 0, dst=image)
                 for side in (left, right):
                     draw_polyline(image, side, _LANE, closed=False, width=3)
-            if tracks is not None:
-                draw_tracks(image, tracks, labels)
-                draw_scene(image, tracks)
-                for row in np.nonzero(np.isin(tracks.ids, list(warned)))[0]:
-                    x1, y1, x2, y2 = (round(float(v)) for v in tracks.xyxy[row])
-                    cv2.rectangle(image, (x1 - 4, y1 - 4), (x2 + 4, y2 + 4), _WARN, 4)
+            draw_tracks(image, shown, labels)
+            draw_scene(image, shown)
+            for row in np.nonzero(np.isin(shown.ids, list(warned)))[0]:
+                x1, y1, x2, y2 = (round(float(v)) for v in shown.xyxy[row])
+                cv2.rectangle(image, (x1 - 4, y1 - 4), (x2 + 4, y2 + 4), _WARN, 4)
             texts = [f"offset {offset:+.2f} m"] if offset is not None else []
             texts += [f"track {urgent[0]}: {urgent[1]:.1f} s"] if urgent is not None else []
             for i, text in enumerate(texts):

@@ -18,9 +18,16 @@ __all__ = ["RtspAnswer", "RtspLogin", "RtspReader", "framed", "request"]
 
 _MAX_HEAD = 16 << 10
 _MAX_BODY = 64 << 10
+_MAX_HEADERS = 100
+_MAX_CHALLENGE = 4096
+"""Characters of a question for a password. Those of servers have about two hundred."""
+_MAX_ASKED = 4
+"""Questions for a password over one connection."""
 _DOLLAR = 0x24
 _STATUS = re.compile(r"RTSP/[0-9]\.[0-9] ([0-9]{3}) ?([^\r\n]*)")
-_FIELD = re.compile(r'([A-Za-z][A-Za-z0-9_-]*)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))')
+_SCHEME = re.compile(r"\b(?:Basic|Digest)\b(?=\s)", re.IGNORECASE)
+# at the beginning of a word alone: Python's lock is held while an expression is tried
+_FIELD = re.compile(r'(?<![A-Za-z0-9_-])([A-Za-z][A-Za-z0-9_-]*)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))')
 _ALGORITHMS = {"md5": "md5", "sha-256": "sha256"}
 
 
@@ -99,8 +106,12 @@ class RtspReader:
 
 
 def _headers(head: bytes) -> dict[str, tuple[str, ...]]:
+    """Raises ValueError for too many."""
     found: dict[str, tuple[str, ...]] = {}
-    for line in head.decode("utf-8", "replace").split("\r\n")[1:]:
+    lines = head.decode("utf-8", "replace").split("\r\n")[1:]
+    if len(lines) > _MAX_HEADERS:
+        raise ValueError("an answer with too many headers")
+    for line in lines:
         name, _, value = line.partition(":")
         found[name.strip().lower()] = (*found.get(name.strip().lower(), ()), value.strip())
     return found
@@ -111,7 +122,9 @@ def _answer(piece: bytes) -> RtspAnswer | None:
     head = piece.partition(b"\r\n\r\n")[0]
     first = head.partition(b"\r\n")[0].decode("utf-8", "replace")
     if (status := _STATUS.match(first)) is not None:
-        return RtspAnswer(int(status[1]), status[2].strip()[:100], _headers(head))
+        # it is shown to people, whose terminals obey other characters
+        reason = "".join(c for c in status[2].strip()[:100] if c.isprintable())
+        return RtspAnswer(int(status[1]), reason, _headers(head))
     if first.rpartition(" ")[2].startswith("RTSP/"):
         return None
     raise ValueError("it does not speak RTSP")
@@ -125,16 +138,20 @@ class RtspLogin:
         self._asked: Mapping[str, str] | None = None
         """The server's challenge; empty for Basic."""
         self._count = 0
+        self._times = 0
+        """How often it was asked."""
 
     def asked(self, answer: RtspAnswer) -> bool:
-        """Take the challenge of a 401. False: it cannot be met, or it was, and the password is wrong."""
+        """Take the challenge of a 401. False: it cannot be met, or it was, and the password is wrong; or the server goes
+        on asking."""
+        self._times += 1
         again = self._asked is not None
         challenges = [
             _challenge(c) for line in answer.headers.get("www-authenticate", ()) for c in _split(line)
         ]
         known = [c for c in challenges if c is not None]
         best = max(known, key=lambda c: ("sha" in c.get("algorithm", "").lower(), bool(c)), default=None)
-        if best is None or (again and best.get("stale", "").lower() != "true"):
+        if best is None or self._times > _MAX_ASKED or (again and best.get("stale", "").lower() != "true"):
             return False
         self._asked, self._count = best, 0
         return True
@@ -180,8 +197,13 @@ class RtspLogin:
 
 
 def _split(line: str) -> list[str]:
-    """The challenges of one header, which may name several."""
-    return [part for part in re.split(r",?\s*(?=\b(?:Basic|Digest)\b\s)", line, flags=re.IGNORECASE) if part]
+    """The challenges of one header, which may name several. None of one that is too long."""
+    if len(line) > _MAX_CHALLENGE:
+        return []
+    starts = [found.start() for found in _SCHEME.finditer(line)]
+    if not starts:
+        return [line]
+    return [line[a:b].rstrip(", \t") for a, b in zip(starts, [*starts[1:], len(line)], strict=True)]
 
 
 def _challenge(text: str) -> dict[str, str] | None:

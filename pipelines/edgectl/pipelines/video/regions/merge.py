@@ -37,6 +37,8 @@ class MergedDetections:
     found: Detections
     cut: NDArray[np.float32]
     """(N, 4) xyxy in pixels: pieces of things that no region shows whole."""
+    pieces: Detections
+    """All boxes that a region's border has cut, whether the thing is seen whole elsewhere or not."""
 
 
 def merge_regions(
@@ -46,14 +48,14 @@ def merge_regions(
     them. ``size``: the frame's, width and height."""
     (first, meta), *others = regions
     if not others and (meta.width, meta.height) == size:
-        return MergedDetections(first, np.empty((0, 4), np.float32))
+        return MergedDetections(first, np.empty((0, 4), np.float32), Detections.none())
     found = Detections.joined([one for one, _ in regions])
     cut = np.concatenate([_cut(one.xyxy, meta, size) for one, meta in regions])
     region_of = np.repeat(np.arange(len(regions)), [len(one) for one, _ in regions])
     best = np.argsort(-found.score, kind="stable")[:_MOST]
     found, cut, region_of = found.select(best), cut[best], region_of[best]
-    whole = _best_of_each(found.select(~cut), region_of[~cut])
-    return MergedDetections(whole, _unknown(found.select(cut), whole))
+    whole, pieces = _best_of_each(found.select(~cut), region_of[~cut]), found.select(cut)
+    return MergedDetections(whole, _unknown(pieces, whole), pieces)
 
 
 def _cut(xyxy: NDArray[np.float32], meta: LetterboxMeta, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,8 @@ class _Result:
     job: _CropJob
     ran: Ran | None = None
     error: Exception | None = None
+    given_up: bool = False
+    """Nobody waits for it any more."""
 
 
 class SecondStage:
@@ -94,8 +96,11 @@ class SecondStage:
         self._ledger = Ledger()
         self._change = threading.Condition()
         self._results: deque[_Result] = deque()
-        self._open = 0
-        """Crops whose result is not there yet."""
+        self._open: set[_CropJob] = set()
+        """Crops whose result is waited for."""
+        self._present = engines.engine
+        self._before: CropEngine | None = None
+        """The engine that the present one took over from."""
         self.classes: ClassMap | None = None
         """What each pixel is by the last answer, of a model that tells it."""
         self._stopped = False
@@ -120,17 +125,29 @@ class SecondStage:
                     errors = self.crops().dropped["engine_error"]
                     data = {"part": self.part, "code": e.code, "detail": e.message[:500], "errors": errors}
                     events.append(Event("inference_failed", t, data=data))
-            self._ballot.answer(result.job.track, vote)
+            if not result.given_up:
+                self._ballot.answer(result.job.track, vote)
         return events
 
-    def look(self, frame: Frame, tracks: Tracks, t: float, hidden: NDArray[np.bool_] | None = None) -> None:
-        """Send crops of a frame to the engine. ``hidden``: tracks (N,) that are not looked at."""
+    def look(
+        self,
+        frame: Frame,
+        tracks: Tracks,
+        t: float,
+        hidden: NDArray[np.bool_] | None = None,
+        closed: Callable[[Frame], Frame] = lambda frame: frame,
+    ) -> None:
+        """Send crops of a frame to the engine. ``hidden``: tracks (N,) that are not looked at; ``closed``: paints over
+        what the engine may not see."""
+        self._leave_what_hangs()
         if self._stopped or not frame.planes or self.stuck:
             return
-        most = _ALL if self.waits else MOST_CROPS - self._open
+        most = _ALL if self.waits else MOST_CROPS - len(self._open)
         rows = self._ballot.choose(tracks, t, most, lambda row: hidden is not None and bool(hidden[row]))
+        if rows:
+            frame = closed(frame)
         for row in rows:
-            if self._open >= MOST_CROPS:
+            if len(self._open) >= MOST_CROPS:
                 self.wait()
             track = int(tracks.ids[row])
             if not self._send(frame, tracks, row, track):
@@ -138,8 +155,11 @@ class SecondStage:
 
     def wait(self) -> None:
         """Until every crop has come back; not for an engine that hangs."""
-        with self._change:
-            while self._open and not self._stopped and not self.stuck:
+        while True:
+            self._leave_what_hangs()
+            with self._change:
+                if not self._open or self._stopped or self.stuck:
+                    return
                 self._change.wait(_LOOK_S)
 
     def attributes(self) -> Mapping[int, Attribute]:
@@ -189,6 +209,26 @@ class SecondStage:
                 self._ledger.drop("shutdown")
         return closed
 
+    def _leave_what_hangs(self) -> None:
+        """Wait no more for an engine that hangs and that another has taken over from."""
+        now = self.engines.engine
+        if now is not self._present:
+            self._before, self._present = self._present, now
+        before = self._before
+        if before is None:
+            return
+        with self._change:
+            crops = [job for job in self._open if job.engine is before]
+        if crops and before.stuck_s(time.monotonic_ns()) is None:
+            return
+        self._before = None
+        with self._change:
+            self._open.difference_update(crops)
+        for job in crops:
+            self._ballot.answer(job.track, None)
+        if crops and before.seat is not None:
+            before.seat.clear()
+
     # -- a crop on its way --
 
     def _sit_down(self, engine: CropEngine) -> None:
@@ -212,7 +252,7 @@ class SecondStage:
         job = _CropJob(self, engine, staging, meta, looked, track, frame.stamp)
         self._ledger.capture()
         with self._change:
-            self._open += 1
+            self._open.add(job)
         assert engine.seat is not None
         lost = engine.seat.offer(job, frame.stamp.avail_ns + round(self.config.within_s * 1e9))
         if lost is not None:
@@ -243,7 +283,8 @@ class SecondStage:
         if dropped is not None:
             self._ledger.drop(dropped)
         with self._change:
-            self._open -= 1
+            result.given_up = result.job not in self._open
+            self._open.discard(result.job)
             self._results.append(result)
             self._change.notify_all()
 

@@ -4,7 +4,7 @@ the region that they look at is the one track."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,12 +47,18 @@ class SecondStages:
         return next((stage for stage in self._stages if stage.part == part), None)
 
     def before_rules(
-        self, frame: Frame, tracks: Tracks, t: float, hidden: NDArray[np.bool_] | None
+        self,
+        frame: Frame,
+        tracks: Tracks,
+        t: float,
+        hidden: NDArray[np.bool_] | None,
+        closed: Callable[[Frame], Frame] = lambda frame: frame,
     ) -> tuple[Tracks, list[Event]]:
-        """The tracks with what is decided, and what went wrong. A recording's crops are waited for."""
+        """The tracks with what is decided, and what went wrong. A recording's crops are waited for. ``hidden`` and
+        ``closed``: see :meth:`SecondStage.look`."""
         waiting = [stage for stage in self._stages if stage.waits]
         for stage in waiting:
-            stage.look(*self._what(stage, frame, tracks, t, hidden))
+            stage.look(*self._what(stage, frame, tracks, t, hidden), closed)
         for stage in waiting:
             stage.wait()
         events: list[Event] = []
@@ -73,11 +79,18 @@ class SecondStages:
             tracks = dataclasses.replace(tracks, attributes=found, scene=scene, class_maps=maps)
         return tracks, events
 
-    def after_rules(self, frame: Frame, tracks: Tracks, t: float, hidden: NDArray[np.bool_] | None) -> None:
+    def after_rules(
+        self,
+        frame: Frame,
+        tracks: Tracks,
+        t: float,
+        hidden: NDArray[np.bool_] | None,
+        closed: Callable[[Frame], Frame] = lambda frame: frame,
+    ) -> None:
         """Send a camera's crops, once its events are out."""
         for stage in self._stages:
             if not stage.waits:
-                stage.look(*self._what(stage, frame, tracks, t, hidden))
+                stage.look(*self._what(stage, frame, tracks, t, hidden), closed)
 
     def _what(
         self, stage: SecondStage, frame: Frame, tracks: Tracks, t: float, hidden: NDArray[np.bool_] | None

@@ -443,7 +443,7 @@ const ACTS = {
       const answer = await ask(`${base}/save`, { shapes: drawn(), base: started.base });
       taken(answer);
       if (svg) changed(); // it may be closed meanwhile
-      said(`Saved in ${answer.file}; the version before is ${answer.backup}. It holds from the next start on.`);
+      said(`Saved in ${answer.file}; the version before is ${answer.backup}. ${answer.applied ?? "It holds from the next start on."}`);
     } catch (e) {
       problem(e.message);
     }
