@@ -315,3 +315,10 @@ def test_several_sources_share_an_engine_and_their_events_come_together(tmp_path
     with pytest.raises(UsageError, match="which stream"):
         events.summary()
     assert events.engine.closed.is_set()
+
+
+def test_several_sources_do_not_publish_to_one_address(bundle: Path) -> None:
+    sources = {"gate": "a.mp4", "yard": "b.mp4"}
+    with pytest.raises(UsageError, match="'gate' and 'yard' would write to the same place of `restream`"):
+        run("surveillance", bundle, sources, config={"restream": "rtsp://server/yard"})
+    run("surveillance", bundle, {"gate": "a.mp4"}, config={"restream": "rtsp://server/yard"})

@@ -168,7 +168,7 @@ def test_an_answer_means(status: int, meaning: str) -> None:
         ({"url": "ftp://geheim"}, "webhook.url: it must be an address that begins with https://"),
         ({"url": "https://h", "headers": {"A\nB": "x"}}, "webhook.headers"),
         ({"url": "https://h", "headers": {"A": "geheim\r\nB: c"}}, "webhook.headers: 'A' is no header"),
-        ({"url": "https://h", "on": ["nothing"]}, "webhook.on names 'nothing'"),
+        ({"url": "https://h", "on": ["nothing"]}, "webhook.on.0: 'nothing' is no rule or zone"),
         ({}, "webhook.url: it is missing"),
     ],
 )

@@ -31,6 +31,7 @@ __all__ = [
     "StreamResult",
     "StreamToRun",
     "Tally",
+    "check_places",
     "engines_for",
     "part_of",
     "part_variants",
@@ -172,6 +173,7 @@ def run_streams(
         bundles, facts or frozenset(), runtimes, prefer, parts
     )
     configs = {one.name: one.config or parse_config(kind, None) for one in streams}
+    check_places(configs)
     needed = {name: engines_for(kind, config, engines) for name, config in configs.items()}
     if unused := set(engines) - {part for some in needed.values() for part in some}:
         raise UsageError(
@@ -236,6 +238,19 @@ def run_streams(
         raise ear.deaf
     progress()
     return [StreamResult(one.name, one.summary(kind, ear.tallies[one.name]), one.error) for one in running]
+
+
+def check_places(configs: Mapping[str, PipelineConfig]) -> None:
+    """Two streams must not send to one address or topic. Raises :class:`UsageError`."""
+    found: dict[tuple[str, tuple[str | None, ...]], str] = {}
+    for name, config in configs.items():
+        for sink, options in config.sinks.items():
+            place = options.own_place() if options else ()
+            if place and (other := found.setdefault((sink, place), name)) != name:
+                raise UsageError(
+                    f"the streams {other!r} and {name!r} would write to the same place of `{sink}`",
+                    hint="give each a configuration of its own: --config NAME=FILE",
+                )
 
 
 def stop_all(running: Sequence[RunningStream]) -> None:

@@ -120,6 +120,11 @@ class SinkOptions(Config):
         """Ids of rules and zones that it names: they must exist."""
         return ()
 
+    def own_place(self) -> tuple[str | None, ...]:
+        """Where, outside of its stream's folder, it writes as the only one; empty: others may write there, too. A
+        secret may stand in it."""
+        return ()
+
     def packet_seconds(self) -> float:
         """How much of the source's own packets must be kept for it; 0: nothing."""
         return 0.0

@@ -42,6 +42,9 @@ class FrigateConfig(MqttConfig):
     sub_label: str | None = None
     """Part of the second stage that says an object's `sub_label`; the others say attributes."""
 
+    def own_place(self) -> tuple[str | None, ...]:
+        return () if self.camera is None else (self.url, self.topic, self.camera)
+
 
 @dataclass
 class _Object:

@@ -34,6 +34,9 @@ class OwnMqttConfig(MqttConfig):
     home_assistant: HomeAssistantConfig | None = None
     """``true``, or settings: makes a device of the stream."""
 
+    def own_place(self) -> tuple[str | None, ...]:
+        return () if self.topic is None else (self.url, self.topic)
+
     @field_validator("home_assistant", mode="before")
     @classmethod
     def _true_means_its_defaults(cls, value: Any) -> Any:

@@ -75,6 +75,9 @@ class RestreamConfig(SinkOptions):
             ) from None
         return url
 
+    def own_place(self) -> tuple[str | None, ...]:
+        return (self.url,)
+
 
 class RestreamSink(Sink):
     """:meth:`write` only says which picture is the newest; a thread of its own paints, encodes and sends it."""
