@@ -137,7 +137,7 @@ class MediaClock:
         if told is not None and t - told.at_ns < _TELL_NS[reason]:
             told.left_out += 1
             return ()
-        data: dict[str, float | int] = {"jump_s": round(jump_ns / _S, 3)}
+        data: dict[str, float | int] = {"jump_s": round(jump_ns / _S, 3) or 0.0}  # not -0
         if told is not None and told.left_out:
             data["not_told"] = told.left_out
         self._told[reason] = _Reported(t)
