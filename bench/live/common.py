@@ -187,12 +187,14 @@ def interval(values: Sequence[float], statistic: Callable[[Any], float] = np.med
     }
 
 
-def pss_mb(pid: int | str = "self") -> float:
-    """Proportional set size, MB (10^6 bytes)."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise AssertionError("no Pss in smaps_rollup")
+def pss_mb(pid: int | str = "self", *, own: bool = False) -> float:
+    """Proportional set size, MB (10^6 bytes). ``own``: without the pages of files, of which a process has a larger or
+    smaller share as others that map them come and go."""
+    wanted = ("Pss_Anon:", "Pss_Shmem:") if own else ("Pss:",)
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    found = [int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(wanted)]
+    assert len(found) == len(wanted), "smaps_rollup is another one than expected"
+    return sum(found)
 
 
 def report(figures: dict[str, Any], path: Path | None) -> None:

@@ -3,7 +3,8 @@
     python bench/live/memory.py ../shared/models/fastestdet-352.onnx --streams 4
 
 A process of its own: it starts a stream more, lets it run, and reads its proportional set size. With ``--minutes``
-all of them go on for so long afterwards, read every ten seconds: whether memory stays flat.
+all of them go on for so long afterwards, read every ten seconds: whether memory stays flat. These readings leave out
+pages of files: other processes that map them too come and go.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def main() -> None:
 def measure(
     model: Path, clip: Path, streams: int, seconds: float, minutes: float
 ) -> tuple[list[float], list[float]]:
-    """PSS after each stream more, and then every ten seconds."""
+    """PSS after each stream more, and then, without pages of files, every ten seconds."""
     quiet_process()
     pool = EnginePool()
     running, found = [], []
@@ -82,7 +83,7 @@ def measure(
             time.sleep(10)
             for one in running:
                 one.times.clear()  # the bench's own notes
-            later.append(round(pss_mb(), 1))
+            later.append(round(pss_mb(own=True), 1))
         for one in running:
             one.stop()
     return found, later

@@ -51,8 +51,9 @@ SMALL = "name = 'a'\nstate_dir = 's'\n[broker]\nhost = 'x'\n"
         ("name = 'a'", "broker"),
         ("name = 'A b'\nstate_dir = 's'\n[broker]\nhost = 'x'", "is not a name"),
         ("name = 'a'\nstate_dir = 's'\ncolour = 1\n[broker]\nhost = 'x'", "colour"),
-        ("name = ", "not TOML"),
-        (b"name = '\xff'", "not TOML"),
+        ("\nname = ", r"a\.toml:2: this is not TOML"),
+        ("name = 'a'\n\n[broker]\nport = 1", r"a\.toml:3: broker\.host: it is missing"),
+        (b"name = '\xff'", r"a\.toml:1: this is not UTF-8"),
         (f"name = {'9' * 5000}", "not TOML"),
         (
             f"{SMALL}[view]\nlisten = '0.0.0.0:8088'",
@@ -63,7 +64,7 @@ SMALL = "name = 'a'\nstate_dir = 's'\n[broker]\nhost = 'x'\n"
         (
             "name = 'a'\nstate_dir = 's'\n[broker]\nhost = 'x'\n"
             "[pipelines.yard]\nkind = 'cooking'\nsource = 's'\nslots = {detector = 'd'}",
-            "no kind of pipeline 'cooking': there are surveillance, driving, speech",
+            r"a\.toml:6: pipelines\.yard\.kind: there is no kind of pipeline 'cooking': there are surveillance, driving, speech",
         ),
     ],
 )

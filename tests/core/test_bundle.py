@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edgectl.core.bundle import (
+    Bundle,
     Descriptor,
     GoldenSpec,
     Manifest,
@@ -80,3 +81,10 @@ def test_a_role_that_cannot_run_here_or_that_nobody_has_says_nothing() -> None:
     assert chosen("low-power", {"arch:aarch64"}, profile="cpu-arm64") == "arm"
     with pytest.raises(BundleError, match="needs isa:avx2"):
         select(VARIANTS[:2], frozenset(), profile=None, runtimes=("onnxruntime",), prefer="fast")
+
+
+def test_a_folder_that_is_not_there_and_one_that_is_no_bundle_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"there is no bundle .*none"):
+        Bundle(tmp_path / "none")
+    with pytest.raises(BundleError, match="is not a bundle: it has no oci-layout"):
+        Bundle(tmp_path)

@@ -330,7 +330,12 @@ def test_a_kind_of_another_package_runs_with_its_own_configuration(place: Place)
             2,
             "the rule 'broken' of the package acme-edge 1.2 cannot be used: RuntimeError: no licence found",
         ),
-        ({"rules": [{"id": "a", "speeding": {"px_s": -1}}]}, "ramp://x", 2, "rule 'a': speeding.px_s"),
+        (
+            {"rules": [{"id": "a", "speeding": {"px_s": -1}}]},
+            "ramp://x",
+            2,
+            "config.yaml:1: rules.0.speeding.px_s: it must be greater than 0",
+        ),
         (
             {"rules": [{"id": "a", "speding": {}}]},
             "ramp://x",

@@ -15,9 +15,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from support.bundle import behaviour_of
 
 from edgectl.core.histogram import Histogram
+from edgectl.core.schema import Message
 from edgectl.core.wire import ENGINE_STAGE, Failure, Frames, StreamStats
 from edgectl.pipelines.host.protocol import (
     Commit,
+    Configure,
+    Configured,
+    ConfigureFailed,
     Ended,
     EngineRef,
     EventMessage,
@@ -38,9 +42,7 @@ from edgectl.pipelines.host.protocol import (
 )
 
 
-def say(
-    message: Ready | Stats | Swapped | SwapFailed | Shadowed | LeaseMessage | Fault | EventMessage | Ended,
-) -> None:
+def say(message: Message) -> None:
     sys.stdout.buffer.write(message.encode() + b"\n")
     sys.stdout.buffer.flush()
 
@@ -66,6 +68,11 @@ class FakeStream:
             say(Fault(stream=self.name, error=error))
             say(Ended(stream=self.name))
             return False
+        if self.start.source == "misconfigured://":
+            error = Failure(code="config", detail="rules.0: there is no such setting")
+            say(Fault(stream=self.name, error=error, key=("rules", 0)))
+            say(Ended(stream=self.name))
+            return False
         if self.start.source == "crash://":
             os.abort()
         if self.start.source == "slow://":
@@ -85,8 +92,27 @@ class FakeStream:
         elif isinstance(message, Revert):
             # as HotSwap.revert
             self.engines[message.part] = self.standby.pop(message.part, self.engines[message.part])
+        elif isinstance(message, Configure):
+            self._configure(message)
         elif isinstance(message, Commit):
             self.standby.pop(message.part, None)
+
+    def _configure(self, message: Configure) -> None:
+        """As ``update_s`` of the new configuration says."""
+        told, about = message.config.get("update_s"), {"stream": self.name, "number": message.number}
+        if told == 9:
+            os.abort()
+        elif told in (1, 2):
+            error = Failure(
+                code="config", detail="flow.mode cannot change" if told == 2 else "it is too small"
+            )
+            say(ConfigureFailed(**about, error=error, key=("update_s",), needs_start=told == 2))
+        elif told != 3:  # of which it says nothing
+            say(Configured(**about, changed=("update_s",)))
+            say(EventMessage(stream=self.name, event={"kind": "configured", **message.told}))
+        if told == 5:
+            back = {"type": "configuration", "phase": "reverted", "detail": "rule 'x' failed"}
+            say(EventMessage(stream=self.name, event=back))
 
     def _swap(self, message: Swap) -> None:
         told = behaviour_of(message.engine.blobs, message.engine.manifest)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgectl.core.bundle import Preference
+from edgectl.core.config_file import ConfigFile, read_toml
 from edgectl.core.errors import UsageError
-from edgectl.core.schema import Config, Name, first_problem
+from edgectl.core.schema import Config, Name
 from edgectl.link.config import BrokerConfig
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.view.guard import DEFAULT_PORT, is_loopback, parse_address
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-__all__ = ["AgentConfig", "StreamConfig", "ViewConfig", "load_agent_config"]
+__all__ = ["AgentConfig", "StreamConfig", "ViewConfig", "load_agent_config", "read_agent_config"]
 
 
 class StreamConfig(Config):
@@ -121,19 +116,15 @@ class AgentConfig(Config):
 
 
 def load_agent_config(path: Path) -> AgentConfig:
-    """Read ``agent.toml``; relative paths are relative to it. Raises :class:`UsageError` naming the field."""
-    try:
-        with path.open("rb") as f:
-            config = AgentConfig.model_validate(tomllib.load(f))
-    except OSError as e:
-        raise UsageError(
-            f"cannot read {path}: {e.strerror}", hint="`edgectl device enroll NAME` writes one"
-        ) from e
-    except ValidationError as e:
-        raise UsageError(f"{path} is not valid: {first_problem(e)}") from e
-    # besides TOMLDecodeError: not UTF-8, a number of 5000 digits, too deep
-    except (ValueError, RecursionError) as e:
-        raise UsageError(f"{path} is not TOML: {e}") from e
+    """Read ``agent.toml``; relative paths are relative to it. Raises :class:`UsageError` with the line and the
+    setting."""
+    return read_agent_config(path)[0]
+
+
+def read_agent_config(path: Path) -> tuple[AgentConfig, ConfigFile]:
+    """The same, with the file, which can say where a setting stands."""
+    file = read_toml(path, hint="`edgectl device enroll NAME` writes one")
+    config = file.validate(AgentConfig)
     base = path.resolve().parent
     places: dict[str, Any] = {
         "state_dir": base / config.state_dir,
@@ -143,4 +134,4 @@ def load_agent_config(path: Path) -> AgentConfig:
     view = config.view
     if view is not None and view.token_file is not None:
         places["view"] = view.model_copy(update={"token_file": base / view.token_file})
-    return config.model_copy(update=places)
+    return config.model_copy(update=places), file

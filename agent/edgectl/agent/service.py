@@ -39,6 +39,7 @@ from edgectl.agent.deploy.start_check import check_slots, damage
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.lock import hold_folder
 from edgectl.agent.state.store import Store
+from edgectl.agent.streams.config_reload import ConfigReload
 from edgectl.agent.streams.supervised_stream import WorkerCallbacks
 from edgectl.agent.streams.supervisor import WORKER, Supervisor
 from edgectl.agent.streams.telemetry import TelemetryCollector, by_slot, machine_health, telemetry_payload
@@ -54,7 +55,7 @@ from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog, notify
 from edgectl.link.spool import Kind, Spool, SpoolSender
 from edgectl.pipelines.host.protocol import EngineRef, EventMessage, LeaseMessage, Stats
-from edgectl.pipelines.stream.events import is_update
+from edgectl.pipelines.stream.events import SCHEMA, is_update
 
 if TYPE_CHECKING:
     from edgectl.agent.streams.device_page import DevicePage
@@ -107,9 +108,13 @@ def default_dependencies() -> AgentDependencies:
 
 
 def run_agent(
-    config: AgentConfig, stop: threading.Event, dependencies: AgentDependencies | None = None
+    config: AgentConfig,
+    stop: threading.Event,
+    dependencies: AgentDependencies | None = None,
+    reload: ConfigReload | None = None,
 ) -> None:
-    """Run until ``stop`` is set, then stop workers and links in good order.
+    """Run until ``stop`` is set, then stop workers and links in good order. ``reload``: reads the configuration again
+    when it is asked to.
 
     Raises before anything runs: :class:`UsageError` (another agent has the state folder),
     :class:`StorageError` (state folder, and nothing in it to run), :class:`TrustError` (root metadata). A
@@ -117,7 +122,7 @@ def run_agent(
     """
     with hold_folder(config.state_dir):
         forget_unfinished(config.state_dir, config.state_dir / "trust")
-        agent = _Agent(config, dependencies or default_dependencies())
+        agent = _Agent(config, dependencies or default_dependencies(), reload)
         try:
             agent.run(stop)
         finally:
@@ -125,7 +130,9 @@ def run_agent(
 
 
 class _Agent:
-    def __init__(self, config: AgentConfig, dependencies: AgentDependencies) -> None:
+    def __init__(
+        self, config: AgentConfig, dependencies: AgentDependencies, reload: ConfigReload | None = None
+    ) -> None:
         self._config = config
         self._topics = Topics(config.fleet)
         self._journal = Journal(config.state_dir / "journal.db")
@@ -183,6 +190,9 @@ class _Agent:
             cache=engine_cache,
             pictures=None if config.view is None else config.state_dir / "view",
         )
+        self._reload = reload
+        if reload is not None:
+            reload.serves(self._supervisor, self._on_refused_config)
         self._page_notice: Failure | None = None
         self._page = None if config.view is None else self._open_page(config.view)
         fetcher = Fetcher(
@@ -305,6 +315,8 @@ class _Agent:
             self._wake.clear()
             self._check_threads()
             self._report()
+            if self._reload is not None:
+                self._reload.look()
             if self._page is not None:
                 self._page.tell(self._supervisor.states())
             now = time.monotonic()
@@ -419,6 +431,19 @@ class _Agent:
             self._events.append(event)
         kind: Kind = "update" if is_update(message.event) else "event"
         self._put(kind, self._topics.event(self._config.name, stream), payload)
+
+    def _on_refused_config(self, stream: str, why: str) -> None:
+        now = time.time()
+        event = {
+            "schema": SCHEMA,
+            "id": f"{now:017.6f}-config",
+            "type": "configuration",
+            "phase": "refused",
+            "stream": stream,
+            "time": round(now, 6),
+            "detail": why[:500],
+        }
+        self._on_event(stream, EventMessage(stream=stream, event=event))
 
     def _on_crash_loop(self, stream: str, engines: Mapping[str, EngineRef]) -> None:
         """A new engine is the first suspect, then every engine that serves no other stream well."""

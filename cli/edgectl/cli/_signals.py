@@ -33,10 +33,15 @@ def stop_event() -> threading.Event:
 
 class StopRequest:
     """Turns the first SIGINT or SIGTERM within the block into an event. Before :meth:`arm`, and the second time, a signal
-    does what it did outside: what is only beginning is not worth a good order."""
+    does what it did outside: what is only beginning is not worth a good order.
+
+    SIGHUP is another event, :attr:`reload`, unless it says that the terminal is gone."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
+        self.reload = threading.Event()
+        """Somebody wants the configuration read again."""
+        self._had_terminal = _has_terminal()
         self.number: int | None = None
         """Of the signal that came."""
         self._armed = False
@@ -46,7 +51,7 @@ class StopRequest:
         self._armed = True
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._before[number] = signal.signal(number, self._heard)
         return self
 
@@ -55,13 +60,28 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
+        hung_up = number == signal.SIGHUP and self._had_terminal and not _has_terminal()
+        if number == signal.SIGHUP and self._armed and not hung_up:
+            self.reload.set()
+            return
         if not self._armed or self.event.is_set():
             before = self._before[number]
             if callable(before):
                 before(number, frame)
+            elif number == signal.SIGHUP:
+                self.event.set()
             return
         self.number = number
         self.event.set()
+
+
+def _has_terminal() -> bool:
+    """Whether there is one that signals come from."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def follow_parent() -> None:

@@ -24,15 +24,19 @@ def run(
     *,
     out: Printer,
 ) -> None:
-    """Run the agent until interrupted: fetch what the fleet wants, verify it, run it, report."""
+    """Run the agent until interrupted: fetch what the fleet wants, verify it, run it, report. SIGHUP reads the file
+    again: streams go on with their new configuration."""
     import logging
+    import signal
 
-    from edgectl.agent.config import load_agent_config
+    from edgectl.agent.config import read_agent_config
     from edgectl.agent.service import run_agent
+    from edgectl.agent.streams.config_reload import ConfigReload
     from edgectl.cli._logging import log_to_stderr
     from edgectl.cli._signals import stop_event
 
-    loaded = load_agent_config(config)
+    loaded, file = read_agent_config(config)
+    reload = ConfigReload(config, loaded, file)
     if state is not None:
         loaded = loaded.model_copy(update={"state_dir": state.resolve()})
     log_to_stderr()
@@ -43,4 +47,5 @@ def run(
         loaded.broker.host,
         loaded.broker.port,
     )
-    run_agent(loaded, stop_event())
+    signal.signal(signal.SIGHUP, lambda *_: reload.asked.set())
+    run_agent(loaded, stop_event(), reload=reload)

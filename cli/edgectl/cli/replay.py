@@ -50,10 +50,10 @@ def replay(
     from edgectl.pipelines.host.replay import replay as run
 
     with open_track_log(tracks) as log:
-        recorded = recorded_config(log.header)
+        recorded_config(log.header)
         kind = log.header.kind
-        before = load_config(kind, against) if against else recorded
-        now = load_config(kind, config) if config else recorded
+        before = load_config(kind, against) if against else None
+        now = load_config(kind, config) if config else None
         length, (old, new) = run(log, (before, now))
     if not length.frames:
         raise UsageError(f"{tracks} holds no frame", hint="let the run see something first")
@@ -68,6 +68,7 @@ def replay(
         "stream": stream,
         "frames": length.frames,
         "seconds": round(length.seconds, 6),
+        "rules_changed_s": list(length.switched_s),
         "both": len(diff.both),
         "gone": gone,
         "new": new_records,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +16,12 @@ import typer
 from edgectl.cli._live import LivePage
 from edgectl.cli._options import Prefer
 from edgectl.cli._printer import Printer, plain
-from edgectl.core.errors import EngineError, UsageError
+from edgectl.core.errors import EdgectlError, EngineError, UsageError
 from edgectl.pipelines.kinds import KINDS
 
 if TYPE_CHECKING:
+    from edgectl.core.config_file import ConfigFile
+    from edgectl.pipelines.kinds.base import Pipeline
     from edgectl.pipelines.kinds.config import PipelineConfig
     from edgectl.pipelines.sinks.base import Sink
 
@@ -105,15 +110,17 @@ def run(
 ) -> None:
     """Run a pipeline on a camera, a file or a microphone and print its events. Several sources run side by side
     and share the engine; one that fails does not stop the others. With --json: one object at the end, with the
-    first 10,000 events. Ctrl-C ends it in good order: the summary comes, and the exit code is 130."""
+    first 10,000 events. Ctrl-C ends it in good order: the summary comes, and the exit code is 130. SIGHUP reads the
+    configuration files again: the streams go on with them between two frames."""
     from edgectl.cli._signals import StopRequest
     from edgectl.cli.views.run import LiveTable, describe, event_line, summaries_view
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
     from edgectl.device_profiles.machine import probe
-    from edgectl.pipelines.host.config import load_config, parse_config
+    from edgectl.pipelines.host.config import parse_config, read_config
     from edgectl.pipelines.host.live import has_pictures, shape_editor
-    from edgectl.pipelines.host.run import StreamToRun, run_streams
+    from edgectl.pipelines.host.live_config import LiveConfig
+    from edgectl.pipelines.host.run import StreamResult, StreamToRun, run_streams
     from edgectl.pipelines.stream.threads import prepare_process
 
     if debug:
@@ -141,13 +148,36 @@ def run(
     configs = named_configs(config or [], sources)
     plain_bundles, bundles = named_bundles(bundle)
 
-    def settings(name: str) -> PipelineConfig:
-        path = configs.get(name, configs.get(""))
-        chosen = parse_config(kind, None) if path is None else load_config(kind, path)
+    files: dict[str, ConfigFile] = {}
+
+    def adjusted(chosen: PipelineConfig) -> PipelineConfig:
         for sink in ("mqtt", "frigate"):
             if mqtt is not None and (sink == "mqtt" or chosen.sinks.get(sink)):
                 chosen = chosen.with_sink(sink, url=mqtt)
         return chosen
+
+    paths = {name: configs.get(name, configs.get("")) for name in sources}
+    live = {name: LiveConfig(kind, path, adjusted) for name, path in paths.items()}
+
+    def settings(name: str) -> PipelineConfig:
+        path = paths[name]
+        if path is None:
+            return adjusted(parse_config(kind, None))
+        chosen, files[name] = read_config(kind, path)
+        return adjusted(chosen)
+
+    def draw(name: str, text: str, file: str) -> str:
+        """Into the streams that were started with this file."""
+        same = [n for n, path in paths.items() if n != name and path == paths[name]]
+        return live[name].draw(text, file) + "".join(f" {n}: {live[n].draw(text, file)}" for n in same)
+
+    def reload() -> None:
+        for name in sorted(n for n, path in paths.items() if path is not None):
+            try:
+                told = live[name].reload()
+            except EdgectlError as e:
+                told = f"the configuration before stays: {e.message}"
+            output.stderr.print(f"{name}: {told}", soft_wrap=True, markup=False)
 
     machine = probe()
     machine.require_runtime()
@@ -159,7 +189,7 @@ def run(
             chosen = settings(name)
             taps: tuple[Sink, ...] = ()
             if view is not None:
-                editor = shape_editor(kind, chosen, configs.get(name, configs.get("")))
+                editor = shape_editor(kind, chosen, paths[name], partial(draw, name))
                 taps = view.add(name, kind, uri, pictures=has_pictures(kind), editor=editor)
             return StreamToRun(name, uri, chosen, out / name if out is not None and several else out, taps)
 
@@ -170,6 +200,9 @@ def run(
 
         def moving(stats: dict[str, StreamStats], share: float | None) -> None:
             stop.arm()
+            if stop.reload.is_set():
+                stop.reload.clear()
+                threading.Thread(target=reload, name="reload", daemon=True).start()
             now = time.monotonic()
             for name, of in stats.items():
                 table.update(name, of, share, now)
@@ -178,10 +211,33 @@ def run(
             frames = sum(of.frames.processed for of in stats.values())
             say(f"{frames:,} frames, {sum(of.fps for of in stats.values()):.1f} fps")
 
+        def running(pipelines: Mapping[str, Pipeline]) -> None:
+            for name, pipeline in pipelines.items():
+                live[name].runs(pipeline)
+
+        def lost(name: str, error: EdgectlError) -> None:
+            table.mark(name, kind, "failed")
+            if several:
+                output.stderr.print(f"{name} failed: {error.message}", soft_wrap=True, markup=False)
+            if view is not None:
+                view.mark(name, "failed", error.message)
+
+        wrong: dict[str, EdgectlError] = {}
+        ready: list[StreamToRun] = []
+        for name, uri in sources.items():
+            try:
+                ready.append(stream(name, uri))
+            except UsageError as e:
+                # the others run
+                wrong[name] = e
+                lost(name, e)
+        if not ready:
+            raise next(iter(wrong.values()))
+
         results = run_streams(
             kind,
             [Bundle(path) for path in plain_bundles],
-            [stream(name, uri) for name, uri in sources.items()],
+            ready,
             seconds=seconds,
             on_event=heard,
             on_progress=moving,
@@ -191,8 +247,11 @@ def run(
             prefer=None if prefer is None else prefer.value,
             trace=trace,
             stop=stop.event,
+            started=running,
+            on_failure=lost,
         )
-    failed = {r.name: r.error for r in results if r.error is not None}
+        results += [StreamResult(name, None, error) for name, error in wrong.items()]
+    failed = {r.name: located(r.error, files.get(r.name)) for r in results if r.error is not None}
     if failed and not several:
         raise next(iter(failed.values()))
     told = sum(sum(r.summary.events.values()) for r in results if r.summary is not None)
@@ -211,6 +270,11 @@ def run(
         )
     if stop.number is not None:
         raise typer.Exit(128 + stop.number)
+
+
+def located(error: EdgectlError, file: ConfigFile | None) -> EdgectlError:
+    """With file and line, where it is a setting that is wrong."""
+    return error if file is None or not isinstance(error, UsageError) else file.locate(error)
 
 
 def named_sources(given: list[str]) -> dict[str, str]:

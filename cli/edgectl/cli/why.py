@@ -52,7 +52,8 @@ def why(
     from edgectl.pipelines.host.why import why as ask
 
     with open_track_log(tracks) as log:
-        chosen = load_config(log.header.kind, config) if config else recorded_config(log.header)
+        recorded_config(log.header)
+        chosen = load_config(log.header.kind, config) if config else None
         moment = find_moment(tracks, when, within_s=within_s, config=chosen)
         answer = ask(log, chosen, moment, rule=rule, track=track)
     output.result(why_value(answer), lambda: why_view(answer))

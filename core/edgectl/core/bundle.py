@@ -382,6 +382,8 @@ class Bundle:
         """Open an OCI layout. Raises :class:`BundleError` / :class:`IntegrityError` with what is wrong."""
         self.root = root = Path(root)
         index = root / "index.json"
+        if not root.exists():
+            raise BundleError(f"there is no bundle {root}", hint="`edgectl build … --out DIR` writes one")
         if not (root / "oci-layout").is_file() or not index.is_file():
             raise BundleError(
                 f"{root} is not a bundle: it has no oci-layout and index.json",

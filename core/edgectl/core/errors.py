@@ -4,6 +4,7 @@
 
     EdgectlError                 exit code
     ├── UsageError               2   the caller asked for something that makes no sense
+    │   └── ConfigError          2   a configuration is wrong, whatever runs with it
     ├── ModelError               3   the model file is wrong or asks for what we cannot do
     ├── DataError                4   media, calibration data or labels are wrong
     ├── ProfileError             5   a device profile is unknown, invalid or does not fit this machine
@@ -27,6 +28,7 @@ from __future__ import annotations
 __all__ = [
     "BundleError",
     "BusyError",
+    "ConfigError",
     "DataError",
     "EdgectlError",
     "EngineError",
@@ -63,7 +65,17 @@ class EdgectlError(Exception):
 
 
 class UsageError(EdgectlError):
+    """``key``: the setting that is wrong, from the outside in (``("rules", 0, "classes")``), where it is one."""
+
     exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None, key: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
+
+
+class ConfigError(UsageError):
+    pass
 
 
 class ModelError(EdgectlError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -17,7 +17,25 @@ from pydantic import (
 from edgectl.core.errors import EdgectlError, ProtocolError
 from edgectl.core.files import check_digest, check_name
 
-__all__ = ["Config", "Digest", "Message", "Name", "Terms", "first_problem", "parse_json", "parse_object"]
+__all__ = [
+    "Config",
+    "Digest",
+    "Key",
+    "Message",
+    "Mistake",
+    "Name",
+    "Terms",
+    "first_problem",
+    "key_of",
+    "mistake_in",
+    "mistakes_below",
+    "parse_json",
+    "parse_object",
+    "wrong_at",
+]
+
+Key: TypeAlias = tuple[str | int, ...]
+"""Where in a document something stands, from the outside in: names in mappings, numbers from 0 in lists."""
 
 
 def _digest(text: str) -> str:
@@ -75,18 +93,66 @@ _PLAIN = {
     "dict_type": "it must be a mapping",
     "model_type": "it must be a mapping",
     "model_attributes_type": "it must be a mapping",
+    "too_short": "it has too few entries",
+    "too_long": "it has too many entries",
 }
 """Pydantic's own words are for programmers."""
+_OUGHT = "Input should be "
+
+
+class Mistake(NamedTuple):
+    key: Key
+    what: str
+    """What is wrong there."""
+
+    @property
+    def text(self) -> str:
+        """``field.path: what is wrong``."""
+        return f"{key_of(self.key)}: {self.what}" if self.key else self.what
+
+
+def mistake_in(e: ValidationError) -> Mistake:
+    """One of the mistakes. A misspelt name goes first: it explains what else is missing."""
+    problems = e.errors(include_url=False, include_context=False)
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    return Mistake(tuple(part for part in problem["loc"] if part != "[key]"), _plain(problem))
 
 
 def first_problem(e: ValidationError) -> str:
-    """One validation problem as ``field.path: what is wrong``. A misspelt name goes first: it explains
-    what else is missing."""
-    problems = e.errors(include_url=False, include_context=False)
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    what = _PLAIN.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-    where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
-    return f"{where}: {what}" if where else what
+    """One validation problem as ``field.path: what is wrong``."""
+    return mistake_in(e).text
+
+
+def key_of(key: Key) -> str:
+    """As people read it: ``rules.0.line``."""
+    return ".".join(map(str, key))
+
+
+def wrong_at(key: Key, what: str) -> ValidationError:
+    """To raise in a validator: what is wrong with something inside of what it validates."""
+    return ValidationError.from_exception_data("", [_wrong(key, what)])
+
+
+def mistakes_below(key: Key, e: ValidationError) -> ValidationError:
+    """To raise in a validator: the mistakes of what stands at ``key`` inside of what it validates."""
+    found = e.errors(include_url=False, include_context=False, include_input=False)
+    return ValidationError.from_exception_data("", [_below(key, problem) for problem in found])
+
+
+def _below(key: Key, problem: Any) -> Any:
+    place = (*key, *problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return {"type": "extra_forbidden", "loc": place, "input": None}
+    return _wrong(place, _plain(problem))
+
+
+def _wrong(key: Key, what: str) -> Any:
+    return {"type": "value_error", "loc": key, "input": None, "ctx": {"error": ValueError(what)}}
+
+
+def _plain(problem: Any) -> str:
+    what: str = _PLAIN.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    return "it must be " + what.removeprefix(_OUGHT) if what.startswith(_OUGHT) else what
 
 
 def parse_json(

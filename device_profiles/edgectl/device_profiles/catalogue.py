@@ -7,21 +7,16 @@ everything else replaces). ``models`` and ``description`` belong to one file alo
 from __future__ import annotations
 
 import difflib
-import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from edgectl.core.errors import ProfileError
-from edgectl.core.schema import first_problem
+from edgectl.core.config_file import ConfigFile, parse_toml
+from edgectl.core.errors import ConfigError, ProfileError
 from edgectl.device_profiles.schema import DeviceProfile
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["load_profile", "profile_names"]
 
@@ -40,23 +35,24 @@ def load_profile(name: str) -> DeviceProfile:
 
     Raises :class:`ProfileError`: unknown name (with the nearest ones), cycle of ``inherits``, invalid field.
     """
-    table = _resolve(name, ())
+    file = _read(name)
+    table = _resolve(file, name, ())
     try:
         return DeviceProfile.model_validate(table)
     except ValidationError as e:
-        raise ProfileError(f"profile {name} is not valid: {first_problem(e)}") from e
+        raise ProfileError(file.error(e).message) from e
 
 
-def _resolve(name: str, below: tuple[str, ...]) -> dict[str, Any]:
-    if name in below:
-        raise ProfileError(f"profiles inherit in a circle: {' → '.join((*below, name))}")
-    table = _read(name)
+def _resolve(file: ConfigFile, name: str, below: tuple[str, ...]) -> dict[str, Any]:
+    table: dict[str, Any] = file.values
     parent = table.get("inherits")
     if parent is None:
         return table
     if not isinstance(parent, str):
-        raise ProfileError(f"profile {name} is not valid: inherits must be the name of a profile")
-    base = _resolve(parent, (*below, name))
+        raise ProfileError(f"{file.place(('inherits',))}: inherits: it must be the name of a profile")
+    if parent in (*below, name):
+        raise ProfileError(f"profiles inherit in a circle: {' → '.join((*below, name, parent))}")
+    base = _resolve(_read(parent), parent, (*below, name))
     return _merge({k: v for k, v in base.items() if k not in _NOT_INHERITED}, table)
 
 
@@ -68,7 +64,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str) -> ConfigFile:
     if "/" in name or name.endswith(".toml"):
         own = Path(name)
         try:
@@ -76,7 +72,7 @@ def _read(name: str) -> dict[str, Any]:
                 data = f.read(_MAX_BYTES + 1)
         except OSError as e:
             raise ProfileError(f"cannot read profile {name}: {e.strerror or e}") from e
-        return {"name": own.stem, **_parse(name, data)}
+        return _parse(name, own.stem, data)
     if name not in profile_names():
         near = difflib.get_close_matches(name, profile_names(), n=3, cutoff=0.4)
         raise ProfileError(
@@ -84,13 +80,17 @@ def _read(name: str) -> dict[str, Any]:
             hint=f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(profile_names())}",
         )
     file = resources.files("edgectl.device_profiles") / "data" / f"{name}.toml"
-    return {"name": name, **_parse(name, file.read_bytes())}
+    return _parse(f"profile {name}", name, file.read_bytes())
 
 
-def _parse(name: str, data: bytes) -> dict[str, Any]:
+def _parse(what: str, name: str, data: bytes) -> ConfigFile:
+    """``name``: of a profile that does not say how it is called."""
     if len(data) > _MAX_BYTES:
-        raise ProfileError(f"profile {name} has more than {_MAX_BYTES} bytes")
+        raise ProfileError(f"{what} has more than {_MAX_BYTES} bytes")
     try:
-        return tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as e:
-        raise ProfileError(f"profile {name} is not TOML: {e}") from e
+        file = parse_toml(data.decode(), name=what)
+    except UnicodeDecodeError as e:
+        raise ProfileError(f"{what} is not UTF-8 text") from e
+    except ConfigError as e:
+        raise ProfileError(e.message) from e
+    return replace(file, values={"name": name, **file.values})

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from edgectl.core.errors import UsageError
-from edgectl.core.schema import Config, Name, first_problem
+from edgectl.core.config_file import read_toml
+from edgectl.core.schema import Config, Name
 from edgectl.core.transfer import Rates
 from edgectl.link.config import BrokerConfig
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["ApiConfig", "ControllerConfig", "TransferConfig", "load_controller_config"]
 
@@ -69,18 +63,9 @@ class ControllerConfig(Config):
 
 
 def load_controller_config(path: Path) -> ControllerConfig:
-    """Read ``controller.toml``; relative paths are relative to it. Raises :class:`UsageError` naming the
-    field."""
-    try:
-        with path.open("rb") as f:
-            config = ControllerConfig.model_validate(tomllib.load(f))
-    except OSError as e:
-        raise UsageError(f"cannot read {path}: {e.strerror}") from e
-    except ValidationError as e:
-        raise UsageError(f"{path} is not valid: {first_problem(e)}") from e
-    # besides TOMLDecodeError: not UTF-8, a number of 5000 digits, too deep
-    except (ValueError, RecursionError) as e:
-        raise UsageError(f"{path} is not TOML: {e}") from e
+    """Read ``controller.toml``; relative paths are relative to it. Raises :class:`UsageError` with the line
+    and the setting."""
+    config = read_toml(path).validate(ControllerConfig)
     base = path.resolve().parent
     return config.model_copy(
         update={

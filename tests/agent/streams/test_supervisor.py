@@ -185,7 +185,7 @@ def test_steady_worker_that_is_killed_comes_back_and_is_not_blamed(bench: Bench,
 def test_dead_camera_is_retried_and_no_engine_is_blamed(bench: Bench, tmp_path: Path) -> None:
     one = bench.engines["gate"] = ref(tmp_path, "1")
     with pytest.raises(EngineError, match="the camera is gone"):
-        bench.ensure(one, 2)
+        bench.ensure(one, 6)
     assert bench.loops.empty()
 
 

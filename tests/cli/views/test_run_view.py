@@ -84,6 +84,13 @@ def test_the_table_fits_and_leaves_room_for_what_a_terminal_writes_behind_it(wid
         assert "5.7" in shown[1], "the 99th percentile"
 
 
+def test_a_stream_that_failed_before_its_first_frame_has_a_row_that_says_so() -> None:
+    table = LiveTable()
+    table.update("gate", stats(), None, 1.0)
+    table.mark("dead", "surveillance", "failed")
+    assert lines(table, 80)[2].split()[:2] == ["dead", "failed"]
+
+
 def test_the_table_follows_the_width_of_the_terminal() -> None:
     table = LiveTable()
     table.update("gate", stats(), None, 1.0)

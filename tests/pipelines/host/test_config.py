@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pipelines import detections
 
-from edgectl.core.errors import UsageError
-from edgectl.pipelines.host.config import load_config, parse_config
+from edgectl.core.errors import ConfigError, UsageError
+from edgectl.pipelines.host.config import load_config, parse_config, read_config
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.line import LineConfig
 from edgectl.pipelines.rules.loiter import LoiterConfig
 from edgectl.pipelines.video.labels import LabelMap
@@ -52,16 +53,22 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (YAML, r"annotate\.video"),
-        ("zones: [", "not valid YAML in line"),
-        ("- 1\n- 2", "not valid: it must be a mapping"),
+        ("zones: [", r"c\.yaml:1: this is not valid YAML"),
+        ("- 1\n- 2", r"c\.yaml: it must be a mapping"),
         ("zones: {Yard!: {polygon: [0,0,1,0,1,1]}}", "not a name"),
         ("zones: {y: {polygon: [0,0,1,1]}}", "3 to 256 corners"),
-        ("zones: {y: {polygon: [0,0,1,1,1,0,0,1]}}", "crosses itself"),
-        ("zones: {y: {polygon: [0,0,5,1,1,0]}}", "less than or equal to 1.5"),
+        (
+            "zones: {y: {polygon: [0,0,1,1,1,0,0,1]}}",
+            "crosses itself: the side from corner 1 to 2 meets the side from corner 3 to 4 at 0.5, 0.5",
+        ),
+        ("zones: {y: {polygon: [0,0,5,1,1,0]}}", "polygon.2: 5 is not relative to the frame"),
         ("rules: [{id: a, line: [0,0,0,0]}]", "two different ends"),
-        ("rules: [{id: a}]", "rule 'a' needs exactly one of.*lane_departure"),
-        ("rules: [{id: a, loyter: {zone: z}}]", "rule 'a' needs exactly one of.*no rule 'loyter'"),
-        ("rules: [{id: a, line: [0,0,1,1]}, {line: [0,0,1,1]}]", "the rule in place 2: id: it is missing"),
+        ("rules: [{id: a}]", r"rules\.0: a rule needs exactly one of.*lane_departure"),
+        (
+            "rules: [{id: a, loyter: {zone: z}}]",
+            r"rules\.0\.loyter: a rule needs exactly one of.*no rule 'loyter'",
+        ),
+        ("rules: [{id: a, line: [0,0,1,1]}, {line: [0,0,1,1]}]", r"rules\.1\.id: it is missing"),
         ("rules: {id: a, line: [0,0,1,1]}", "it must be a list; each rule begins with `- id:`"),
         ("rules: [{id: a, line: [0,0,1,1], loiter: {zone: z, seconds: 1}}]", "exactly one of"),
         ("rules: [{id: a, loiter: {zone: z, seconds: 1}}]", "zone 'z', which does not exist"),
@@ -92,6 +99,59 @@ def test_a_mistake_is_one_sentence_about_the_right_place(tmp_path: Path, text: s
     with pytest.raises(UsageError, match=words) as caught:
         load_config("speech" if text.startswith("speech") else "driving", path)
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (YAML, "14: annotate.video: "),
+        ("zones:\n  yard:\n    polygon:\n      [0,0, 1,1, 1,0,\n       0,1]\n", "3: zones.yard.polygon: "),
+        ("zones:\n  yard: {polygon: [0,0, 1,0,\n     9,1]}\n", "3: zones.yard.polygon.4: "),
+        ("rules:\n- id: a\n  loiter:\n    zone: z\n    seconds: 0\n", "5: rules.0.loiter.seconds: "),
+        (
+            "rules:\n- id: a\n  loiter:\n    zone: z\n    seconds: 1\n",
+            "4: rules.0.loiter.zone: rule 'a' names",
+        ),
+        (
+            "rules:\n- id: a\n  line: [0,0,1,1]\n- id: a\n  line: [0,0,1,1]\n",
+            "4: rules.1.id: 'a' is used twice",
+        ),
+        (
+            "# c\n\nrules:\n- {id: a, line: [0,0,1,1]}\nreview:\n  alert:\n  - a\n  - b\n",
+            "8: review.alert.1: 'b' is",
+        ),
+        ("update_lock:\n  seconds: 3\n  on:\n  - night\n", "4: update_lock.on.0: 'night' is no rule or zone"),
+        ("privacy:\n  blur:\n    zones:\n    - yard\n", "4: privacy.blur.zones.0: 'yard' is no zone"),
+        ("clips:\n  on: []\n", "2: clips.on: it has too few entries"),
+        (
+            "flow:\n  mode: fifo\nupdate_s: 3\nflow: {mode: every}\n",
+            "4: this is not valid YAML: 'flow' stands here twice, first in line 1",
+        ),
+        ("x: &x {mode: fifo}\nflow:\n  <<: *x\n  max_queue: 900\n", "1: x: there is no such setting"),
+        ("speech:\n  threshold: loud\n", "2: speech.threshold: "),
+        ("sinks: {}\nmqtt:\n  url: 3\n", "3: mqtt.url: "),
+        ("budget_ms: 1\nspeling: 3\n", "2: speling: there is no such setting"),
+    ],
+)
+def test_a_mistake_names_its_line(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config("speech" if text.startswith("speech") else "driving", path)
+    assert caught.value.message.startswith(f"{path}:{told}")
+
+
+def test_a_class_that_the_model_does_not_know_is_found_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "zones:\n  y:\n    polygon: [0,0,1,0,1,1]\nrules:\n- id: a\n  line: [0,0,1,1]\n  classes:\n  - person\n  - dragon\n"
+    )
+    config, file = read_config("surveillance", path)
+    assert isinstance(config, RulesConfig)
+    with pytest.raises(UsageError) as caught:
+        RuleSet(config, ("person",))
+    told = file.locate(caught.value)
+    assert told.message.startswith(f"{path}:9: rules.0.classes.1: rule 'a' names class 'dragon'")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 
 from edgectl.core.errors import DataError, UsageError
 from edgectl.pipelines.host.config import parse_config
-from edgectl.pipelines.host.replay import open_track_log, recorded_config, replay
+from edgectl.pipelines.host.replay import open_track_log, recorded_config, replay, with_rules
 from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.rules import RuleSet, Successor
+from edgectl.pipelines.rules.observation import Wall
 from edgectl.pipelines.sinks.base import StreamOutput
 from edgectl.pipelines.sinks.tracklog import TrackLog, TrackLogHeader
+from edgectl.pipelines.stream.events import EventWriter
 from edgectl.pipelines.stream.frame import Stamp
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -156,3 +160,100 @@ def test_what_was_switched_while_it_ran_is_switched_in_the_replay(tmp_path: Path
         ("intrusion", "end", 5.0),
     ]
     assert [r["type"] for r in without_a_switch if r.get("rule") == "night"] == ["line_crossing"]
+
+
+def write_changed_log(folder: Path, *, last_kib: int | None = None) -> list[dict[str, Any]]:
+    """The log of a stream whose rules are changed while it runs, and the events that it told."""
+    labels = ("person",)
+    live = RuleSet(with_rules(parse_config("surveillance", RULES)), labels)
+    log = TrackLog(
+        folder / "tracks.jsonl",
+        TrackLogHeader(kind="surveillance", stream="gate", labels=labels, rules=RULES),
+        last_kib=last_kib,
+    )
+    said: list[dict[str, Any]] = []
+    writer = EventWriter("gate")
+    prepared: Successor | None = None
+    other = with_rules(parse_config("surveillance", OTHER))
+    for i, (tracks, stamp) in enumerate(walk()):
+        if i == 33:
+            assert prepared is not None
+            live.succeed(prepared)
+        if i == 60:
+            live.reset("gate")
+        events = live.step(tracks, stamp.t_s, wall=Wall.of(stamp))
+        records = tuple(writer.record(event, stamp) for event in events)
+        said += records
+        switched = None if live.switched is None else asdict(live.switched)
+        log.write(StreamOutput(records, None, tracks, stamp, switched=switched))
+        if i == 30:
+            prepared = live.prepare(other, {"digest": "sha256:1"})
+    log.close()
+    return said
+
+
+OTHER: dict[str, Any] = {
+    "zones": {"yard": {"polygon": [0.2, 0.2, 0.9, 0.2, 0.9, 0.8, 0.2, 0.8]}},
+    "rules": [
+        {"id": "gate", "line": [0.7, 1, 0.7, 0]},
+        {"id": "lurk", "loiter": {"zone": "yard", "seconds": 1}},
+    ],
+}
+
+
+def test_a_log_whose_rules_changed_on_the_way_says_the_same_again_to_the_byte(tmp_path: Path) -> None:
+    live = write_changed_log(tmp_path)
+    with open_track_log(tmp_path) as log:
+        length, (one,) = replay(log, [None])
+    assert length.switched_s == (3.3,)
+    assert json.dumps(one.records) == json.dumps(live)
+    types = [(r["type"], r.get("phase")) for r in live]
+    assert ("configuration", "applied") in types
+    assert ("loitering", "start") in types
+    assert [r["rule"] for r in live if r["type"] == "line_crossing"] == ["gate"]
+
+
+def test_rules_that_somebody_asks_about_hold_for_the_whole_log(tmp_path: Path) -> None:
+    write_changed_log(tmp_path)
+    with open_track_log(tmp_path) as log:
+        _, (now,) = replay(log, [parse_config("surveillance", RULES)])
+    assert "configuration" not in {event.type for event in now.events}
+
+
+def test_a_bounded_log_begins_with_the_rules_that_are_in_force(tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    write_changed_log(short, last_kib=64)
+    path = short / "tracks.jsonl"
+    log = TrackLog(
+        path, TrackLogHeader(kind="surveillance", stream="gate", labels=("person",), rules=RULES), last_kib=64
+    )
+    for number in range(12):
+        for tracks, stamp in walk():
+            stamp = replace(stamp, t_ns=stamp.t_ns + number * 10_000_000_000)
+            switched = (
+                {"rules": OTHER, "after_s": 0.0, "told": {}, "phase": "applied"}
+                if number == 1 and stamp.seq == 1
+                else None
+            )
+            log.write(StreamOutput((), None, tracks, stamp, switched=switched))
+    log.close()
+    with open_track_log(path) as found:
+        assert found.header.rules == OTHER
+        assert all(frame.switched is None for frame in found.frames)
+
+
+@pytest.mark.parametrize(
+    ("switched", "words"),
+    [
+        ({"rules": {"zones": 3}, "after_s": 0, "told": {}, "phase": "applied"}, "changes its rules at 9"),
+        ({"rules": {}, "told": {}, "phase": "applied"}, "line 82 of the track log is not a track record"),
+        (7, "line 82 of the track log is not a track record"),
+    ],
+)
+def test_a_change_that_is_none_is_damage(tmp_path: Path, switched: Any, words: str) -> None:
+    path = write_log(tmp_path)
+    last = json.loads(path.read_text().splitlines()[-1])
+    with path.open("a") as file:
+        file.write(json.dumps(last | {"t": 9.0, "switched": switched}) + "\n")
+    with open_track_log(path) as log, pytest.raises(DataError, match=words):
+        replay(log, [None])

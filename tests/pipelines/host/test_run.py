@@ -23,7 +23,7 @@ from support.pipelines import (
 )
 
 from edgectl.core.bundle import MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST, Bundle, Descriptor, Index
-from edgectl.core.errors import StorageError, UsageError
+from edgectl.core.errors import EdgectlError, StorageError, UsageError
 from edgectl.core.files import digest_of, hex_of
 from edgectl.core.histogram import Histogram
 from edgectl.pipelines.host.config import parse_config
@@ -222,10 +222,14 @@ def test_several_streams_share_an_engine_and_a_dead_one_does_not_stop_the_others
     broken.write_bytes(b"no video")
     engines: list[BoxEngine] = []
     events: list[Any] = []
+    told: list[tuple[str, str, bool]] = []
 
     def opened(_: Any) -> BoxEngine:
         engines.append(BoxEngine(middle))
         return engines[-1]
+
+    def failed(name: str, error: EdgectlError) -> None:
+        told.append((name, error.code, any(engine.closed.is_set() for engine in engines)))
 
     trace = tmp_path / "trace.json"
     sources = {"gate": clips[0], "dead": tmp_path / "none.mp4", "yard": clips[1], "bad": broken}
@@ -237,8 +241,10 @@ def test_several_streams_share_an_engine_and_a_dead_one_does_not_stop_the_others
         variants={"detector": make_variant(tmp_path / "blobs", box_task())},
         open_engine=opened,
         trace=trace,
+        on_failure=failed,
     )
     assert [r.name for r in results] == list(sources)
+    assert told == [("dead", "source", False), ("bad", "data", False)]  # at once, while the others run
     assert [None if r.summary is None else r.summary.frames.processed for r in results] == [
         20,
         None,

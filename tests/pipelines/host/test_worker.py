@@ -205,7 +205,7 @@ def test_a_swap_to_a_broken_bundle_keeps_the_old_engine(worker: Process, tmp_pat
     [
         ({"source": "/nowhere.mp4"}, "source"),
         ({"source": "synth://nowhere"}, "source"),
-        ({"config": {"colour": "red"}}, "usage"),
+        ({"config": {"colour": "red"}}, "config"),
         ({"engines": {}}, "usage"),
         ({"engines": {"detector": {"blobs": "/nowhere", "manifest": "sha256:" + "0" * 64}}}, "bundle"),
     ],

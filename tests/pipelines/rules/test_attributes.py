@@ -16,6 +16,7 @@ from edgectl.pipelines.rules import RULES, RuleSet
 from edgectl.pipelines.rules.motion import MotionEstimator
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.attribute import Attribute
+from edgectl.pipelines.video.keypoints import KeypointLayout, Keypoints
 from edgectl.pipelines.video.tracker import Tracks
 
 KNOWN = {"gear": ("helmet", "no-helmet"), "vest": ("yes", "no")}
@@ -206,3 +207,20 @@ def test_any_text_can_be_asked_of_a_model_that_reads() -> None:
     )
     set_ = RuleSet(config, LABELS, attributes={"gear": ()})  # type: ignore[arg-type]
     assert told(set_, "bare", *[at(500, gear="no-helmet")] * 4) == [(0.2, "start", None)]
+
+
+def test_tracks_are_chosen_with_all_that_is_known_of_them() -> None:
+    both = at(500, 500, thing(7, 600, 500), gear="helmet")
+    layout = KeypointLayout(("head",))
+    both = dataclasses.replace(
+        both,
+        past={1: np.zeros((1, 5)), 7: np.ones((1, 5))},
+        keypoints=Keypoints(np.array([[[1, 1, 0.9]], [[7, 7, 0.9]]], np.float32), layout),
+        attributes={1: both.attributes[1], 7: {"vest": Attribute("no", 0.7)}},
+    )
+    one = both.select(np.array([False, True]))
+    assert one.ids.tolist() == [7]
+    assert (list(one.past), list(one.attributes)) == ([7], [7])
+    assert one.keypoints is not None
+    assert one.keypoints.points[0, 0, 0] == 7
+    assert (one.width, one.height) == (both.width, both.height)

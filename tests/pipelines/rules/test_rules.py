@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.driving import lanes_at
 from support.pipelines import detections, tracks
+from support.rules import Thing, rule_set, seen, thing
 
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.host.config import parse_config
@@ -371,6 +372,9 @@ def test_a_box_that_the_frames_edge_cuts_off_is_in_a_zone_that_touches_it(edge: 
     [
         ([0.2, 0.5, 0.8, 0.5, 0.8, 1, 0.2, 1], "bottom"),
         ([0.2, 0.5, 0.8, 0.5, 0.8, 0.995, 0.2, 0.995], "bottom"),  # drawn by hand
+        ([0.2, 0.5, 0.8, 0.5, 0.8, 0.99, 0.2, 0.99], "bottom"),  # 1 % from it, whatever 1 - 0.99 is in binary
+        ([0.01, 0.2, 0.5, 0.2, 0.5, 0.8, 0.01, 0.8], "left"),
+        ([0.5, 0.2, 0.99, 0.2, 0.99, 0.8, 0.5, 0.8], "right"),
         ([0.2, 0.5, 0.8, 0.5, 0.8, 1.3, 0.2, 1.3], "bottom"),
         ([0.2, 0, 0.8, 0, 0.8, 0.5, 0.2, 0.5], "top"),
         ([0, 0.2, 0.5, 0.2, 0.5, 0.8, 0, 0.8], "left"),
@@ -637,3 +641,26 @@ def test_counts_begin_anew_when_that_is_asked_for() -> None:
     assert reset.data == {"reason": "asked", "was": {"counts": {"in": {"person": 1}, "out": {}}}}
     with pytest.raises(UsageError, match="lurk"):
         engine.reset("lurk")
+
+
+def test_rules_that_are_blind_say_so_and_so_does_what_they_make() -> None:
+    rules = rule_set({"id": "full", "occupancy": {"zone": "yard", "high": 1}})
+
+    def step(t: float, *things: Thing, blind: str | None = None) -> list[Event]:
+        return rules.step(seen(*things), t, blind=blind)
+
+    for i in range(10):
+        step(i / 10, thing(1, 500, 500))
+    (said,) = step(1.0, thing(1, 500, 500), blind="covered")
+    assert (said.type, said.phase) == ("capability", "start")
+    assert said.data == {"name": "rules", "available": False, "reason": "covered", "rules": ["yard", "full"]}
+    gone = step(1.1, blind="covered")
+    assert {(e.type, e.phase) for e in gone} == {
+        ("zone", "leave"),
+        ("occupancy", "end"),
+        ("tracked_object", "end"),
+    }
+    assert {e.data["blind"] for e in gone} == {"covered"}
+    (again,) = step(1.2)
+    assert (again.phase, again.data["available"], again.data["reason"]) == ("end", True, "covered")
+    assert all("blind" not in e.data for e in step(1.3, thing(2, 500, 500)))

@@ -292,9 +292,12 @@ def test_a_label_that_the_model_does_not_have_is_refused(values: dict[str, Any],
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"blur": {"zones": ["yrad"]}}, "privacy.blur.zones names 'yrad', which is no zone"),
+        ({"blur": {"zones": ["yrad"]}}, "privacy.blur.zones.0: 'yrad' is no zone"),
         ({"blur": {}}, "it names neither classes nor zones"),
-        ({"masks": [{"polygon": [0, 0, 1, 1, 1, 0, 0, 1]}]}, "the polygon has no area or crosses itself"),
+        (
+            {"masks": [{"polygon": [0, 0, 1, 1, 1, 0, 0, 1]}]},
+            "privacy.masks.0.polygon: the polygon crosses itself",
+        ),
         ({"masks": [{"polygon": [0, 0, 1]}]}, "3 to 256 corners"),
         ({"mask": []}, "there is no such setting"),
     ],

@@ -296,6 +296,51 @@ def test_an_object_is_found_behind_an_occlusion() -> None:
     assert ids == {1}
 
 
+@pytest.mark.parametrize("speed", [0, 60, 160])
+@pytest.mark.parametrize("outage_s", [0.3, 0.6, 0.9])
+def test_who_was_there_before_an_outage_shorter_than_lost_s_is_found_again(
+    outage_s: float, speed: int
+) -> None:
+    """No frame comes at all (a camera that reconnects); they stand or walk on, two of them, well apart."""
+    tracker, ids = Tracker(TrackConfig(lost_s=1.0)), []
+    for f in range(40):
+        t = f / 15 + (outage_s if f >= 20 else 0)
+        x = 20 + speed * t
+        out = tracker.update(
+            detections((x, 100, x + 40, 200, 0.9, 0), (x, 250, x + 40, 350, 0.9, 0)), t, 1280, 720
+        )
+        ids.append(out.ids[out.seen].tolist())
+    assert ids[19:21] == [[1, 2], [1, 2]]
+    assert ids[-1] == [1, 2]
+
+
+def test_after_an_outage_of_more_than_twice_lost_s_who_is_there_gets_a_number_of_its_own() -> None:
+    """Nobody knows that it is the same one."""
+    tracker = Tracker(TrackConfig(lost_s=1.0))
+    for f in range(20):
+        t = f / 15 + (2.1 if f >= 10 else 0)
+        out = tracker.update(detections((100, 100, 140, 200, 0.9, 0)), t, 640, 360)
+        assert set(out.ids.tolist()) <= ({1} if f < 10 else {2})
+    assert out.ids.tolist() == [2]
+
+
+def test_a_number_that_is_gone_never_comes_back() -> None:
+    """Many who come and go, with gaps of all lengths: a number ends once."""
+    rng = np.random.default_rng(8)
+    tracker, t = Tracker(TrackConfig(confirm_s=0.0, lost_s=0.5)), 0.0
+    alive: set[int] = set()
+    gone: set[int] = set()
+    for _ in range(600):
+        t += rng.choice([0.05, 0.1, 0.4, 0.7], p=[0.6, 0.3, 0.07, 0.03])
+        xy = rng.choice([50, 250, 450, 650], (rng.integers(0, 5), 2)) + rng.normal(0, 3, 2)
+        out = tracker.update(detections(*((x, y, x + 60, y + 120, 0.9, 0) for x, y in xy)), t, 900, 900)
+        now = set(out.ids.tolist())
+        gone |= alive - now
+        alive = now
+        assert not now & gone
+    assert len(gone) > 50
+
+
 def test_time_must_grow() -> None:
     tracker = Tracker()
     tracker.update(Detections.none(), 1.0, 10, 10)

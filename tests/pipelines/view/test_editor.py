@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from support.live_page import CONFIG
 
-from edgectl.core.errors import StorageError, UsageError
-from edgectl.pipelines.host.config import load_config, parse_config, parse_yaml
+from edgectl.core.errors import EngineError, StorageError, UsageError
+from edgectl.pipelines.host.config import load_config, parse_config, yaml_values
 from edgectl.pipelines.host.live import shape_editor
 from edgectl.pipelines.view.editor import ShapeEditor
 
@@ -42,7 +42,7 @@ def test_the_file_is_written_with_what_was_drawn_and_the_version_before_is_kept(
     editor: ShapeEditor, path: Path
 ) -> None:
     said = editor.save(request(editor, polygon=[0, 0.5, 1, 0.5, 1, 1]))
-    assert parse_yaml(path.read_text())["zones"]["yard"] == {
+    assert yaml_values(path.read_text())["zones"]["yard"] == {
         "polygon": [0, 0.5, 1, 0.5, 1, 1],
         "classes": ["person"],
     }
@@ -52,7 +52,7 @@ def test_the_file_is_written_with_what_was_drawn_and_the_version_before_is_kept(
     assert sorted(p.name for p in path.parent.iterdir()) == ["gate.yaml", "gate.yaml.bak"]
     # and what it says now can be drawn on again
     editor.save(request(editor, name="court"))
-    assert parse_yaml(path.read_text())["rules"][1]["loiter"]["zone"] == "court"
+    assert yaml_values(path.read_text())["rules"][1]["loiter"]["zone"] == "court"
 
 
 def test_checking_writes_nothing(editor: ShapeEditor, path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_file_that_was_changed_meanwhile_is_left_alone(editor: ShapeEditor, pa
     [
         ({"polygon": [0, 0, 1, 1, 1, 0, 0, 1]}, "crosses itself"),
         ({"polygon": [0, 0, 1, 1]}, "3 to 256 corners"),
-        ({"polygon": [0, 0, 1, 0, 9, 1]}, "less than or equal to 1.5"),
+        ({"polygon": [0, 0, 1, 0, 9, 1]}, "9 is not relative to the frame"),
         ({"name": "no spaces"}, "no spaces"),
         ({"name": ""}, "name"),
         ({"was": None, "name": "other"}, "names zone 'yard', which does not exist"),
@@ -131,14 +131,38 @@ def test_a_folder_that_cannot_be_written_leaves_the_file(
 
 
 def test_without_a_file_the_yaml_can_be_copied_and_not_saved() -> None:
-    editor = shape_editor("surveillance", parse_config("surveillance", parse_yaml(CONFIG)))
+    editor = shape_editor("surveillance", parse_config("surveillance", yaml_values(CONFIG)))
     assert editor is not None
     assert editor.now()["file"] is None
     yaml = editor.check(request(editor, name="court"))["yaml"]
-    assert parse_config("surveillance", parse_yaml(yaml)).zones.keys() == {"court"}  # type: ignore[attr-defined]
+    assert parse_config("surveillance", yaml_values(yaml)).zones.keys() == {"court"}  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="without a configuration file"):
         editor.save(request(editor, name="court"))
 
 
 def test_a_stream_without_pictures_has_none() -> None:
     assert shape_editor("speech", parse_config("speech", None)) is None
+
+
+def test_what_was_drawn_reaches_the_stream_before_it_is_written(path: Path) -> None:
+    heard: list[tuple[str, str, str]] = []
+
+    def apply(text: str, name: str) -> str:
+        heard.append((text, name, path.read_text()))
+        return "zones.court: in force"
+
+    editor = shape_editor("surveillance", load_config("surveillance", path), path, apply)
+    assert editor is not None
+    assert editor.save(request(editor, name="court"))["applied"] == "zones.court: in force"
+    assert heard == [(path.read_text(), str(path), CONFIG)]
+
+
+def test_what_the_stream_does_not_take_is_not_written(path: Path) -> None:
+    def apply(text: str, name: str) -> str:
+        raise EngineError("rule 'lurk' failed on the last minute")
+
+    editor = shape_editor("surveillance", load_config("surveillance", path), path, apply)
+    assert editor is not None
+    with pytest.raises(EngineError, match="lurk"):
+        editor.save(request(editor, name="court"))
+    assert (path.read_text(), list(path.parent.iterdir())) == (CONFIG, [path])

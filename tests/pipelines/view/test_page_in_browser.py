@@ -11,7 +11,7 @@ import pytest
 from support.browser import CHROMIUM, Browser
 from support.live_page import FedPage, event, fed_page
 
-from edgectl.pipelines.host.config import parse_yaml
+from edgectl.pipelines.host.config import yaml_values
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,7 +47,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 def saved(page: FedPage) -> dict[str, Any]:
-    values: dict[str, Any] = parse_yaml(page.file.read_text())
+    values: dict[str, Any] = yaml_values(page.file.read_text())
     return values
 
 
@@ -146,6 +146,25 @@ def test_a_zone_is_drawn_named_and_one_that_crosses_itself_refused(browser: Brow
     )
     save(browser)
     assert saved(page)["zones"]["door"] == {"polygon": [0.35, 0.35, 0.65, 0.35, 0.65, 0.65, 0.35, 0.65]}
+
+
+def test_what_is_not_saved_is_not_closed_without_a_question(browser: Browser, page: FedPage) -> None:
+    open_editor(browser, page)
+    browser.run("window.confirm = (text) => { window.asked = text; return Boolean(window.answer); }")
+    browser.mouse(at(browser, 0.3, 0.6), at(browser, 0.3, 0.6))
+    browser.until("document.querySelectorAll('.corner').length === 4")
+    browser.mouse(at(browser, 0.1, 0.4), at(browser, 0.15, 0.3), at(browser, 0.2, 0.2))
+    browser.click("[data-do=close]")
+    assert "not saved" in browser.until("window.asked")
+    assert browser.run("document.querySelector('svg[data-editing]') !== null")
+    # closed while the answer to "Save" is on its way: that is no problem to tell
+    browser.until("!document.querySelector('[data-do=save]').disabled")
+    browser.run(
+        "window.answer = true; for (const b of ['save', 'close']) document.querySelector(`[data-do=${b}]`).click()"
+    )
+    browser.until("document.querySelector('[data-said]').textContent.includes('Saved')")
+    assert browser.run("document.querySelector('[data-problem]').textContent") == ""
+    assert saved(page)["zones"]["yard"]["polygon"][:2] == pytest.approx([0.2, 0.2], abs=0.01)
 
 
 def test_a_line_is_drawn_and_turned(browser: Browser, page: FedPage) -> None:

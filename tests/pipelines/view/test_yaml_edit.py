@@ -9,8 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgectl.core.config_file import YamlLoader
 from edgectl.core.errors import UsageError
-from edgectl.pipelines.host.config import YamlLoader, parse_yaml
+from edgectl.pipelines.host.config import yaml_values
 from edgectl.pipelines.view.shapes import LineShape, Shapes, ZoneShape, put, shapes_in
 from edgectl.pipelines.view.yaml_edit import EditedText, edit
 
@@ -41,11 +42,11 @@ FLOW = "{zones: {yard: {polygon: [0, 0, 1, 0, 1, 1]}}, rules: [{id: gate-in, lin
 
 
 def edited(text: str, shapes: Shapes) -> EditedText:
-    return edit(text, shapes, parse_yaml, YamlLoader)
+    return edit(text, shapes, yaml_values, YamlLoader)
 
 
 def now(text: str) -> Shapes:
-    return shapes_in(parse_yaml(text) or {})
+    return shapes_in(yaml_values(text) or {})
 
 
 def changed(shapes: Shapes, which: str, **values: Any) -> Shapes:
@@ -70,13 +71,13 @@ def test_a_corner_that_moved_changes_its_line_alone() -> None:
     ]
     door = edited(BLOCK, changed(now(BLOCK), "door", polygon=SQUARE))
     assert "enter_s: 1   # slowly" in door.text
-    assert parse_yaml(door.text)["zones"]["door"] == {"polygon": list(SQUARE), "enter_s": 1}
+    assert yaml_values(door.text)["zones"]["door"] == {"polygon": list(SQUARE), "enter_s": 1}
 
 
 def test_a_zone_that_is_renamed_is_renamed_wherever_it_is_named() -> None:
     new = edited(BLOCK, changed(now(BLOCK), "yard", name="on"))
     assert new.comments_kept
-    values = parse_yaml(new.text)
+    values = yaml_values(new.text)
     assert list(values["zones"]) == ["on", "door"]
     assert values["rules"][1]["loiter"]["zone"] == "on"
     assert values["snapshots"]["on"] == ["gate-in", "on"]
@@ -86,13 +87,13 @@ def test_a_zone_that_is_renamed_is_renamed_wherever_it_is_named() -> None:
 def test_lines_are_renamed_moved_taken_out_and_added() -> None:
     new = edited(BLOCK, changed(now(BLOCK), "gate-in", id="in", line=(0.0, 0.5, 1.0, 0.5)))
     assert new.comments_kept
-    values = parse_yaml(new.text)
+    values = yaml_values(new.text)
     assert values["rules"][0] == {"id": "in", "line": [0, 0.5, 1, 0.5], "classes": ["person", "car"]}
     assert values["snapshots"]["on"] == ["in", "yard"]
     shapes = now(BLOCK)
     less = edited(BLOCK, Shapes(zones=shapes.zones, lines=(LineShape(id="new", line=(0, 0, 1, 1)),)))
     assert less.comments_kept
-    assert [r["id"] for r in parse_yaml(less.text)["rules"]] == ["lurk", "new"]
+    assert [r["id"] for r in yaml_values(less.text)["rules"]] == ["lurk", "new"]
     assert "# who stays" in less.text
     assert "# the gate" not in less.text
 
@@ -106,11 +107,11 @@ def test_new_ones_are_added_to_any_file(text: str) -> None:
     )
     new = edited(text, more)
     assert new.comments_kept
-    values = parse_yaml(new.text)
+    values = yaml_values(new.text)
     assert values["zones"]["1st"] == {"polygon": list(SQUARE)}
     assert values["rules"][-1] == {"id": "no", "line": [0.25, 0, 0.25, 1]}
     assert {k for k in values if k not in ("zones", "rules")} == {
-        k for k in (parse_yaml(text) or {}) if k not in ("zones", "rules")
+        k for k in (yaml_values(text) or {}) if k not in ("zones", "rules")
     }
     assert [line for line in text.splitlines() if "#" in line] == [
         line for line in new.text.splitlines() if "#" in line
@@ -120,15 +121,15 @@ def test_new_ones_are_added_to_any_file(text: str) -> None:
 @pytest.mark.parametrize("text", [BLOCK, FLOW])
 def test_all_can_be_taken_out(text: str) -> None:
     new = edited(text, Shapes())
-    assert parse_yaml(new.text)["zones"] == {}
-    assert not [r for r in parse_yaml(new.text)["rules"] if "line" in r]
+    assert yaml_values(new.text)["zones"] == {}
+    assert not [r for r in yaml_values(new.text)["rules"] if "line" in r]
 
 
 def test_a_file_with_anchors_is_written_anew_and_that_is_told() -> None:
     text = "# mine\nzones:\n  a: {polygon: &p [0, 0, 1, 0, 1, 1]}\n  b: {polygon: *p}\n"
     new = edited(text, changed(now(text), "b", polygon=SQUARE))
     assert not new.comments_kept
-    assert parse_yaml(new.text)["zones"] == {
+    assert yaml_values(new.text)["zones"] == {
         "a": {"polygon": [0, 0, 1, 0, 1, 1]},
         "b": {"polygon": list(SQUARE)},
     }
@@ -179,10 +180,10 @@ line_shapes = st.lists(
 def test_the_text_says_what_was_drawn_whatever_it_was(
     text: str, z: list[ZoneShape], n: list[LineShape]
 ) -> None:
-    values = parse_yaml(text) or {}
+    values = yaml_values(text) or {}
     shapes = Shapes(zones=tuple(z), lines=tuple(n))
     new = edited(text, shapes)
-    assert (parse_yaml(new.text) or {}) == put(values, shapes)
+    assert (yaml_values(new.text) or {}) == put(values, shapes)
     assert new.comments_kept
     if "lurk" in text:
         assert "# who stays" in new.text

@@ -33,10 +33,14 @@ from edgectl.agent.streams.worker_process import ProcessSeat, WorkerProcess
 from edgectl.agent.streams.worker_sharing import needs_own_worker
 from edgectl.agent.streams.worker_states import SHOWN, WorkerEvent, WorkerState
 from edgectl.core.errors import ProtocolError, StorageError
+from edgectl.core.schema import Key
 from edgectl.core.wire import Failure
 from edgectl.pipelines.host.protocol import (
+    Configured,
+    ConfigureFailed,
     EngineRef,
     EventMessage,
+    Fault,
     FromWorker,
     LeaseMessage,
     Shadowed,
@@ -97,6 +101,8 @@ class SupervisedStream:
         self._hooks = hooks
         self.worker = worker
         self._own_worker: Callable[[], WorkerProcess] | None = own_worker
+        self.place_of: Callable[[Key], str | None] = lambda key: None
+        """Where a setting stands in the agent's own configuration: file and line."""
         self._crashes_s: list[float] = []
         """When it crashed the worker."""
         self._stats_every_s = stats_every_s
@@ -106,6 +112,9 @@ class SupervisedStream:
         self.life = WorkerLife()
         self.place: ProcessSeat | None = None
         """In the worker that takes messages for it; None while it is in none, or about to leave."""
+        self.config_answers: dict[int, Configured | ConfigureFailed] = {}
+        """Number of the request → what came of another configuration."""
+        self._config_before: StreamConfig | None = None
         self.shadow_answers: dict[str, Shadowed | ShadowFailed] = {}
         """Part → what came of running another engine beside it."""
         self._close_asked = False
@@ -141,6 +150,12 @@ class SupervisedStream:
     def stop(self) -> None:
         with self.changed:
             self._close_asked = True
+            self.changed.notify_all()
+
+    def adopt(self, config: StreamConfig) -> None:
+        """Start with this configuration from now on."""
+        with self.changed:
+            self._config_before, self.config = self.config, config
             self.changed.notify_all()
 
     def restart(self, why: str | None = None) -> None:
@@ -268,15 +283,32 @@ class SupervisedStream:
             self._step(WorkerEvent.ENDED)
 
     def _handle(self, message: FromWorker) -> None:
+        if isinstance(message, Fault) and message.error.code == "config" and message.key:
+            message = message.model_copy(update={"error": self._placed(message)})
         with self.changed:
             before = self.life
             self.life = receive(before, message, time.monotonic(), self.timing)
+            if isinstance(message, Configured | ConfigureFailed):
+                self.config_answers[message.number] = message
+            elif (
+                isinstance(message, EventMessage) and _went_back(message) and self._config_before is not None
+            ):
+                log.error(
+                    "%s: the configuration before is back: %s", self.stream, message.event.get("detail")
+                )
+                self.config, self._config_before = self._config_before, None
             if isinstance(message, Shadowed | ShadowFailed):
                 self.shadow_answers[message.part] = message
             self.changed.notify_all()
         if self.life.steady and not before.steady:
             self._starts.clear(before.launched)
         self._tell(message)
+
+    def _placed(self, fault: Fault) -> Failure:
+        """With the place in the file that the configuration was read from."""
+        place = self.place_of(("pipelines", self.stream, "config", *fault.key))
+        detail = fault.error.detail if place is None else f"{place}: {fault.error.detail}"
+        return fault.error.model_copy(update={"detail": detail})
 
     def _tell(self, message: FromWorker) -> None:
         if isinstance(message, Stats):
@@ -328,3 +360,9 @@ class SupervisedStream:
 
     def _is_interrupted(self) -> bool:
         return self._close_asked or self._restart_asked
+
+
+def _went_back(message: EventMessage) -> bool:
+    """Whether a stream says that it runs with its configuration before again."""
+    event = message.event
+    return event.get("type") == "configuration" and event.get("phase") == "reverted"

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edgectl.agent.config import StreamConfig
 from edgectl.agent.state.journal import Journal
+from edgectl.agent.streams.config_requests import NEW_AGENT, configure_stream
 from edgectl.agent.streams.engine_requests import (
     commit_engine,
     compare_engine,
@@ -26,7 +28,8 @@ from edgectl.agent.streams.supervised_stream import SupervisedStream, WorkerCall
 from edgectl.agent.streams.worker_life import Timing
 from edgectl.agent.streams.worker_process import WorkerProcess
 from edgectl.agent.streams.worker_sharing import worker_groups
-from edgectl.core.errors import EngineError
+from edgectl.core.errors import ConfigError, EngineError
+from edgectl.core.schema import Key
 from edgectl.core.wire import ShadowGate
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed
 
@@ -162,6 +165,30 @@ class Supervisor:
             for stream in running
             for part in stream.parts(slot)
         ]
+
+    def configure(
+        self, pipelines: Mapping[str, StreamConfig], told: Callable[[str], Mapping[str, Any]]
+    ) -> dict[str, str | ConfigError]:
+        """Let streams go on with other configurations. ``told``: what the event says of a stream's. Returns, for each
+        that has another one, what came of it, or why it goes on as before. One does not wait for another's trouble."""
+        found: dict[str, str | ConfigError] = {}
+        for name, stream in self._streams.items():
+            config = pipelines.get(name, stream.config)
+            if config == stream.config:
+                continue
+            if late := [key for key in NEW_AGENT if getattr(config, key) != getattr(stream.config, key)]:
+                found[name] = f"holds from the agent's next start on: {' and '.join(late)} changed"
+                continue
+            try:
+                found[name] = configure_stream(stream, config, told(name))
+            except ConfigError as e:
+                found[name] = e
+        return found
+
+    def written_in(self, place_of: Callable[[Key], str | None]) -> None:
+        """``place_of``: setting → where it stands in the agent's configuration."""
+        for stream in self._streams.values():
+            stream.place_of = place_of
 
     def idle(self, slot: str) -> bool:
         """No stream can run this slot's engine now: none uses it, or each lacks the engine of another

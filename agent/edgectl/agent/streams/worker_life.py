@@ -44,7 +44,7 @@ __all__ = [
 NEIGHBOUR = "neighbour"
 """Code of the end that another stream of the worker has brought about: this one starts again at once."""
 
-_OUTSIDE = frozenset({"source", "link", "storage", "sink_stuck", NEIGHBOUR})
+_OUTSIDE = frozenset({"config", "source", "link", "storage", "sink_stuck", NEIGHBOUR})
 """Codes of faults that no engine is to blame for: the stream is started again, and the start is not counted."""
 _LEFT_OUT = ("gated", "degraded", "paused")
 """Causes of frames that are not looked at because nothing moves, because there is too much to do, or because

@@ -14,6 +14,7 @@ from edgectl.core.errors import ProtocolError
 from edgectl.pipelines.host.protocol import (
     MAX_LINE_BYTES,
     Commit,
+    Configure,
     Revert,
     ShadowMessage,
     Start,
@@ -25,7 +26,7 @@ __all__ = ["ToWorkerMessage", "WorkerPipe"]
 
 log = logging.getLogger(__name__)
 
-ToWorkerMessage = Start | Swap | ShadowMessage | Commit | Revert | Stop
+ToWorkerMessage = Start | Swap | ShadowMessage | Configure | Commit | Revert | Stop
 
 _SEND_S = 2.0
 """A pipe holds many lines: a worker that lets it fill up and does not read for this long is stuck."""

@@ -47,6 +47,10 @@ def replay_view(
         "",
         f"{length.frames:,} frames, {minutes:.0f}:{seconds:06.3f} of tracks",
     ]
+    if length.switched_s:
+        times = ", ".join(f"{t:.3f} s" for t in length.switched_s[:5])
+        more = len(length.switched_s) - 5
+        parts.append(f"the run's own rules changed at {times}{f' and {more} times more' if more > 0 else ''}")
     if not diff.gone and not diff.new:
         parts.append("the same events")
     parts += _listed("gone", gone) + _listed("new", new)

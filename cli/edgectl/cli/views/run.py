@@ -120,6 +120,10 @@ class LiveTable:
         rolling.add(stats, t_s)
         self._rows[stream] = rolling, share
 
+    def mark(self, stream: str, kind: str, state: str) -> None:
+        """It does not run; ``state``: what it does instead."""
+        self._rows.setdefault(stream, (RollingStats(), None))[0].mark(kind, state, None)
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         # A terminal writes ^C behind the last line: there must be room for it.
         width = max(20, options.max_width - 4)

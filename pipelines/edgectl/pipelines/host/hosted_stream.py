@@ -21,13 +21,16 @@ from typing import Any
 import psutil
 
 from edgectl.core.bundle import Variant
-from edgectl.core.errors import EdgectlError, EngineError, ProtocolError
+from edgectl.core.errors import EdgectlError, EngineError, ProtocolError, UsageError
 from edgectl.core.schema import Message
 from edgectl.core.wire import Failure
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.live import has_pictures
 from edgectl.pipelines.host.protocol import (
     Commit,
+    Configure,
+    Configured,
+    ConfigureFailed,
     Ended,
     EngineRef,
     EventMessage,
@@ -46,6 +49,8 @@ from edgectl.pipelines.host.protocol import (
     ToWorker,
 )
 from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, make_pipeline, open_variant
+from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.kinds.difference import NewStartNeeded
 from edgectl.pipelines.sinks.base import Sink
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.engine_pool import EnginePool
@@ -152,8 +157,7 @@ class HostedStream:
     def _open(self) -> Pipeline:
         began, start = time.monotonic(), self._start
         config = parse_config(start.kind, start.config, what=f"the configuration of stream {self.name}")
-        if config.update_lock is not None:
-            self._lock_on, self._lock_s = frozenset(config.update_lock.on), config.update_lock.seconds
+        self._lock(config)
         engines = {part: _part_variant(ref) for part, ref in start.engines.items()}
         args = PipelineArgs(
             self.name,
@@ -181,6 +185,8 @@ class HostedStream:
             self._swap(pipeline, command)
         elif isinstance(command, ShadowMessage):
             self._shadow(pipeline, command)
+        elif isinstance(command, Configure):
+            self._configure(pipeline, command)
         elif isinstance(command, Commit):
             pipeline.commit(command.part)
         elif isinstance(command, Revert):
@@ -214,6 +220,34 @@ class HostedStream:
             pipeline.shadow(part, _part_variant(command.engine), command.percent, command.frames, done)
         except EdgectlError as e:
             done(e)
+
+    def _configure(self, pipeline: Pipeline, command: Configure) -> None:
+        what = f"the configuration of stream {self.name}"
+        try:
+            config = parse_config(self._start.kind, command.config, what=what)
+            done = pipeline.configure(config, command.told)
+        except EdgectlError as e:
+            self._say(
+                ConfigureFailed(
+                    stream=self.name,
+                    number=command.number,
+                    error=failure_of(e),
+                    key=_key_of(e),
+                    needs_start=isinstance(e, NewStartNeeded),
+                )
+            )
+            return
+        self._lock(config)
+        self._say(
+            Configured(stream=self.name, number=command.number, changed=done.changed, in_force=done.in_force)
+        )
+
+    def _lock(self, config: PipelineConfig) -> None:
+        """For which events other engines are kept away."""
+        lock = config.update_lock
+        self._lock_on, self._lock_s = (
+            (frozenset(), 0.0) if lock is None else (frozenset(lock.on), lock.seconds)
+        )
 
     def _finish(self, error: EdgectlError | None) -> None:
         """Stop the pipeline; its last window comes behind its last event."""
@@ -310,7 +344,7 @@ class HostedStream:
             self._silent = True
             if error is not None:
                 _log.error("%s: %s", self.name, error)
-                self._out(Fault(stream=self.name, error=failure_of(error)))
+                self._out(Fault(stream=self.name, error=failure_of(error), key=_key_of(error)))
             if stuck:
                 _log.error("%s does not stop (%s) and is left behind", self.name, ", ".join(stuck))
             # before it is said: the agent may start it again at once
@@ -331,6 +365,10 @@ def _reason_of(stuck: str) -> str:
 
 def _part_variant(ref: EngineRef) -> PartVariant:
     return PartVariant(Variant.open(ref.blobs, ref.manifest), ref.release, ref.bundle)
+
+
+def _key_of(e: EdgectlError) -> tuple[str | int, ...]:
+    return e.key if isinstance(e, UsageError) else ()
 
 
 def failure_of(e: EdgectlError) -> Failure:

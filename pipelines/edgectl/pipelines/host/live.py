@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
-from edgectl.pipelines.host.config import YamlLoader, parse_config, parse_yaml
+from edgectl.core.config_file import YamlLoader
+from edgectl.pipelines.host.config import parse_config, yaml_values
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig
 from edgectl.pipelines.view.editor import ShapeEditor
@@ -19,9 +21,14 @@ def has_pictures(kind: str) -> bool:
     return issubclass(KINDS.get(kind).config, VideoConfig)
 
 
-def shape_editor(kind: str, config: PipelineConfig, path: Path | None = None) -> ShapeEditor | None:
+def shape_editor(
+    kind: str,
+    config: PipelineConfig,
+    path: Path | None = None,
+    apply: Callable[[str, str], str] | None = None,
+) -> ShapeEditor | None:
     """Draws zones and lines into the file that ``config`` was read from, or into ``config`` itself where there is
-    none. None for a kind that has no pictures."""
+    none. ``apply``: see :class:`ShapeEditor`. None for a kind that has no pictures."""
     if not has_pictures(kind):
         return None
     values = config.model_dump(mode="json", exclude_unset=True)
@@ -29,5 +36,5 @@ def shape_editor(kind: str, config: PipelineConfig, path: Path | None = None) ->
         yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True) if values else ""
     )
     return ShapeEditor(
-        parse_yaml, lambda values: parse_config(kind, values), YamlLoader, path=path, text=text
+        yaml_values, lambda values: parse_config(kind, values), YamlLoader, path=path, text=text, apply=apply
     )

@@ -6,8 +6,9 @@ Standard output belongs to this protocol: the worker moves file descriptor 1 asi
 library that prints cannot break it.
 
 Order, for each stream: the agent sends Start; the worker answers Ready (after the first inference). Then any
-of Swap, Commit, Revert, Shadow; the worker sends Event, Stats, Lease and answers each Swap with Swapped or a
-SwapFailed (it keeps the old engine), each Shadow with Shadowed or ShadowFailed. After Stop, the end of the
+of Swap, Commit, Revert, Shadow, Configure; the worker sends Event, Stats, Lease and answers each Swap with Swapped or a
+SwapFailed (it keeps the old engine), each Shadow with Shadowed or ShadowFailed, each Configure with Configured or
+ConfigureFailed (it keeps the old configuration). After Stop, the end of the
 source or a Fault the last word on a stream is Ended; then it may be started again. Streams do not wait for
 each other. The worker exits at the end of its input, or after a Fault that names no stream.
 """
@@ -26,6 +27,9 @@ from edgectl.core.wire import Failure, StreamStats
 __all__ = [
     "MAX_LINE_BYTES",
     "Commit",
+    "Configure",
+    "ConfigureFailed",
+    "Configured",
     "Ended",
     "EngineRef",
     "EventMessage",
@@ -101,6 +105,18 @@ class ShadowMessage(Message):
     engine: EngineRef
     percent: float = Field(gt=0, le=100)
     frames: int = Field(ge=1)
+
+
+class Configure(Message):
+    """Go on with another configuration between two frames."""
+
+    op: Literal["configure"] = "configure"
+    stream: Name
+    number: int = Field(ge=1)
+    """Comes back with the answer."""
+    config: dict[str, Any] = {}
+    told: dict[str, Any] = {}
+    """What the event ``configuration`` says of it: ``digest``, ``name``."""
 
 
 class Commit(Message):
@@ -197,6 +213,27 @@ class ShadowFailed(Message):
     error: Failure
 
 
+class Configured(Message):
+    op: Literal["configured"] = "configured"
+    stream: Name
+    number: int
+    changed: tuple[str, ...] = ()
+    """Settings that are others now; none: it was the same configuration."""
+    in_force: bool = True
+    """False: the camera gives no frames; it holds from the next one on."""
+
+
+class ConfigureFailed(Message):
+    op: Literal["configure_failed"] = "configure_failed"
+    stream: Name
+    number: int
+    error: Failure
+    key: tuple[str | int, ...] = ()
+    """The setting that is wrong, where it is one."""
+    needs_start: bool = False
+    """Nothing is wrong with it, but it holds only from the next start of the stream on."""
+
+
 class LeaseMessage(Message):
     """The pipeline is in the middle of something: no other engine for ``ttl_s`` seconds. Said again while
     it lasts."""
@@ -214,6 +251,8 @@ class Fault(Message):
     op: Literal["fault"] = "fault"
     stream: Name | None = None
     error: Failure
+    key: tuple[str | int, ...] = ()
+    """The setting of the stream's configuration that is wrong, where it is one."""
 
 
 class Ended(Message):
@@ -227,7 +266,7 @@ class Ended(Message):
 
 
 ToWorker: TypeAlias = Annotated[
-    Start | Swap | ShadowMessage | Commit | Revert | Stop, Field(discriminator="op")
+    Start | Swap | ShadowMessage | Configure | Commit | Revert | Stop, Field(discriminator="op")
 ]
 FromWorker: TypeAlias = Annotated[
     Ready
@@ -237,6 +276,8 @@ FromWorker: TypeAlias = Annotated[
     | SwapFailed
     | Shadowed
     | ShadowFailed
+    | Configured
+    | ConfigureFailed
     | LeaseMessage
     | Fault
     | Ended,

@@ -155,11 +155,14 @@ def run_streams(
     prefer: Preference | None = None,
     trace: Path | None = None,
     stop: threading.Event | None = None,
+    started: Callable[[Mapping[str, Pipeline]], None] | None = None,
+    on_failure: Callable[[str, EdgectlError], None] | None = None,
 ) -> list[StreamResult]:
     """Run several streams side by side; they share each engine. One that fails, at its start or later, does not
     stop the others: its result says so.
 
-    ``on_event`` is called by one thread at a time. ``trace``: a file for what the threads did last, as a Chrome
+    ``on_event`` is called by one thread at a time; ``on_failure`` from this one, with the name of a stream, when that
+    fails: the others may run for weeks. ``trace``: a file for what the threads did last, as a Chrome
     trace. The rest is as for :func:`run_stream`. Raises :class:`EdgectlError` for what concerns all streams.
     """
     names = [s.name for s in streams]
@@ -199,7 +202,13 @@ def run_streams(
         for one in streams
     ]
 
+    failed: set[str] = set()
+
     def progress() -> None:
+        for one in running:
+            if on_failure is not None and one.error is not None and one.name not in failed:
+                failed.add(one.name)
+                on_failure(one.name, one.error)
         live = [one for one in running if one.started_s is not None]
         if on_progress is not None and live:
             stats = {one.name: one.pipeline.stats() for one in live}
@@ -211,6 +220,9 @@ def run_streams(
     try:
         for one in running:
             one.start()
+        if started is not None:
+            started({one.name: one.pipeline for one in running if one.started_s is not None})
+        progress()
         while ear.deaf is None and not (stop is not None and stop.is_set()):
             over = [one.over(_LOOK_S / len(running)) for one in running]
             if all(over):

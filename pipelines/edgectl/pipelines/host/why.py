@@ -101,7 +101,7 @@ def find_moment(path: Path, text: str, *, within_s: float, config: PipelineConfi
 
 def why(
     log: TrackLogFile,
-    config: PipelineConfig,
+    config: PipelineConfig | None,
     moment: Moment,
     *,
     rule: str | None = None,
@@ -110,7 +110,7 @@ def why(
     """Of every rule (or ``rule``) and track (or ``track``): the frame nearest to the moment in which it told something,
     or else the one in which most of what it asks held.
 
-    Raises :class:`UsageError` for a rule that is not there or does not explain itself, and where no frame lies at the
+    ``config`` None: those that the stream had then. Raises :class:`UsageError` for a rule that is not there or does not explain itself, and where no frame lies at the
     moment; :class:`DataError` for a damaged log.
     """
     rule, track = rule or moment.rule, moment.track if track is None else track
@@ -152,7 +152,7 @@ def why(
     return Why(
         moment,
         log.header.stream,
-        with_rules(config).time_zone,
+        rules.config.time_zone,
         None if offset is None else offset / 1e9,
         tuple(explanations),
     )

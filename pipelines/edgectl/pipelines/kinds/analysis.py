@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.core.errors import EdgectlError, EngineError, ModelError
@@ -22,10 +23,11 @@ from edgectl.pipelines.stream.frame import Frame, Stamp
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.stream.threads import stream_thread
 from edgectl.pipelines.stream.trace import Stage
+from edgectl.pipelines.video.camera_motion import CameraMotion
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import Ran
-from edgectl.pipelines.video.frame_path import FramePath, FrameResult
+from edgectl.pipelines.video.frame_path import FramePath, FrameResult, Heard
 from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.privacy import Privacy
@@ -33,9 +35,9 @@ from edgectl.pipelines.video.regions.merge import MergedDetections, merge_region
 from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.shown import ShownFrame
 from edgectl.pipelines.video.track_watch import TrackWatch
-from edgectl.pipelines.video.tracker import Tracks
+from edgectl.pipelines.video.tracker import TrackConfig, Tracks
 
-__all__ = ["PART", "Analyser", "Analysis", "ObjectTracker", "releases_of"]
+__all__ = ["PART", "Analyser", "Analysis", "ObjectTracker", "Reconfigurable", "releases_of"]
 
 PART = "detector"
 _POLL_S = 0.2
@@ -71,8 +73,33 @@ class Analyser(Protocol):
         ...
 
 
+@runtime_checkable
+class Reconfigurable(Protocol):
+    """An analyser that takes another configuration while it runs. One of another package need not."""
+
+    def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
+        """Another configuration, ready to be taken over by what is returned, which is called between two steps.
+        From any thread, while another one steps. ``told``: what the event ``configuration`` says of it. Raises
+        :class:`EdgectlError`."""
+        ...
+
+    @property
+    def switched(self) -> Mapping[str, Any] | None:
+        """Other rules took over in the last step: what the track log says of it."""
+        ...
+
+
 class ObjectTracker(Protocol):
-    def update(self, found: Detections, t: float, width: int, height: int) -> Tracks: ...
+    def update(
+        self,
+        found: Detections,
+        t: float,
+        width: int,
+        height: int,
+        camera: NDArray[np.float64] | None = None,
+    ) -> Tracks: ...
+
+    def adopt(self, config: TrackConfig, period_s: float | None) -> None: ...
 
 
 class Analysis:
@@ -97,10 +124,11 @@ class Analysis:
         look_after: Callable[[], None],
         ended: threading.Event,
         failed: Callable[[EdgectlError], None],
+        went_back: Callable[[], None] = lambda: None,
     ) -> None:
         """``pictures``: whether the sinks want them. ``naming``: the sinks that name their files in events.
         ``hidden``: hears what must not be seen of each frame. ``look_after`` is called now and then. ``ended`` is set
-        when everything is through."""
+        when everything is through. ``went_back``: the rules before have come back, because a new one failed."""
         self.errors = 0
         """Frames on which the engine failed."""
         self.analyser = analyser
@@ -108,21 +136,30 @@ class Analysis:
         self._labels = labels
         self._tracker = tracker
         self._watch = watch
+        self._camera = CameraMotion()
         self._privacy = privacy
         self._sinks = sinks
         self._writer = writer
         self._second = second
         self._realtime = realtime
-        self._pictures = pictures
-        self._naming = naming
+        self.pictures = pictures
+        """Whether sinks want pictures. Set from any thread."""
+        self.naming = tuple(naming)
+        """Sinks that name their files in events. Replaced from any thread."""
         self._hidden = hidden
         self._look_after = look_after
         self._ended = ended
+        self._went_back = went_back
         self._detector: Detector | None = None
         self._last_failure_s = -1e9
         self._previous_done_ns: int | None = None
         self._stop = threading.Event()
         self.thread = stream_thread("analysis", path.stream, self._run, failed)
+
+    def adopt(self, privacy: Privacy) -> None:
+        """Hide other things from the next frame on. From this object's thread."""
+        privacy.go_on_from(self._privacy)
+        self._privacy = privacy
 
     def stop(self) -> None:
         """Begin nothing more."""
@@ -134,8 +171,10 @@ class Analysis:
             item = self._path.next(_POLL_S)
             if isinstance(item, FrameResult):
                 self._analyse(item)
+            elif isinstance(item, Heard):
+                self.say(item.event, item.stamp, item.frame)
             elif item is not None:
-                self.say(item.event, item.stamp)
+                item.at_analysis()
             elif self._path.finished:
                 break
         self._ended.set()
@@ -165,7 +204,10 @@ class Analysis:
             return
         decoded = time.monotonic_ns()
         t = frame.stamp.t_s
-        tracks = self._tracker.update(found, t, frame.width, frame.height)
+        camera = None
+        if result.view is not None:
+            camera = self._camera.step(result.view, found.xyxy, frame.width, frame.height)
+        tracks = self._tracker.update(found, t, frame.width, frame.height, camera)
         self._watch.see(t, found, tracks, seen.cut)
         tracked = time.monotonic_ns()
         hidden = self._privacy.masked(tracks) if self._second else None
@@ -177,6 +219,8 @@ class Analysis:
         events = self.analyser.step(frame, tracks, t)
         done = time.monotonic_ns()
         self._offer(result, seen, tracks, events, done)
+        if any(event.type == "configuration" and event.phase == "reverted" for event in events):
+            self._went_back()
         self._count(result, ran, _Times(taken, decoded, tracked, looked, done))
         if self._second:
             self._second.after_rules(frame, tracks, t, hidden, self._privacy.closed)
@@ -204,11 +248,21 @@ class Analysis:
         clean = self._privacy.clean_tracks(tracks)
         shown = (
             ShownFrame(frame, hidden, self.analyser.overlay(clean))
-            if self._pictures and frame.planes
+            if self.pictures and frame.planes
             else None
         )
         age_ms = (done - frame.stamp.avail_ns) / 1e6
-        self._sinks.offer(StreamOutput(records, shown, clean, frame.stamp, age_ms))
+        self._sinks.offer(
+            StreamOutput(
+                records,
+                shown,
+                clean,
+                frame.stamp,
+                age_ms,
+                self.analyser.switched if isinstance(self.analyser, Reconfigurable) else None,
+                frame.view,
+            )
+        )
 
     def _count(self, result: FrameResult, ran: Ran, at: _Times) -> None:
         stamp, done = result.frame.stamp, at.done
@@ -247,13 +301,19 @@ class Analysis:
         data = {"part": PART, "code": e.code, "detail": e.message[:500], "errors": self.errors}
         self.say(Event("inference_failed", t, data=data), frame.stamp)
 
-    def say(self, event: Event, stamp: Stamp) -> None:
-        """To the sinks. From this object's thread, and what it calls."""
-        self._sinks.offer(StreamOutput((self._writer.record(event, stamp),)))
+    def say(self, event: Event, stamp: Stamp, frame: Frame | None = None) -> None:
+        """To the sinks. From this object's thread, and what it calls. ``frame`` shows it; nobody has looked yet for
+        what must not be seen in it, and where that would be asked for it is left out."""
+        hidden = self._privacy.unlooked() if frame is not None and self.pictures else None
+        if frame is None or hidden is None:
+            self._sinks.offer(StreamOutput((self._writer.record(event, stamp),)))
+            return
+        record = self._record(event, frame, time.monotonic_ns())
+        self._sinks.offer(StreamOutput((record,), ShownFrame(frame, hidden)))
 
     def _record(self, event: Event, frame: Frame, now_ns: int) -> Record:
         record = self._privacy.clean_record(self._writer.record(event, frame.stamp, now_ns=now_ns))
-        for sink in self._naming:
+        for sink in self.naming:
             record |= sink.file_of(record)
         return record
 

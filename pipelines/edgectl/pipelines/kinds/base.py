@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import EdgectlError, UsageError
@@ -15,6 +15,7 @@ from edgectl.core.wire import StreamStats
 from edgectl.engines.base import Engine
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.kinds.config_change import Reconfigured
 from edgectl.pipelines.sinks.base import Record, Sink
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.engine_pool import EnginePool
@@ -119,6 +120,15 @@ class Pipeline(Protocol):
 
     def revert(self, part: str) -> None:
         """Go back to the engine that the last swap of ``part`` replaced; nothing to do without one."""
+        ...
+
+    def configure(self, config: PipelineConfig, told: Mapping[str, Any]) -> Reconfigured:
+        """Go on with another configuration between two frames; tracks, counts and files go on. ``told``: what the
+        event ``configuration`` says of it (``digest``, ``name``).
+
+        Raises :class:`~edgectl.pipelines.kinds.difference.NewStartNeeded` for settings that a running stream cannot
+        take, and :class:`EdgectlError` for what is wrong with it; nothing has changed then.
+        """
         ...
 
     def stats(self) -> StreamStats:

@@ -6,11 +6,11 @@ Polygons and lines are relative to the frame (0..1), so that they survive a chan
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from edgectl.core.schema import Config
+from edgectl.core.schema import Config, wrong_at
 from edgectl.pipelines.rules import RulesConfig
 from edgectl.pipelines.sinks import SinksConfig
 from edgectl.pipelines.stream.flow import FlowConfig
@@ -21,7 +21,7 @@ from edgectl.pipelines.video.regions.plan import RegionConfig
 from edgectl.pipelines.video.second_stage.config import SceneConfig, SecondStageConfig
 from edgectl.pipelines.video.tracker import TrackConfig
 
-__all__ = ["PipelineConfig", "UpdateLock", "VideoConfig"]
+__all__ = ["PipelineConfig", "UpdateLock", "VideoConfig", "as_video"]
 
 
 class UpdateLock(Config):
@@ -54,8 +54,9 @@ class PipelineConfig(SinksConfig):
         if self.update_lock is not None:
             named["update_lock"] = self.update_lock.on
         for setting, names in named.items():
-            if unknown := set(names) - self.event_names():
-                raise ValueError(f"{setting}.on names {min(unknown)!r}, which is no rule or zone")
+            for i, name in enumerate(names):
+                if name not in self.event_names():
+                    raise wrong_at((setting, "on", i), f"{name!r} is no rule or zone")
         return self
 
 
@@ -73,6 +74,9 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
     """Models that look at crops of tracks, each a part with an engine of its own; their votes are attributes of the
     track."""
 
+    foot: Literal["box", "mask"] = "box"
+    """Where an object stands: in the middle of its box's lower edge, or at the lowest place of its mask, of a model that
+    finds masks."""
     scene: tuple[SceneConfig, ...] = Field(default=(), max_length=4)
     """Classifiers that look at the whole picture or a region of it, each a part with an engine of its own; their votes
     are states of the stream."""
@@ -103,16 +107,24 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
     @model_validator(mode="after")
     def _private_zones_exist(self) -> VideoConfig:
         zones = self.privacy.blur.zones if self.privacy.blur else ()
-        if unknown := set(zones) - set(self.zones):
-            raise ValueError(f"privacy.blur.zones names {min(unknown)!r}, which is no zone")
+        for i, zone in enumerate(zones):
+            if zone not in self.zones:
+                raise wrong_at(("privacy", "blur", "zones", i), f"{zone!r} is no zone")
         if self.privacy.hides:
             for name, options in self.chosen().items():
                 if options.packet_seconds() and not options.hides:
-                    raise ValueError(
-                        f"{name}: it gives out the source's own packets, in which nothing can be hidden: "
-                        "leave it out, or privacy"
+                    raise wrong_at(
+                        (name,),
+                        "it gives out the source's own packets, in which nothing can be hidden: "
+                        "leave it out, or privacy",
                     )
         return self
 
     def event_names(self) -> frozenset[str]:
         return frozenset((*self.zones, *(rule.id for rule in self.rules)))
+
+
+def as_video(config: PipelineConfig) -> VideoConfig:
+    """Of a kind that has a camera."""
+    assert isinstance(config, VideoConfig)
+    return config

@@ -51,8 +51,8 @@ def make_stages(
     waits: bool,
     still: bool,
 ) -> SecondStages:
-    """``labels``: of the tracks. ``waits``: a recording. ``still``: still pictures, each of which is one answer. Raises
-    :class:`UsageError` for classes that the tracks cannot have."""
+    """``labels``: of the tracks. ``still``: the source is still pictures. ``waits``: it is a recording. Raises
+    :class:`UsageError` for classes that a model cannot say anything of."""
     scenes = {scene.part: scene.region for scene in config.scene}
     stages = [
         SecondStage(

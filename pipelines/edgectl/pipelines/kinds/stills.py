@@ -4,12 +4,13 @@ rules in seconds do not apply."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgectl.core.errors import UsageError
 from edgectl.pipelines.rules import RulesConfig
 from edgectl.pipelines.rules.observation import describe, shown_attributes
 from edgectl.pipelines.rules.occupancy import OccupancyConfig
@@ -32,7 +33,14 @@ class StillObjects:
         self._config = config
         self._next = 1
 
-    def update(self, found: Detections, t: float, width: int, height: int) -> Tracks:
+    def update(
+        self,
+        found: Detections,
+        t: float,
+        width: int,
+        height: int,
+        camera: NDArray[np.float64] | None = None,
+    ) -> Tracks:
         found = found.select(np.nonzero(found.score >= self._config.high)[0])
         if self._config.one_object_iou is not None:
             found = one_label_each(found, self._config.one_object_iou)
@@ -49,6 +57,9 @@ class StillObjects:
             keypoints=found.keypoints,
             masks=found.masks,
         )
+
+    def adopt(self, config: TrackConfig, period_s: float | None) -> None:
+        self._config = config
 
 
 class StillAnalyser:
@@ -97,6 +108,11 @@ class StillAnalyser:
             draw_scene(image, shown)
 
         return draw
+
+    switched = None
+
+    def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
+        raise UsageError("a folder of pictures is looked at with one configuration", hint="start it again")
 
     def counters(self) -> dict[str, int]:
         return {"pictures": self._pictures, "objects": self._found}

@@ -16,28 +16,30 @@ from pathlib import Path
 from edgectl.core.errors import EdgectlError, EngineError, ModelError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
-from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, ObjectTracker, releases_of
+from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, releases_of
 from edgectl.pipelines.kinds.base import PipelineArgs
-from edgectl.pipelines.kinds.config import VideoConfig
+from edgectl.pipelines.kinds.camera_view import CameraView
+from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig, as_video
+from edgectl.pipelines.kinds.configurable import Configurable, naming
 from edgectl.pipelines.kinds.degradation import Degradation
+from edgectl.pipelines.kinds.object_tracker import make_tracker
 from edgectl.pipelines.kinds.second_stage import (
     CropEngines,
-    attribute_values,
     make_stages,
     open_crop_engine,
     open_second_stage,
 )
-from edgectl.pipelines.kinds.stills import StillAnalyser, StillObjects
-from edgectl.pipelines.rules import RulesConfig, RuleSet
-from edgectl.pipelines.rules.line import LineConfig
+from edgectl.pipelines.kinds.source_facts import engine_event, packet_ring
+from edgectl.pipelines.kinds.stills import StillAnalyser
+from edgectl.pipelines.rules import RuleSet
 from edgectl.pipelines.sinks import open_sinks
-from edgectl.pipelines.sinks.base import Sink, SinkContext, StreamControl
+from edgectl.pipelines.sinks.base import Sink, StreamControl
+from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sinks.jsonl import CallbackSink
 from edgectl.pipelines.sinks.pool import SinkPool, SinkState
 from edgectl.pipelines.sources import SourceInfo, open_source
-from edgectl.pipelines.sources.media.ring import PacketRing, PacketSource
 from edgectl.pipelines.stream.borders import Borders
-from edgectl.pipelines.stream.events import Event, EventWriter
+from edgectl.pipelines.stream.events import EventWriter
 from edgectl.pipelines.stream.flow import room
 from edgectl.pipelines.stream.governor import LoadLimits
 from edgectl.pipelines.stream.ledger import Ledger
@@ -47,14 +49,13 @@ from edgectl.pipelines.video.capture import Capture
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.frame_path import FramePath
+from edgectl.pipelines.video.health.judge import HealthConfig
 from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
-from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
 from edgectl.pipelines.video.track_watch import Known, TrackWatch
-from edgectl.pipelines.video.tracker import Tracker
 
 __all__ = ["Analyser", "VideoPipeline"]
 
@@ -63,7 +64,7 @@ _SETTLE_S = 10.0
 """So long an engine may take for the frames that are under way."""
 
 
-class VideoPipeline:
+class VideoPipeline(Configurable):
     """See :class:`edgectl.pipelines.kinds.base.Pipeline`."""
 
     def __init__(
@@ -76,10 +77,12 @@ class VideoPipeline:
         *,
         looks: bool = True,
         govern: LoadLimits | None = None,
+        health: Callable[[VideoConfig], HealthConfig | None] = lambda config: None,
+        complete: Callable[[PipelineConfig], VideoConfig] = as_video,
     ) -> None:
         """``looks``: whether the analyser looks at pictures. Where nobody does, the memory of a frame goes back
         to the decoder as soon as it is preprocessed. ``govern``: when less is done than everything, of a live
-        source; None: never."""
+        source; None: never. ``complete``: another configuration with what it does not say."""
         self._kind = kind
         self._args = args
         self._make_analyser = make_analyser
@@ -87,6 +90,11 @@ class VideoPipeline:
         self._looks = looks
         self._config = config
         self._govern = govern
+        self._complete = complete
+        self._health_of = health
+        self._configuring = threading.Lock()
+        self._before: VideoConfig | None = None
+        """The configuration before this one."""
         self._degradation: Degradation | None = None
         self.ledger = Ledger()
         self.tracer = Tracer()
@@ -106,13 +114,18 @@ class VideoPipeline:
 
     def start(self) -> None:
         source = open_source(self._args.source, patient=self._args.patient)
-        self._hidden: HiddenLog | None = None
-        self._packets = self._ring_of(source)
+        self._packets = packet_ring(self._config.chosen() if self._args.out is not None else {}, source)
+        self._hidden = (
+            HiddenLog(self._packets.seconds)
+            if self._packets is not None and self._config.privacy.hides
+            else None
+        )
         with contextlib.ExitStack() as undo:
             self._engines = HotSwap(self._open(self._args.engines[PART]), self._done.is_set)
             undo.callback(self._engines.close)
             seconds = open_second_stage(self._args, self._config, self._done.is_set, undo)
             labels = LabelMap(self._config, self._engines.engine.labels)
+            self._view = CameraView(self._health_of(self._config), self._args.out, self._args.stream)
             self._capture = Capture(
                 self._args.stream,
                 source,
@@ -120,6 +133,7 @@ class VideoPipeline:
                 target_fps=self._config.flow.target_fps,
                 seconds=self._args.seconds,
                 failed=self._source_failed,
+                health=self._view.watch,
             )
             self._capturing = self._capture
             undo.callback(self._capture.join, _JOIN_S)
@@ -157,6 +171,7 @@ class VideoPipeline:
             self._stopped = True
             raise self._does_not_stop()
         self._analysis.analyser.close()
+        self._view.close()
         last = self._sinks.finish()
         for heard in self._path.late():
             self._analysis.say(heard.event, heard.stamp)
@@ -204,28 +219,21 @@ class VideoPipeline:
     def _plan(self, info: SourceInfo, labels: LabelMap, seconds: CropEngines) -> None:
         """Everything that depends on the source: flow, budget, analyser, second stage, sinks."""
         flow = self._config.flow
-        place = room(flow, info.realtime)
-        self.expected = _expected(info, self._args.seconds)
-        self._budget_ms = self._config.budget_ms or (self._default_budget_ms if info.realtime else None)
+        self._info, self._labels = info, labels
+        place = self._room = room(flow, info.realtime)
+        self.expected = info.expected(self._args.seconds)
+        self._budget_ms = self._budget(self._config)
         analyser: Analyser
-        tracker: ObjectTracker
         if info.kind == "images":
             analyser = StillAnalyser(self._config, labels.labels)
-            tracker = StillObjects(self._config.track)
         else:
             analyser = self._make_analyser(labels.labels, info)
-            tracker = Tracker(self._config.track, period_s=_period_s(info, flow.target_fps))
-        privacy = Privacy(
-            self._config.privacy,
-            self._engines.engine.labels,
-            self._config,
-            labels.labels,
-            {name: zone.polygon for name, zone in self._config.zones.items()},
-            still=info.kind == "images",
+        tracker = self._tracker = make_tracker(
+            self._config, info, finds_masks=self._engines.engine.finds_masks
         )
-        sinks = self._make_sinks(info, labels.labels, analyser)
+        privacy = self._privacy(self._config)
+        sinks = self._make_sinks(analyser)
         pictures = any(sink.pictures for sink in sinks)
-        limits = (self._budget_ms, flow.max_age_ms) if info.realtime else (None, None)
         watch = self._watch = TrackWatch(self._config.track.high)
         regions = self._config.regions.on and info.kind != "images"
         self._choice = FrameChoice(
@@ -236,7 +244,7 @@ class VideoPipeline:
             known=lambda: self._known(place.waits),
             small_px=self._config.regions.small_px if regions else None,
         )
-        borders = Borders(*limits)
+        borders = Borders(*self._limits(self._config))
         places = self._make_regions(borders, waits=place.waits) if regions else None
         self._path = FramePath(
             self._args.stream,
@@ -251,14 +259,10 @@ class VideoPipeline:
             settle=self._settle if regions and place.waits else lambda: None,
             blind=privacy.blind,
             pictures=pictures or self._looks or bool(seconds),
+            camera=self._config.track.camera_motion and info.kind != "images",
         )
         self._second = make_stages(
-            self._config,
-            seconds,
-            labels.labels,
-            self.tracer,
-            waits=place.waits,
-            still=info.kind == "images",
+            self._config, seconds, labels.labels, self.tracer, waits=place.waits, still=info.kind == "images"
         )
         self._path.seat(self._engines.engine)
         if self._govern is not None and self._govern.on and info.realtime and not place.waits:
@@ -292,62 +296,25 @@ class VideoPipeline:
             self._second,
             realtime=info.realtime,
             pictures=pictures,
-            naming=[sink for sink in sinks if type(sink).file_of is not Sink.file_of],
+            naming=naming(sinks),
             hidden=self._hidden,
             look_after=self._look_after,
             ended=self._done,
             failed=self._analysis_failed,
+            went_back=self._went_back,
         )
 
-    def _make_sinks(self, info: SourceInfo, labels: Sequence[str], analyser: Analyser) -> list[Sink]:
-        sinks: list[Sink] = [CallbackSink(self._args.emit)]
-        fps = min(info.fps or 25.0, self._config.flow.target_fps or 1000.0)
-        switched = getattr(analyser, "rules", None)
-        if isinstance(switched, RuleSet):
-            self._control.armed, self._control.arm = lambda: switched.switches, switched.switch
-        lines = tuple(rule.id for rule in self._config.rules if isinstance(rule, LineConfig))
-        rules = self._config.model_dump(
-            mode="json", include={*RulesConfig.model_fields, "second_stage", "scene"}, exclude_unset=True
-        )
-        sinks += open_sinks(
-            self._config,
-            SinkContext(
-                self._args.stream,
-                self._args.out,
-                fps,
-                tuple(labels),
-                tuple(self._config.zones),
-                lines,
-                self._control,
-                self._kind,
-                rules,
-                attribute_values(self._args),
-                scenes=tuple(scene.part for scene in self._config.scene),
-                packets=self._packets,
-                hidden=self._hidden,
-                say=self._capture.say,
-                keypoints=self._engines.engine.keypoints,
-            ),
-        )
-        sinks += self._args.sinks
+    def _make_sinks(self, analyser: Analyser) -> list[Sink]:
+        rules = getattr(analyser, "rules", None)
+        self._rules = None
+        if isinstance(rules, RuleSet):
+            self._rules = rules
+            self._control.armed, self._control.arm = lambda: rules.switches, rules.switch
+        self._files = None if self._args.out is None else OutFiles(self._args.out)
+        self._named_sinks = open_sinks(self._config, self._sink_context(self._config))
+        sinks = [CallbackSink(self._args.emit), *self._named_sinks.values(), *self._args.sinks]
         self.outputs = tuple(sink.path for sink in sinks if sink.path is not None)
         return sinks
-
-    def _ring_of(self, source: object) -> PacketRing | None:
-        """Keeps the source's packets where a sink wants them."""
-        sinks = self._config.chosen() if self._args.out is not None else {}
-        wanted = {name: s for name, o in sinks.items() if (s := o.packet_seconds())}
-        if not wanted:
-            return None
-        ring = PacketRing(max(wanted.values()))
-        if self._config.privacy.hides:
-            self._hidden = HiddenLog(max(wanted.values()))
-        if not isinstance(source, PacketSource) or not source.keep_packets(ring):
-            raise UsageError(
-                f"{min(wanted)}: this source gives no packets that could be kept",
-                hint="it needs a network camera or a video file; annotate writes a video of any source",
-            )
-        return ring
 
     def _known(self, waits: bool) -> Known:
         """What the frames before have shown, in the capture thread. A recording waits for them, so that the same file
@@ -392,7 +359,7 @@ class VideoPipeline:
             self._stuck = hanging[PART] = stuck
         for part, hangs in hanging.items():
             stamp = self._capture.now()
-            self._analysis.say(_engine_event(part, stamp.t_s, available=not hangs), stamp)
+            self._analysis.say(engine_event(part, stamp.t_s, available=not hangs), stamp)
         if self._degradation is not None:
             self._degradation.look(time.monotonic())
 
@@ -486,7 +453,7 @@ class VideoPipeline:
             fps=round(done / seconds, 3) if seconds > 0 else 0.0,
             budget_ms=self._budget_ms,
             state=state,
-            reason=outage,
+            reason=outage or self._capture.view,
             counters={
                 **self._analysis.analyser.counters(),
                 **self._sinks.counters,
@@ -496,21 +463,3 @@ class VideoPipeline:
 
     def totals(self) -> dict[str, Histogram]:
         return self.tracer.totals()
-
-
-def _period_s(info: SourceInfo, target_fps: float | None) -> float | None:
-    """Seconds between two frames that are looked at, as far as the source tells."""
-    rates = [fps for fps in (info.fps, target_fps) if fps]
-    return 1 / min(rates) if rates else None
-
-
-def _expected(info: SourceInfo, seconds: float | None) -> int | None:
-    """How many frames there will be, if that can be told."""
-    limit = None if seconds is None or not info.fps else max(1, round(seconds * info.fps))
-    return min((n for n in (info.frames, limit) if n is not None), default=None)
-
-
-def _engine_event(part: str, t_s: float, *, available: bool) -> Event:
-    """An engine whose call does not come back, or has come back after all."""
-    data = {"name": "engine", "available": available, "reason": "engine_stuck", "part": part}
-    return Event("capability", t_s, "end" if available else "start", None, data)

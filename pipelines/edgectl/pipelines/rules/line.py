@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,10 @@ from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.video.polygon import Relative
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["RULE", "LineConfig", "LineRule"]
+if TYPE_CHECKING:
+    from edgectl.pipelines.rules import RuleSet
+
+__all__ = ["RULE", "LineConfig", "LineRule", "counted"]
 
 _TREMBLES = 3.5
 """Standard deviations of its own tremble that a track must be away from the line."""
@@ -188,7 +191,7 @@ class LineRule:
         walk = self._walks[track] = _LineWalk()
         sightings = tracks.past.get(track)
         if sightings is not None:
-            points = anchors(sightings[:, 1:], self._config.anchor)
+            points = anchors(sightings[:, 1:], self._config.anchor, tracks.foot_in_box(track))
             offset = _along(points - self._a, self._normal).tolist()
             places = (points / self._corner).tolist()
             for t, place, d in zip(sightings[:, 0].tolist(), places, offset, strict=True):
@@ -243,6 +246,12 @@ def _counts(told: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> dic
     if any(n < 0 for c in counts.values() for n in c.values()):
         raise ValueError("a count is below 0")
     return counts
+
+
+def counted(rules: RuleSet) -> dict[str, dict[str, int]]:
+    """Line → direction → how many crossed it."""
+    lines = [rule for rule in rules.rules.values() if isinstance(rule, LineRule)]
+    return {line.name: {way: sum(n.values()) for way, n in line.counts.items()} for line in lines}
 
 
 def _side(distance: float, band: float) -> int:

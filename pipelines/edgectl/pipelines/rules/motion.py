@@ -122,8 +122,9 @@ class MotionEstimator:
         self._align(tracks)
         for track, sightings in tracks.past.items():
             row = np.searchsorted(self._ids, [track])
-            for time, x1, _, x2, y2 in sightings.tolist():
-                self._add(row, np.array([[(x1 + x2) / 2, y2]]), time)
+            x, y = tracks.foot_in_box(track)
+            for time, x1, y1, x2, y2 in sightings.tolist():
+                self._add(row, np.array([[x1 + x * (x2 - x1), y1 + y * (y2 - y1)]]), time)
         if len(tracks):
             feet = tracks.anchor().astype(np.float64)
             if tracks.seen.all():

@@ -184,8 +184,12 @@ class Resettable(Protocol):
         ...
 
 
-def anchors(xyxy: NDArray[np.float64], anchor: str) -> NDArray[np.float64]:
-    """Points (N, 2) that stand for boxes (N, 4)."""
+def anchors(
+    xyxy: NDArray[np.float64], anchor: str, foot: tuple[float, float] = (0.5, 1.0)
+) -> NDArray[np.float64]:
+    """Points (N, 2) that stand for boxes (N, 4) of one object, which stands at ``foot`` in them (0..1)."""
+    if anchor == "bottom_center" and foot != (0.5, 1.0):
+        return xyxy[:, :2] + np.array(foot) * (xyxy[:, 2:] - xyxy[:, :2])
     x = (xyxy[:, 0] + xyxy[:, 2]) / 2
     y = xyxy[:, 3] if anchor == "bottom_center" else (xyxy[:, 1] + xyxy[:, 3]) / 2
     return np.stack([x, y], axis=1)

@@ -165,9 +165,7 @@ class ZoneRule:
         if not len(tracks):
             return wanted_class
         return wanted_class & (
-            self._depth(
-                anchors(tracks.xyxy.astype(np.float64), self._config.anchor), tracks.width, tracks.height
-            )
+            self._depth(tracks.anchor(self._config.anchor).astype(np.float64), tracks.width, tracks.height)
             > 0
         )
 
@@ -235,7 +233,7 @@ class ZoneRule:
         stay = self.stays[track] = Stay()
         sightings = tracks.past.get(track)
         if sightings is not None:
-            points = anchors(sightings[:, 1:], self._config.anchor)
+            points = anchors(sightings[:, 1:], self._config.anchor, tracks.foot_in_box(track))
             depth = self._depth(points, tracks.width, tracks.height).tolist()
             for t, d in zip(sightings[:, 0].tolist(), depth, strict=True):
                 self._turn(stay, d, needed, t)
@@ -277,7 +275,8 @@ def _in_frame(flat: Sequence[float], width: int, height: int) -> tuple[Any, Any]
     """The part of a zone that can be seen, in pixels, and its border without what lies along the frame's
     edge."""
     corners = np.array(flat, np.float64).reshape(-1, 2)
-    corners = np.where(np.abs(corners) <= EDGE, 0.0, np.where(np.abs(corners - 1) <= EDGE, 1.0, corners))
+    near = EDGE + 1e-9  # 1 - 0.99 is a little more than 0.01
+    corners = np.where(np.abs(corners) <= near, 0.0, np.where(np.abs(corners - 1) <= near, 1.0, corners))
     drawn = shapely.Polygon(corners * [width, height])
     frame = shapely.box(0, 0, width, height)
     if not drawn.is_valid or drawn.intersection(frame).area <= 0:  # it lies outside: nobody is ever in it

@@ -19,13 +19,13 @@ from pydantic import (
 )
 
 from edgectl.core.errors import EdgectlError, StorageError, UsageError
-from edgectl.core.schema import Config, first_problem
+from edgectl.core.schema import Config, first_problem, mistakes_below, wrong_at
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.stream.threads import within
 
-__all__ = ["SINKS", "SinksConfig", "open_sinks"]
+__all__ = ["SINKS", "SinksConfig", "open_sink", "open_sinks"]
 
 SINKS = Registry(
     "sink",
@@ -69,8 +69,8 @@ class SinksConfig(Config):
         if not isinstance(written, dict) or not all(
             option is False or isinstance(option, SinkOptions) for option in written.values()
         ):
-            raise ValueError(
-                "sinks: there is no such setting: the options of a sink stand under its own name"
+            raise wrong_at(
+                ("sinks",), "there is no such setting: the options of a sink stand under its own name"
             )
         named = [key for key in values if key not in cls.model_fields and key in SINKS]
         rest = {key: value for key, value in values.items() if key not in named}
@@ -83,15 +83,11 @@ class SinksConfig(Config):
             return False
         type_ = SINKS.get(name)
         if type_.pictures and not cls.pictures:
-            raise ValueError(f"{name}: this kind of pipeline has no pictures")
+            raise wrong_at((name,), "this kind of pipeline has no pictures")
         try:
             return type_.options.model_validate({} if value is True else value)
         except ValidationError as e:
-            # "it must be a mapping", or "quality: …"
-            problem = first_problem(e)
-            raise ValueError(
-                f"{name}: {problem}" if problem.startswith("it ") else f"{name}.{problem}"
-            ) from e
+            raise mistakes_below((name,), e) from e
 
     @model_serializer(mode="wrap")
     def _beside_the_others(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -105,8 +101,8 @@ class SinksConfig(Config):
         try:
             values = {**before.model_dump(exclude_unset=True), **options}
             return self.model_copy(update={"sinks": {**self.sinks, name: self._options(name, values)}})
-        except ValueError as e:
-            raise UsageError(str(e)) from e
+        except ValidationError as e:
+            raise UsageError(first_problem(e)) from e
 
     def chosen(self) -> dict[str, SinkOptions]:
         """The sinks that this stream uses, in the order of the table: those that it names, and those that are
@@ -120,8 +116,8 @@ class SinksConfig(Config):
         return found
 
 
-def open_sinks(config: SinksConfig, context: SinkContext) -> list[Sink]:
-    """The sinks of a stream. Those that write files are left out where there is no folder for them. On an
+def open_sinks(config: SinksConfig, context: SinkContext) -> dict[str, Sink]:
+    """The sinks of a stream, by name. Those that write files are left out where there is no folder for them. On an
     error none is left open. Raises :class:`StorageError` where a disk hangs."""
     opening: list[str] = []
     try:
@@ -133,25 +129,33 @@ def open_sinks(config: SinksConfig, context: SinkContext) -> list[Sink]:
         ) from None
 
 
-def _open_all(config: SinksConfig, context: SinkContext, opening: list[str]) -> list[Sink]:
+def _open_all(config: SinksConfig, context: SinkContext, opening: list[str]) -> dict[str, Sink]:
     """``opening``: gets the name of each before it is opened."""
-    if context.out is not None:
+    if context.out is not None and context.files is None:
         context = replace(context, files=OutFiles(context.out))
     with contextlib.ExitStack() as undo:
-        sinks: list[Sink] = []
-        for name, options in config.chosen().items():
+        sinks: dict[str, Sink] = {}
+        for name in config.chosen():
             opening.append(name)
-            with SINKS.using(name) as type_:
-                left_out = type_.files and context.out is None
-                sink = None if left_out else type_.make(options, context)
+            sink = open_sink(name, config, context)
             if sink is not None:
-                sinks.append(sink)
+                sinks[name] = sink
                 undo.callback(sink.close)
         undo.pop_all()
     return sinks
 
 
-def _close_all(sinks: list[Sink]) -> None:
-    for sink in sinks:
+def open_sink(name: str, config: SinksConfig, context: SinkContext) -> Sink | None:
+    """One of them; None where it has nothing to do."""
+    options = config.chosen().get(name)
+    if options is None:
+        return None
+    with SINKS.using(name) as type_:
+        left_out = type_.files and context.out is None
+        return None if left_out else type_.make(options, context)
+
+
+def _close_all(sinks: dict[str, Sink]) -> None:
+    for sink in sinks.values():
         with contextlib.suppress(EdgectlError):
             sink.close()

@@ -33,6 +33,10 @@ class StreamOutput:
     """When ``tracks`` were taken."""
     age_ms: float | None = None
     """From the moment the frame was available to its events."""
+    switched: Mapping[str, Any] | None = None
+    """Other zones and rules took over with this frame: ``rules``, and what a replay needs to do the same."""
+    blind: str | None = None
+    """What is wrong with what the camera sees."""
 
 
 class StreamControl:
@@ -154,6 +158,10 @@ class SinkContext:
     """Makes an event of the stream, from the time of now. It goes to every sink, in order with the others."""
     keypoints: KeypointLayout | None = None
     """Of the tracks; None: the model finds none."""
+    inside: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """Zone → track → label, of who is in it when the sink begins: it may begin in the middle of a stream."""
+    counted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Line → direction → how many crossed it before the sink began."""
 
 
 @dataclass(frozen=True)
@@ -169,3 +177,7 @@ class SinkType:
     """Whether it writes into the folder for files, and is left out where there is none."""
     pictures: bool = False
     """Whether it needs frames or tracks. It is refused in a kind of pipeline that has none."""
+    begins_anew: bool = False
+    """Whether a file that it writes begins anew each time it is opened: other options need a new start of the stream."""
+    names_zones: bool = False
+    """Whether it tells others which zones and rules there are: it is opened anew when these change."""

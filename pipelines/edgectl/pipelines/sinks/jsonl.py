@@ -33,7 +33,9 @@ def _open(options: SinkOptions, context: SinkContext) -> JsonlSink | None:
     return None if context.out is None else JsonlSink(context.out / "events.jsonl")
 
 
-SINK = SinkType(_open, "every event as a line of JSON: `events.jsonl`", default=True, files=True)
+SINK = SinkType(
+    _open, "every event as a line of JSON: `events.jsonl`", default=True, files=True, begins_anew=True
+)
 
 
 class CallbackSink(Sink):

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ _MAX_PICTURES = 4
 """Outputs with one."""
 _WATCH_S = 0.5
 _BACKOFF_S = (1.0, 60.0)
+_LEAVE_S = 10.0
+"""For a sink that another one replaces to write what is queued."""
 _HURRY_S = 2.0
 """For a call that gets on no further, when the stream is to stop now."""
 _LOOK_S = 0.05
@@ -91,7 +93,13 @@ class SinkPool:
         self._lock = threading.Lock()
         self._tell = tell
         self._closing = threading.Event()
-        self._feeders = [_Feeder(self, sink, wait=wait) for sink in sinks]
+        self._wait = wait
+        self._feeders = tuple(_Feeder(self, sink, wait=wait) for sink in sinks)
+        self._hands = threading.Lock()
+        """Held while sinks come and go, and while something is handed to them."""
+        self._backlogs: list[deque[StreamOutput]] = []
+        """Events for sinks that are being opened."""
+        self._replacing: list[threading.Thread] = []
         self._written = written
         for feeder in self._feeders:
             feeder.thread.start()
@@ -102,11 +110,70 @@ class SinkPool:
         """Hand one output to every sink that it concerns."""
         if self._closing.is_set():
             return
-        takers = [f for f in self._feeders if f.wants(output)]
+        with self._hands:
+            takers = [f for f in self._feeders if f.wants(output)]
+            for backlog in self._backlogs:
+                backlog.append(replace(output, frame=None))
         events = [f for f in takers if output.records and not f.sink.pictures]
         timed = _Timed(len(events), self._written) if events and self._written else None
         for feeder in takers:
             feeder.put(output, timed if feeder in events else None)
+
+    def replace(
+        self,
+        gone: Sequence[Sink],
+        make: Mapping[str, Callable[[], Sink | None]],
+        done: Callable[[Mapping[str, Sink]], None],
+    ) -> None:
+        """Let some sinks finish, then open others: in this order, because they may use the same file or name. Returns at
+        once; events that come meanwhile wait. ``done`` hears, from another thread, which were opened; what cannot be
+        opened is told of as a sink that failed."""
+        with self._hands:
+            leaving = [f for f in self._feeders if f.sink in gone]
+            self._feeders = tuple(f for f in self._feeders if f not in leaving)
+            backlog: deque[StreamOutput] = deque(maxlen=_MAX_RECORDS)
+            self._backlogs.append(backlog)
+        thread = threading.Thread(
+            target=self._replace,
+            args=(leaving, make, backlog, done),
+            name=f"sinks-{self._name}-change",
+            daemon=True,
+        )
+        self._replacing.append(thread)
+        thread.start()
+
+    def _replace(
+        self,
+        leaving: Sequence[_Feeder],
+        make: Mapping[str, Callable[[], Sink | None]],
+        backlog: deque[StreamOutput],
+        done: Callable[[Mapping[str, Sink]], None],
+    ) -> None:
+        deadline = time.monotonic() + _LEAVE_S
+        for feeder in leaving:
+            feeder.finish(deadline)
+        for feeder in leaving:
+            feeder.thread.join(0.1 if feeder.is_stuck else max(0.1, deadline + 1 - time.monotonic()))
+        made: dict[str, Sink] = {}
+        for name, open_sink in make.items():
+            try:
+                sink = open_sink()
+            except EdgectlError as e:
+                self.count(f"sink_failed:{name}")
+                self.tell(SinkState(name, False, "failed", e.message))
+                continue
+            if sink is not None:
+                made[name] = sink
+        with self._hands:
+            feeders = [_Feeder(self, sink, wait=self._wait) for sink in made.values()]
+            for feeder in feeders:
+                for output in backlog:
+                    if feeder.wants(output):
+                        feeder.put(output, None)
+                feeder.thread.start()
+            self._backlogs = [b for b in self._backlogs if b is not backlog]
+            self._feeders = (*self._feeders, *feeders)
+        done(made)
 
     def hurry(self) -> None:
         """The stream is to stop now: :meth:`offer` waits no more, and :meth:`close` will leave behind who hangs."""
@@ -127,8 +194,10 @@ class SinkPool:
     def close(self, timeout_s: float = 30.0) -> bool:
         """Write what is queued, at most for ``timeout_s``, finish the sinks and join; a sink that gets on no further is left
         behind. False if something was left unwritten: it is logged."""
-        self._closing.set()
         deadline = time.monotonic() + timeout_s
+        for thread in self._replacing:
+            thread.join(max(0.1, deadline - time.monotonic()))
+        self._closing.set()
         for feeder in self._feeders:
             feeder.finish(deadline)
         whole = True

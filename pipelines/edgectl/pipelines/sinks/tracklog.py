@@ -66,6 +66,11 @@ class LoggedTracks(NamedTuple):
     clock: ClockQuality = "pts"
     asked: tuple[tuple[str, bool | None], ...] = ()
     """Rules that were switched on or off, or (None) reset, before this frame, in that order."""
+    switched: Mapping[str, Any] | None = None
+    """Other zones and rules took over with this frame, before anything that was asked: ``rules`` (their configuration),
+    ``after_s``, ``told`` and ``phase``."""
+    blind: str | None = None
+    """What was wrong with what the camera saw."""
 
     def stamp(self, seq: int = 0) -> Stamp:
         """When the tracks were taken."""
@@ -78,6 +83,8 @@ def encode_tracks(
     wall_offset_ns: int | None = None,
     clock: ClockQuality = "pts",
     asked: Sequence[tuple[str, bool | None]] = (),
+    switched: Mapping[str, Any] | None = None,
+    blind: str | None = None,
 ) -> str:
     """One line: floats are written so that they read back to the same bits."""
     record: dict[str, Any] = {
@@ -94,6 +101,8 @@ def encode_tracks(
         record["wall_offset_ns"] = wall_offset_ns
     if tracks.past:
         record["past"] = {str(track): sightings.tolist() for track, sightings in tracks.past.items()}
+    if tracks.foot_at is not None:
+        record["foot_at"] = tracks.foot_at.tolist()
     if tracks.scene:
         record["scene"] = {part: list(found) for part, found in tracks.scene.items()}
     if tracks.attributes:
@@ -105,6 +114,10 @@ def encode_tracks(
         record["keypoints"] = tracks.keypoints.points.tolist()
     if asked:
         record["asked"] = [list(one) for one in asked]
+    if blind is not None:
+        record["blind"] = blind
+    if switched is not None:
+        record["switched"] = dict(switched)
     return json.dumps(record, separators=(",", ":"))
 
 
@@ -181,11 +194,27 @@ def _decode(v: dict[str, Any], layout: KeypointLayout | None) -> LoggedTracks:
         points,
         attributes=attributes,
         scene=scene,
+        foot_at=None if "foot_at" not in v else np.array(v["foot_at"], np.float32).reshape(n, 2),
     )
     offset = v.get("wall_offset_ns")
     asked = tuple((str(name), None if on is None else bool(on)) for name, on in v.get("asked", ()))
+    switched = v.get("switched")
+    if switched is not None:
+        # what it says of rules is looked at by those who replay it
+        switched = {
+            "rules": dict(switched["rules"]),
+            "after_s": float(switched["after_s"]),
+            "told": dict(switched["told"]),
+            "phase": str(switched["phase"]),
+        }
     return LoggedTracks(
-        tracks, float(v["t"]), None if offset is None else int(offset), v.get("clock", "pts"), asked
+        tracks,
+        float(v["t"]),
+        None if offset is None else int(offset),
+        v.get("clock", "pts"),
+        asked,
+        switched,
+        None if v.get("blind") is None else str(v["blind"]),
     )
 
 
@@ -229,7 +258,15 @@ class TrackLog(Sink):
         if output.tracks is None or stamp is None:
             return
         asked = _asked(output.records)
-        line = encode_tracks(output.tracks, stamp.t_s, stamp.wall_offset_ns, stamp.quality, asked)
+        line = encode_tracks(
+            output.tracks,
+            stamp.t_s,
+            stamp.wall_offset_ns,
+            stamp.quality,
+            asked,
+            output.switched,
+            output.blind,
+        )
         if self._most is None:
             self._file.write(line)
             return
@@ -249,6 +286,10 @@ class TrackLog(Sink):
         while len(self._kept) > 1 and size > most // 2:
             line, asked = self._kept.popleft()
             size -= len(line) + 1
+            if '"switched":' in line and (switched := json.loads(line).get("switched")) is not None:
+                # the log begins with the rules that were in force
+                header = TrackLogHeader.model_validate_json(self._header)
+                self._header = header.model_copy(update={"rules": switched["rules"]}).encode().decode()
             self._asked |= {name: on for name, on in asked if on is not None}
         path = self._path.with_name(self._path.name + ".new")
         lines = [self._header, *(line for line, _ in self._kept)]
@@ -292,6 +333,7 @@ SINK = SinkType(
     _open,
     "every frame's tracks, for `edgectl replay` and `edgectl why`: `tracks.jsonl`",
     TrackLogConfig,
+    begins_anew=True,
     files=True,
     pictures=True,
 )

@@ -158,6 +158,7 @@ SINK = SinkType(
     "the video with what was found drawn in; it can be played while it is written, and after a kill: `annotated.mp4`",
     AnnotateConfig,
     default=True,
+    begins_anew=True,
     files=True,
     pictures=True,
 )

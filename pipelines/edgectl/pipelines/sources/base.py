@@ -57,6 +57,11 @@ class SourceInfo:
     frames: int | None = None
     """How many, if the source can tell."""
 
+    def expected(self, seconds: float | None) -> int | None:
+        """How many frames there will be in ``seconds`` (None: in all of it), if that can be told."""
+        limit = None if seconds is None or not self.fps else max(1, round(seconds * self.fps))
+        return min((n for n in (self.frames, limit) if n is not None), default=None)
+
 
 class Source(Protocol):
     """Belongs to one thread, which opens, reads and closes it; only ``interrupt`` may come from another."""

@@ -24,12 +24,16 @@ _SHARE = 0.95
 class Borders:
     def __init__(self, budget_ms: float | None, max_age_ms: float | None) -> None:
         """``budget_ms``: from the frame's availability to its events. None: any time will do."""
-        self.budget_ns = None if budget_ms is None else round(budget_ms * 1e6)
-        self._max_age_ns = None if max_age_ms is None else round(max_age_ms * 1e6)
+        self.limit(budget_ms, max_age_ms)
         self._took: dict[str, deque[int]] = {}
         self._rest_ns: dict[str, int] = {}
         self._dropped_late = False
         self._frames = 0
+
+    def limit(self, budget_ms: float | None, max_age_ms: float | None) -> None:
+        """Other limits from now on."""
+        self.budget_ns = None if budget_ms is None else round(budget_ms * 1e6)
+        self._max_age_ns = None if max_age_ms is None else round(max_age_ms * 1e6)
 
     def cross(self, border: Border, avail_ns: int, now_ns: int) -> Cause | None:
         """None: go on; else why the frame is dropped.

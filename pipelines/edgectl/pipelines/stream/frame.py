@@ -81,6 +81,8 @@ class Frame:
     """What happened to the source between the frame before and this one."""
     name: str = ""
     """The picture's file, where each has its own."""
+    view: str | None = None
+    """What is wrong with what the camera sees (``covered``, ``dark`` …): rules that depend on it are blind."""
     _bgr: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @classmethod

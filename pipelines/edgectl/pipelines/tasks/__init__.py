@@ -8,27 +8,20 @@ one label a line. ``abstract = true`` marks a base that is only inherited from.
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from edgectl.core.config_file import ConfigFile, read_bounded_text, read_toml
 from edgectl.core.errors import UsageError
-from edgectl.core.schema import first_problem
 from edgectl.core.task import TaskSpec
 from edgectl.pipelines.decoders import check_decode
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["load_task", "task_names", "usable_tasks"]
 
 _HERE = Path(__file__).parent
-_MAX_BYTES = 1 << 20
 _SIZES = {"width", "height", "shape", "features"}
 """What a user's file says about the input must fit the model; what comes from a named task gives way to
 it."""
@@ -41,7 +34,7 @@ def task_names() -> tuple[str, ...]:
 
 def usable_tasks() -> tuple[str, ...]:
     """:func:`task_names` without the bases."""
-    return tuple(n for n in task_names() if not tomllib.loads(_text(_named(n))).get("abstract", False))
+    return tuple(n for n in task_names() if not read_toml(_named(n)).values.get("abstract", False))
 
 
 def load_task(name_or_path: str | Path, labels: Sequence[str] = ()) -> TaskSpec:
@@ -49,12 +42,13 @@ def load_task(name_or_path: str | Path, labels: Sequence[str] = ()) -> TaskSpec:
     a task, too. Raises :class:`UsageError` with the nearest names or the bad field."""
     text = str(name_or_path)
     is_file = text.endswith(".toml") or "/" in text
-    values = _read(Path(text) if is_file else _named(text), depth=0)
+    file = read_toml(Path(text) if is_file else _named(text))
+    values = _whole(file, depth=0)
     spec = values.get("input")
     if (
         isinstance(spec, dict)
         and spec.get("kind") in ("image", "audio")
-        and not (is_file and _own_input(Path(text)) & _SIZES)
+        and not (is_file and _own_input(file) & _SIZES)
     ):
         spec.setdefault("adapts", True)
     if labels:
@@ -67,14 +61,14 @@ def load_task(name_or_path: str | Path, labels: Sequence[str] = ()) -> TaskSpec:
     try:
         task = TaskSpec.model_validate(values)
     except ValidationError as e:
-        raise UsageError(f"task {text} is not valid: {first_problem(e)}") from e
+        raise file.error(e) from e
     check_decode(task)
     return task
 
 
-def _own_input(path: Path) -> set[str]:
+def _own_input(file: ConfigFile) -> set[str]:
     """The settings of the input that a file makes itself, without those that it inherits."""
-    values = tomllib.loads(_text(path)).get("input")
+    values = file.values.get("input")
     return set(values) if isinstance(values, dict) else set()
 
 
@@ -88,37 +82,23 @@ def _named(name: str) -> Path:
     return _HERE / f"{name}.toml"
 
 
-def _read(path: Path, *, depth: int) -> dict[str, Any]:
-    """One file with what it inherits merged in and its labels read."""
-    try:
-        values = tomllib.loads(_text(path))
-    except (ValueError, RecursionError) as e:
-        raise UsageError(f"task file {path} is not valid TOML: {e}") from e
+def _whole(file: ConfigFile, *, depth: int) -> dict[str, Any]:
+    """What a file says with what it inherits merged in and its labels read."""
+    values: dict[str, Any] = dict(file.values)
     labels = values.get("labels")
     if isinstance(labels, str):
-        lines = _text(path.parent / labels).splitlines()
+        lines = read_bounded_text(Path(file.name).parent / labels).splitlines()
         values["labels"] = [line.strip() for line in lines if line.strip()]
     base = values.pop("inherits", None)
     if base is None:
         return values
     if not isinstance(base, str) or depth >= 4:
-        raise UsageError(f"task file {path} inherits from something that is no task name, or too deep")
-    inherited = _read(_named(base), depth=depth + 1)
+        raise UsageError(
+            f"{file.place(('inherits',))}: inherits: it is something that is no task name, or too deep"
+        )
+    inherited = _whole(read_toml(_named(base)), depth=depth + 1)
     inherited.pop("abstract", None)
     return _merge(inherited, values)
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as f:
-            data = f.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise UsageError(f"{path} has more than {_MAX_BYTES} bytes")
-        return data.decode()
-    except OSError as e:
-        raise UsageError(f"cannot read {path}: {e.strerror}") from e
-    except UnicodeDecodeError as e:
-        raise UsageError(f"{path} is not UTF-8 text") from e
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

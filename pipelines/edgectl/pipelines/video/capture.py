@@ -19,6 +19,7 @@ from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 from edgectl.pipelines.stream.ledger import Cause, Ledger
 from edgectl.pipelines.stream.threads import stream_thread
+from edgectl.pipelines.video.health.watch import HealthWatch
 from edgectl.pipelines.video.picture_watch import PictureWatch
 
 __all__ = ["Capture", "FrameTaker"]
@@ -36,9 +37,9 @@ class FrameTaker(Protocol):
         """A frame that is booked as captured: it is processed or dropped there."""
         ...
 
-    def tell(self, event: Event, stamp: Stamp) -> None:
+    def tell(self, event: Event, stamp: Stamp, frame: Frame | None = None) -> None:
         """What is to be told of the source, before the frame of the stamp is handed over; stamps without a
-        frame have the number of the next one."""
+        frame have the number of the next one. ``frame``: the picture that shows it."""
         ...
 
     def end(self) -> None:
@@ -59,14 +60,18 @@ class Capture:
         target_fps: float | None,
         seconds: float | None,
         failed: Callable[[EdgectlError], None],
+        health: HealthWatch | None = None,
     ) -> None:
-        """``seconds``: end after so much capture time. ``failed`` hears of an error after :meth:`open`, in
+        """``health``: looks at what the camera sees. ``seconds``: end after so much capture time. ``failed`` hears of an error after :meth:`open`, in
         the capture thread."""
         self.outage: str | None = None
         """Reason code while the source is away."""
+        self.view: str | None = None
+        """What is wrong with what the camera sees."""
         self._source = source
         self._ledger = ledger
-        self._target_fps = target_fps
+        self.target_fps = target_fps
+        """Frames beyond that are dropped; None: none are. Set from any thread."""
         self._seconds = seconds
         self._failed = failed
         self._thread = stream_thread("capture", stream, self._run, self._fail)
@@ -80,6 +85,7 @@ class Capture:
         self._first_s: float | None = None
         self._decode_errors = self._corrupt = self._superseded = self._degraded = 0
         self._watch = PictureWatch()
+        self._health = health
         self._last: Stamp | None = None
         self._telling = threading.Lock()
         self._reading_since: float | None = None
@@ -193,6 +199,7 @@ class Capture:
             pictures = self._watch.good(frame) if self._info.kind != "images" else ()
             for notice in (*frame.notices, *pictures):
                 self._tell(notice, frame.stamp)
+            self._look_at_view(frame)
             self._last = frame.stamp
             self._hand_over(frame)
             # its memory is the decoder's, who wants it back before the next one
@@ -245,6 +252,15 @@ class Capture:
         assert self._to is not None
         self._to.tell(Event("capability", stamp.t_s, notice.phase, None, data), stamp)
 
+    def _look_at_view(self, frame: Frame) -> None:
+        """Tell what is wrong with what the camera sees; its frames say so, too."""
+        assert self._to is not None
+        health = self._health
+        for event in () if health is None else health.look(frame):
+            self._to.tell(event, frame.stamp, frame)
+        view = None if health is None else health.view
+        frame.view = self.view = view or ("frozen" if self._watch.frozen else None)
+
     def now(self) -> Stamp:
         """The time of something that has no frame: the clock's, or where a recording has come to."""
         assert self._info is not None
@@ -264,7 +280,7 @@ class Capture:
 
     def _gated(self, t_s: float) -> bool:
         """Whether ``target_fps`` leaves this frame out."""
-        fps = self._target_fps
+        fps = self.target_fps
         if fps is None:
             return False
         if self._gate_next_s is None or t_s > self._gate_next_s + 1:

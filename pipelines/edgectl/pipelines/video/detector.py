@@ -41,7 +41,7 @@ class Detector(SeatedEngine):
             self._decode = make_decoder(self.task)
             self.keypoints: KeypointLayout | None = getattr(self._decode, "layout", None)
             """What its keypoints are; None: it finds none."""
-            self.decode(*self.try_out())
+            self.finds_masks = self.decode(*self.try_out()).masks is not None
         except BaseException:
             engine.close()
             raise

@@ -45,10 +45,23 @@ class FrameChoice:
         self.motion: SceneMotion | None = None
         """Of the frame that was asked about last; None where nobody wants it."""
         self._detector: MotionDetector | None = None
+        self._gate: MotionGate | None = None
+        self._gate_config: MotionGateConfig | None = None
+        self._small_px = small_px
+        self.gate(gate, lost_s)
+
+    def gate(self, gate: MotionGateConfig | None, lost_s: float) -> None:
+        """Another motion gate from the next frame on. What is known of the background stays, where it means the
+        same."""
+        before, self._gate_config = self._gate_config, gate
         gate = gate or MotionGateConfig()
-        if gate.motion or small_px is not None:
-            self._detector = MotionDetector(gate.threshold, gate.min_area, small_px)
         self._gate = MotionGate(gate, lost_s) if gate.motion else None
+        if not gate.motion and self._small_px is None:
+            self._detector = self.motion = None
+            return
+        same = before is not None and (before.threshold, before.min_area) == (gate.threshold, gate.min_area)
+        if self._detector is None or not same:
+            self._detector = MotionDetector(gate.threshold, gate.min_area, self._small_px)
 
     def left_out(self) -> Cause | None:
         """Why the next frame is left out whatever is in it; None: it is not."""

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -25,6 +25,7 @@ from edgectl.pipelines.stream.ledger import Cause, Ledger
 from edgectl.pipelines.stream.order import InOrder, Place
 from edgectl.pipelines.stream.timeline import Timeline
 from edgectl.pipelines.stream.trace import Tracer
+from edgectl.pipelines.video.camera_motion import camera_view
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.frame_choice import FrameChoice
@@ -34,7 +35,7 @@ from edgectl.pipelines.video.regions.plan import Region
 from edgectl.pipelines.video.shadow import Shadow
 from edgectl.pipelines.video.swap import HotSwap
 
-__all__ = ["FramePath", "FrameResult", "Heard"]
+__all__ = ["Between", "FramePath", "FrameResult", "Heard"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,17 @@ class Heard:
 
     event: Event
     stamp: Stamp
+    frame: Frame | None = None
+    """The picture that shows it."""
+
+
+class Between(Protocol):
+    """A change between two frames: what is done for the frame behind it in the capture thread, and later, when the
+    frames before it are through, in the analysis thread."""
+
+    def at_capture(self) -> None: ...
+
+    def at_analysis(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -67,6 +79,8 @@ class FrameResult:
     pre_ns: int
     ran: Ran | None = None
     error: Exception | None = None
+    view: NDArray[Any] | None = None
+    """The small picture that tells how the camera moved; None where nobody asks."""
 
     @property
     def whole(self) -> bool:
@@ -93,12 +107,13 @@ class FramePath:
         settle: Callable[[], None] = lambda: None,
         blind: Callable[[Frame], Frame] = lambda frame: frame,
         pictures: bool,
+        camera: bool = False,
     ) -> None:
         """``choice``: which frames are looked at; None: all of them. ``regions``: which regions of them; None: the
         whole picture. ``settle``: waits for the frames before, where what they showed decides about the next one and
         the source waits. ``blind``: paints over what nobody may see, not
         even the detector. ``pictures``: whether a frame keeps its picture on its way to the analysis. It costs
-        the memory of the frames that are under way."""
+        the memory of the frames that are under way. ``camera``: whether the analysis asks how the camera moved."""
         self.stream = stream
         self.borders = borders
         self.ledger = ledger
@@ -111,7 +126,9 @@ class FramePath:
         self._settle = settle
         self._blind = blind
         self._pictures = pictures
-        self._order: InOrder[FrameResult | Heard] = InOrder()
+        self._camera = camera
+        self._changes: deque[Between] = deque()
+        self._order: InOrder[FrameResult | Heard | Between] = InOrder()
         self._crossing = threading.Lock()
         self._shadow: Shadow | None = None
         self._shadow_lock = threading.Lock()
@@ -128,6 +145,10 @@ class FramePath:
     def take_over(self, frame: Frame) -> None:
         """Preprocess a frame that is booked as captured, and let it wait for the engine; where the source waits,
         until there is room."""
+        while self._changes:
+            change = self._changes.popleft()
+            change.at_capture()
+            self._order.settle(self._order.place(), change)
         stamp = frame.stamp
         self._settle()
         began = time.monotonic_ns()
@@ -148,6 +169,7 @@ class FramePath:
         detector = self._engines.begin()
         try:
             shown = [detector.prepare(frame, region) for region in self._regions_of(frame, detector)]
+            view = camera_view(frame.luma()) if self._camera else None
         except BaseException:
             # no picture that anybody can take: the stream ends of it
             self.ledger.drop("corrupt")
@@ -158,7 +180,7 @@ class FramePath:
         if not self._pictures and self._shadow is None:
             frame = replace(frame, planes=())
         stagings, metas = zip(*shown, strict=True)
-        result = FrameResult(frame, detector, metas, {"pre": began}, prepared - began)
+        result = FrameResult(frame, detector, metas, {"pre": began}, prepared - began, view=view)
         job = _Job(self, result, self._order.place(), stagings)
         budget_ns = self.borders.budget_ns
         due_ns = stamp.avail_ns + (_RECORDED_DUE_NS if budget_ns is None else budget_ns)
@@ -174,11 +196,25 @@ class FramePath:
         whole = self._shadow is not None
         return self._regions.regions(frame, self._choice.motion, detector.size, whole=whole)
 
-    def tell(self, event: Event, stamp: Stamp) -> None:
+    def tell(self, event: Event, stamp: Stamp, frame: Frame | None = None) -> None:
         """What becomes of the source: told behind every frame that came before. From any thread."""
-        heard = Heard(event, stamp)
+        heard = Heard(event, stamp, frame if self._pictures else None)
         if not self._order.settle(self._order.place(), heard):
             self._late.append(heard)
+
+    def change(self, change: Between) -> None:
+        """Before the next frame. From any thread."""
+        self._changes.append(change)
+
+    def see(self, *, blind: Callable[[Frame], Frame], pictures: bool, camera: bool) -> None:
+        """What the detector may see, whether pictures are kept, and whether the camera's own motion is looked for, from
+        the next frame on."""
+        self._blind, self._pictures, self._camera = blind, pictures, camera
+
+    def limit(self, budget_ms: float | None, max_age_ms: float | None) -> None:
+        """How old frames may become, from now on."""
+        with self._crossing:
+            self.borders.limit(budget_ms, max_age_ms)
 
     def end(self) -> None:
         """No more frames."""
@@ -186,7 +222,7 @@ class FramePath:
 
     # -- analysis thread --
 
-    def next(self, timeout_s: float) -> FrameResult | Heard | None:
+    def next(self, timeout_s: float) -> FrameResult | Heard | Between | None:
         """The next in order; None after ``timeout_s``, or when :attr:`finished`."""
         item = self._order.take(timeout_s)
         if item is not None:
@@ -222,7 +258,7 @@ class FramePath:
         for item in self._order.abort():
             if isinstance(item, FrameResult):
                 self.ledger.drop("shutdown")
-            else:
+            elif isinstance(item, Heard):
                 self._late.append(item)
 
     def late(self) -> list[Heard]:
@@ -290,7 +326,7 @@ class _Job:
         self,
         path: FramePath,
         result: FrameResult,
-        place: Place[FrameResult | Heard],
+        place: Place[FrameResult | Heard | Between],
         stagings: Sequence[Staging],
     ) -> None:
         self.tensor: NDArray[Any] = stagings[0].tensor

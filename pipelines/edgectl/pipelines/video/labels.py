@@ -31,9 +31,11 @@ class LabelMap:
         to = {old: new for new, olds in config.merge.items() for old in olds}
         for where, names in (("classes", set(config.classes) - set(config.merge)), ("merge", set(to))):
             if unknown := names - set(labels):
+                label = min(unknown)
                 raise UsageError(
-                    f"{where} names {min(unknown)!r}, which the model does not know",
+                    f"{where} names {label!r}, which the model does not know",
                     hint=f"it knows {', '.join(labels[:20])}",
+                    key=(where, config.classes.index(label) if where == "classes" else to[label]),
                 )
         renamed = [to.get(label, label) for label in labels]
         wanted = set(config.classes) or set(renamed)

@@ -27,6 +27,11 @@ class PictureWatch:
         self._good_s: float | None = None
         self._damaged = self._damaged_at_good = 0
 
+    @property
+    def frozen(self) -> bool:
+        """The picture stands still now."""
+        return self._frozen
+
     def damaged(self, total: int) -> None:
         """How many frames were damaged so far."""
         self._damaged = total

@@ -103,6 +103,7 @@ class Privacy:
             raise UsageError(
                 f"privacy.blur.classes names {min(unknown)!r}, which the model does not know",
                 hint=f"it knows {', '.join(found[:20])}",
+                key=("privacy", "blur", "classes"),
             )
         merged = {old: new for new, olds in labels.merge.items() for old in olds}
         private = {label for label in found if {label, merged.get(label)} & classes}
@@ -115,6 +116,18 @@ class Privacy:
         self._last_s = np.empty(0, np.float64)
         """When each of the held boxes was seen last, without the time in which nobody looked there."""
         self._stepped_s: float | None = None
+
+    def go_on_from(self, before: Privacy) -> None:
+        """Take over from one with other settings: what it held hidden stays hidden as long."""
+        if self._blur is not None:
+            self._held, self._last_s = before._held, before._last_s
+
+    def unlooked(self) -> Hidden | None:
+        """What is hidden in a frame in which nobody has looked for objects. None: there might be some that must not be
+        seen."""
+        if self._blur is not None:
+            return None
+        return Hidden((1, 1), tuple(m.polygon for m in self._config.masks))
 
     def blind(self, frame: Frame) -> Frame:
         """What the detector may see: the frame, or a copy in which some masks are painted."""

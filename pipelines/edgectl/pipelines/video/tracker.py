@@ -4,22 +4,23 @@ between frames.
 Every parameter is in seconds or scaled by box size, so dropped frames change nothing but the uncertainty.
 High-score detections are matched first, low-score ones keep known tracks alive (Zhang et al., ECCV 2022). A
 model that calls one object two things is believed to see one object: see :attr:`TrackConfig.one_object_iou`.
-Left out: appearance (re-identification).
+Where a box is expected is :mod:`edgectl.pipelines.video.box_filter`'s, who goes on with whom is
+:mod:`edgectl.pipelines.video.association`'s. Left out: appearance (re-identification).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import lap
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from edgectl.core.schema import Config
+from edgectl.pipelines.video.association import best_pairs, box_overlap, likeness
 from edgectl.pipelines.video.attribute import Attribute
+from edgectl.pipelines.video.box_filter import BoxFilter, to_cxcywh
 from edgectl.pipelines.video.class_map import ClassMap
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.duplicates import one_label_each
@@ -36,20 +37,26 @@ B = NDArray[np.bool_]
 class TrackConfig(Config):
     """Seconds, never frames."""
 
-    confirm_s: float = Field(default=0.15, ge=0, le=60)
+    confirm_s: float = Field(default=0.05, ge=0, le=60)
     """A track must be seen over this time, and twice, before anyone hears of it; but at once where
     pictures come more than ``lost_s`` apart: nothing could be seen twice then."""
     lost_s: float = Field(default=1.0, gt=0, le=600)
-    """How long a track is carried on without being seen."""
+    """How long a track is carried on without being seen. After twice that without a frame everybody
+    has a new number."""
     high: float = Field(default=0.5, ge=0, le=1)
     """Scores from here start tracks and are matched first."""
     low: float = Field(default=0.1, ge=0, le=1)
     """Scores from here only keep known tracks alive."""
-    min_iou: float = Field(default=0.2, ge=0, le=1)
-    """A box that overlaps a track's place by less is not matched."""
+    min_iou: float = Field(default=0.1, ge=0, le=1)
+    """A box that overlaps a track's place by less is not matched. Boxes are widened by how well the place is
+    known."""
     one_object_iou: float | None = Field(default=0.7, gt=0, le=1)
     """Boxes of different labels that overlap by so much are one object, whose label is what most of its
     scores say. None: each label is an object of its own, and a track never changes its label."""
+
+    camera_motion: bool = False
+    """The camera pans, shakes or zooms: how its picture moved is taken off before boxes are matched. Costs about
+    2 ms a frame. Zones and lines stay where they are drawn."""
 
     @model_validator(mode="after")
     def _ordered(self) -> TrackConfig:
@@ -83,6 +90,8 @@ class Tracks:
     """Part → what its votes have decided of the whole picture up to this frame."""
     class_maps: Mapping[str, ClassMap] = field(default_factory=dict)
     """Part → what each pixel of the picture is, by its last answer."""
+    foot_at: NDArray[np.float32] | None = None
+    """(N, 2): x and y, 0..1, of where in its box each object stands; None: in the middle of the lower edge."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,20 +114,31 @@ class Tracks:
             {track: found for track, found in self.attributes.items() if track in kept},
             self.scene,
             self.class_maps,
+            None if self.foot_at is None else self.foot_at[keep],
         )
 
+    def foot_in_box(self, track: int) -> tuple[float, float]:
+        """Where in its box a track stands, 0..1."""
+        if self.foot_at is None:
+            return 0.5, 1.0
+        x, y = self.foot_at[np.searchsorted(self.ids, track)].tolist()
+        return x, y
+
     def anchor(self, kind: str = "bottom_center") -> NDArray[np.float32]:
-        """Points (N, 2) that stand for the objects: ``bottom_center`` or ``center`` of the box."""
+        """Points (N, 2) that stand for the objects: ``bottom_center``, where they stand, or ``center`` of the box."""
+        if kind == "bottom_center" and self.foot_at is not None:
+            return self.xyxy[:, :2] + self.foot_at * (self.xyxy[:, 2:] - self.xyxy[:, :2])
         x = (self.xyxy[:, 0] + self.xyxy[:, 2]) / 2
         y = self.xyxy[:, 3] if kind == "bottom_center" else (self.xyxy[:, 1] + self.xyxy[:, 3]) / 2
         return np.stack([x, y], axis=1)
 
 
-# Noise, in box heights. Position error of a detector; acceleration and position drift of what it looks at.
-_MEASURE = 0.05
-_ACCELERATION = 1.0  # per s^1.5
-_DRIFT = 0.15  # per s^0.5
-_START_SPEED = 1.0  # per s
+_PATIENCE = 2.0
+"""Times ``lost_s``: so long nobody is given up where no frame came, and so nobody was looked for."""
+_LOW_LIKENESS, _LOW_LIKENESS_LOST = 0.2, 0.3
+"""What a detection of a low score must be like a track, and like one that was not seen in the last frame."""
+_YOUNG_LIKENESS = 0.15
+"""What a detection must be like a track that is not confirmed yet."""
 
 _LEAP_HITS = 3
 _LEAP_AFTER_S = 0.1
@@ -139,70 +159,24 @@ _OTHER_LABEL_WORTH = 0.8
 """A detection of the track's own label is preferred up to this ratio of overlaps."""
 
 
-class _Filter:
-    """Constant velocity, four independent axes (cx, cy, w, h) per track: ``x`` (N, 4, 2), ``p`` (N, 4, 3)
-    = p00, p01, p11."""
-
-    def __init__(self) -> None:
-        self.x: F64 = np.empty((0, 4, 2))
-        self.p: F64 = np.empty((0, 4, 3))
-
-    def predict(self, dt: float) -> None:
-        h = self._height()
-        q, d = (_ACCELERATION * h) ** 2, (_DRIFT * h) ** 2
-        self.x[..., 0] += dt * self.x[..., 1]
-        p00, p01, p11 = self.p[..., 0], self.p[..., 1], self.p[..., 2]
-        p00 += 2 * dt * p01 + dt * dt * p11 + q * dt**3 / 3 + d * dt
-        p01 += dt * p11 + q * dt * dt / 2
-        p11 += q * dt
-
-    def update(self, rows: NDArray[np.intp], z: F64) -> None:
-        """Measurements ``z`` (M, 4) of the tracks ``rows``."""
-        x, p = self.x[rows], self.p[rows]
-        r = (_MEASURE * np.maximum(z[:, 3:4], 1.0)) ** 2
-        s = p[..., 0] + r
-        k0, k1 = p[..., 0] / s, p[..., 1] / s
-        e = z - x[..., 0]
-        self.x[rows] = np.stack([x[..., 0] + k0 * e, x[..., 1] + k1 * e], axis=-1)
-        self.p[rows] = np.stack(
-            [(1 - k0) * p[..., 0], (1 - k0) * p[..., 1], p[..., 2] - k1 * p[..., 1]], axis=-1
-        )
-
-    def add(self, z: F64) -> None:
-        h = np.maximum(z[:, 3:4], 1.0).repeat(4, axis=1)
-        x = np.stack([z, np.zeros_like(z)], axis=-1)
-        p = np.stack([(_MEASURE * h) ** 2, np.zeros_like(h), (_START_SPEED * h) ** 2], axis=-1)
-        self.x, self.p = np.concatenate([self.x, x]), np.concatenate([self.p, p])
-
-    def scale(self, x: float, y: float) -> None:
-        """The frame has another size: pixels are other pixels."""
-        factors = np.array([x, y, x, y])
-        self.x *= factors[:, None]
-        self.p *= factors[:, None] ** 2
-
-    def keep(self, mask: B) -> None:
-        self.x, self.p = self.x[mask], self.p[mask]
-
-    def boxes(self) -> F64:
-        centre, half = self.x[:, :2, 0], np.maximum(self.x[:, 2:, 0], 1.0) / 2
-        return np.concatenate([centre - half, centre + half], axis=1)
-
-    def _height(self) -> F64:
-        return np.maximum(self.x[:, 3:4, 0], 1.0)
-
-
 class Tracker:
     """State of one stream. Time must grow from call to call."""
 
     def __init__(self, config: TrackConfig | None = None, *, period_s: float | None = None) -> None:
         """``period_s``: between two frames, where the source tells."""
-        self.config = config or TrackConfig()
-        self._at_once = period_s is not None and period_s > self.config.lost_s
+        self.adopt(config or TrackConfig(), period_s)
         self.reset()
+
+    def adopt(self, config: TrackConfig, period_s: float | None) -> None:
+        """Other settings from the next frame on; tracks go on with their ids."""
+        self.config = config
+        # where pictures come further apart than that, nothing would ever be found again
+        self._patience_s = max(_PATIENCE * config.lost_s, 1.5 * (period_s or 0.0))
+        self._at_once = period_s is not None and period_s > config.lost_s
 
     def reset(self) -> None:
         """Forget every track; ids go on counting from 1."""
-        self._filter = _Filter()
+        self._filter = BoxFilter()
         self._t: float | None = None
         self._size: tuple[int, int] | None = None
         self._next = 1
@@ -216,8 +190,11 @@ class Tracker:
         self._past = np.empty(0, object)  # lists of (t, x1, y1, x2, y2), until it is confirmed
         self._row: I64 = np.empty(0, np.int64)  # of the detection in this frame; -1: not seen
 
-    def update(self, found: Detections, t: float, width: int, height: int) -> Tracks:
-        """Match one frame's detections, taken at ``t`` seconds in a frame of ``width`` × ``height``.
+    def update(
+        self, found: Detections, t: float, width: int, height: int, camera: F64 | None = None
+    ) -> Tracks:
+        """Match one frame's detections, taken at ``t`` seconds in a frame of ``width`` × ``height``. ``camera``: how
+        it moved since the last update, as :class:`~edgectl.pipelines.video.camera_motion.CameraMotion` says.
 
         Raises ValueError if ``t`` does not grow.
         """
@@ -227,12 +204,15 @@ class Tracker:
             self._scale(width / self._size[0], height / self._size[1])
         self._size = (width, height)
         previous = self._t
+        self._keep(t - self._last <= self._patience_s)
         if previous is not None:
             self._filter.predict(t - previous)
+        if camera is not None:
+            self._filter.move(camera)
         self._t = t
         if self.config.one_object_iou is not None:
             found = one_label_each(found, self.config.one_object_iou)
-        z = _cxcywh(found.xyxy)
+        z = to_cxcywh(found.xyxy)
         detected = found.xyxy.astype(np.float64)
         high = found.score >= self.config.high
         low = ~high & (found.score >= self.config.low)
@@ -240,34 +220,30 @@ class Tracker:
         recent = confirmed & (self._last == previous) if previous is not None else confirmed
 
         boxes = self._filter.boxes()
-        similarity = (
-            _buffered_iou(boxes, detected, self._unseen_s(t))
-            if len(boxes) and len(detected)
-            else np.zeros((len(boxes), len(detected)))
-        )
+        overlap, liking = likeness(self._filter, boxes, detected, z)
         other = self._cls[:, None] != found.cls[None, :]
-        mixed = np.zeros_like(similarity)
+        # one label as another, where most of the object is the same
+        either = ~other
         if self.config.one_object_iou is not None:
-            mixed = np.where(other & (similarity >= _OTHER_LABEL_IOU), _OTHER_LABEL_WORTH * similarity, 0)
-        similarity[other] = 0
-        weighted = (similarity + mixed) * found.score[None, :]
+            either |= overlap >= _OTHER_LABEL_IOU
+            liking = np.where(other, _OTHER_LABEL_WORTH * liking, liking)
         free = np.ones(len(boxes), np.bool_)
         open_ = np.ones(len(detected), np.bool_)
         pairs: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
-        for rows, columns, values, least in (
-            (confirmed, high, weighted, self.config.min_iou),
-            (recent, low, similarity, 0.5),
-            (confirmed & ~recent, low, similarity, 0.7),
-            (~confirmed, high, weighted, 0.3),
+        for rows, columns, labels, least in (
+            (confirmed, high, either, self.config.min_iou),
+            (recent, low, ~other, _LOW_LIKENESS),
+            (confirmed & ~recent, low, ~other, _LOW_LIKENESS_LOST),
+            (~confirmed, high, either, _YOUNG_LIKENESS),
         ):
-            r, c = _assign(values, rows & free, columns & open_, least)
+            r, c = best_pairs(liking, labels & (liking >= least), rows & free, columns & open_)
             free[r], open_[c] = False, False
             pairs.append((r, c))
         gap = previous is not None and t - previous > _LEAP_AFTER_S
         pairs.append(self._leaps(boxes, detected, free, high & open_, found.cls, t, recent & gap))
         open_[pairs[-1][1]] = False
         r, c = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        self._filter.update(r, z[c])
+        self._filter.update(r, z[c], found.score[c])
         self._row[:] = -1
         self._row[r] = c
         self._score[r] = found.score[c]
@@ -300,7 +276,7 @@ class Tracker:
         rows, columns = np.nonzero(free & (young | over_gap))[0], np.nonzero(open_)[0]
         if not len(rows) or not len(columns):
             return np.empty(0, np.intp), np.empty(0, np.intp)
-        a, b = _cxcywh(boxes[rows])[:, None, :], _cxcywh(detected[columns])[None, :, :]
+        a, b = to_cxcywh(boxes[rows])[:, None, :], to_cxcywh(detected[columns])[None, :, :]
         height = np.maximum(a[..., 3], 1.0)
         speed = np.where(young[rows], _LEAP_SPEED, _START_LEAP_SPEED)
         reach = np.minimum(_LEAP_MOST, speed * (t - self._last[rows]))[:, None] * height
@@ -332,12 +308,11 @@ class Tracker:
                 del past[1]
             past.append((t, *box))
 
-    def _unseen_s(self, t: float) -> F64:
-        return t - self._last
-
     def _expire(self, t: float) -> None:
         """Confirmed tracks live ``lost_s`` without being seen; others end with the first miss."""
-        keep = np.where(self._ids > 0, t - self._last <= self.config.lost_s, self._last == t)
+        self._keep(np.where(self._ids > 0, t - self._last <= self.config.lost_s, self._last == t))
+
+    def _keep(self, keep: B) -> None:
         if keep.all():
             return
         self._filter.keep(keep)
@@ -349,7 +324,7 @@ class Tracker:
         already there."""
         if candidates.any() and len(self._ids):
             current = self._last == t
-            overlap = _iou(self._filter.boxes()[current], detected)
+            overlap = box_overlap(self._filter.boxes()[current], detected)
             if self.config.one_object_iou is None:
                 overlap[self._cls[current][:, None] != found.cls[None, :]] = 0
             candidates = candidates & ~(overlap > 0.7).any(axis=0)
@@ -419,9 +394,6 @@ class Tracker:
         )
 
 
-_NONE = np.empty(0, np.intp)
-
-
 def _lists(n: int) -> NDArray[np.object_]:
     """``n`` empty lists."""
     out = np.empty(n, object)
@@ -431,50 +403,3 @@ def _lists(n: int) -> NDArray[np.object_]:
 
 def _inside(sightings: F64, width: int, height: int) -> F64:
     return np.concatenate([sightings[:, :1], np.clip(sightings[:, 1:], 0, [width, height] * 2)], axis=1)
-
-
-def _assign(values: F64, rows: B, columns: B, least: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Best one-to-one pairs (Jonker-Volgenant) among the masked rows and columns whose value is at least
-    ``least``."""
-    r, c = rows.nonzero()[0], columns.nonzero()[0]
-    if not len(r) or not len(c):
-        return _NONE, _NONE
-    part = values[np.ix_(r, c)]
-    _, to, _ = lap.lapjv(1.0 - part, extend_cost=True, cost_limit=1.0 - least)
-    matched = np.asarray(to) >= 0
-    return r[matched], c[np.asarray(to)[matched]]
-
-
-def _buffered_iou(tracks: F64, detected: F64, unseen_s: F64) -> F64:
-    """IoU of boxes that are widened with the time a track was not seen (C-BIoU, Yang et al., WACV 2023)."""
-    grow = np.clip(unseen_s, 0.0, 1.0)[:, None] * 0.5
-    size = tracks[:, 2:] - tracks[:, :2]
-    wide = np.concatenate([tracks[:, :2] - grow * size, tracks[:, 2:] + grow * size], axis=1)
-    plain = _iou(tracks, detected)
-    reach = grow[:, :, None] * (detected[:, 2:] - detected[:, :2])
-    widened = np.concatenate([detected[:, :2] - reach, detected[:, 2:] + reach], axis=2)
-    return np.maximum(plain, _overlap(wide[:, None, :], widened))
-
-
-def _iou(a: F64, b: F64) -> F64:
-    return _overlap(a[:, None, :], b[None, :, :])
-
-
-def _overlap(a: F64, b: F64) -> F64:
-    corner = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    np.maximum(corner, 0, out=corner)
-    shared = corner[..., 0] * corner[..., 1]
-    union = _area(a) + _area(b) - shared
-    out: F64 = shared / np.maximum(union, 1e-9)
-    return out
-
-
-def _area(boxes: F64) -> F64:
-    size = boxes[..., 2:] - boxes[..., :2]
-    area: F64 = size[..., 0] * size[..., 1]
-    return area
-
-
-def _cxcywh(xyxy: NDArray[np.floating[Any]]) -> F64:
-    b = xyxy.astype(np.float64)
-    return np.concatenate([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], axis=1)

@@ -42,12 +42,16 @@ class ShapeEditor:
         *,
         path: Path | None = None,
         text: str = "",
+        apply: Callable[[str, str], str] | None = None,
     ) -> None:
+        """``apply``: hands a text, and the name of its file, to the stream that runs; it returns what came of it, and
+        raises :class:`EdgectlError` for what the stream does not take."""
         self._parse = parse
         self._check = check
         self._loader = loader
         self._path = None if path is None else path.resolve()
         self._text = text
+        self._apply = apply
         self._lock = threading.Lock()
 
     def now(self) -> dict[str, Any]:
@@ -70,9 +74,10 @@ class ShapeEditor:
         return {"yaml": edited.text, "comments_kept": edited.comments_kept}
 
     def save(self, request: bytes) -> dict[str, Any]:
-        """Write what was drawn into the file; the version before lies beside it, with ``.bak`` behind its name. Raises
-        :class:`UsageError` where there is no file, where somebody changed it meanwhile, and for what is wrong with what
-        was drawn; :class:`StorageError`."""
+        """Hand what was drawn to the stream that runs, and write it into the file; the version before lies beside it,
+        with ``.bak`` behind its name. Raises :class:`UsageError` where there is no file, where somebody changed it
+        meanwhile, and for what is wrong with what was drawn, :class:`EdgectlError` where the stream does not take it, and
+        nothing is written then; :class:`StorageError`."""
         r = _parsed(request)
         path = self._path
         if path is None:
@@ -92,10 +97,16 @@ class ShapeEditor:
                 mode = path.stat().st_mode & 0o777
             except OSError as e:
                 raise StorageError(f"cannot write {path}: {e.strerror}") from e
+            applied = None if self._apply is None else self._apply(edited.text, str(path))
             backup = path.with_name(f"{path.name}.bak")
             atomic_write(backup, text.encode(), mode=mode)
             atomic_write(path, edited.text.encode(), mode=mode)
-        return {**self.now(), "backup": backup.name, "comments_kept": edited.comments_kept}
+        return {
+            **self.now(),
+            "backup": backup.name,
+            "comments_kept": edited.comments_kept,
+            "applied": applied,
+        }
 
     def _edited(self, text: str, shapes: Shapes) -> EditedText:
         edited = edit(text, shapes, self._parse, self._loader)

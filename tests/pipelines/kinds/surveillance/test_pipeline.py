@@ -13,7 +13,7 @@ from support.rules import LABELS, SQUARE, of, seen, thing
 
 from edgectl.core.errors import StorageError
 from edgectl.pipelines.host.config import parse_config
-from edgectl.pipelines.kinds.surveillance.kept import KeptState
+from edgectl.pipelines.kinds.kept import KeptState
 from edgectl.pipelines.kinds.surveillance.pipeline import SurveillanceAnalyser
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame, Stamp
@@ -63,7 +63,7 @@ def test_counts_go_on_after_a_restart(tmp_path: Path) -> None:
 def test_counts_are_written_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: queue.Queue[dict[str, Any]] = queue.Queue()
     monkeypatch.setattr(
-        "edgectl.pipelines.kinds.surveillance.kept.atomic_write",
+        "edgectl.pipelines.kinds.kept.atomic_write",
         lambda _, data: written.put(json.loads(data)),
     )
     who = analyser(tmp_path / "rules.json")

@@ -64,6 +64,37 @@ def test_speed_is_measured_between_two_calls_and_a_percentile_needs_samples() ->
     assert (s.value()["fps"], s.value()["age_p95_ms"]) == (0.2, None)
 
 
+def test_what_is_wrong_with_a_camera_stays_until_all_of_it_is_over() -> None:
+    state = StreamState((), (), (), 0)
+
+    def hear(name: str, reason: str, *, over: bool) -> tuple[str, str | None]:
+        record = {"type": "capability", "name": name, "reason": reason, "available": over}
+        state.hear(StreamOutput((record,)))
+        return state.value()["source"], state.value()["blind"]
+
+    assert hear("picture", "frozen", over=False) == ("frozen", None)
+    assert hear("picture", "dark", over=False) == ("dark", None)
+    assert hear("rules", "dark", over=False) == ("dark", "dark")
+    assert hear("picture", "dark", over=True) == ("frozen", "dark")
+    assert hear("rules", "dark", over=True) == ("frozen", None)
+    assert hear("source", "timeout", over=False) == ("timeout", None)
+    assert hear("source", "timeout", over=True) == ("frozen", None)
+    assert hear("picture", "frozen", over=True) == ("ok", None)
+
+
+def test_a_state_that_begins_in_the_middle_knows_who_is_there() -> None:
+    state = StreamState(
+        ("person",),
+        ("yard",),
+        ("gate",),
+        0,
+        inside={"yard": {3: "person"}, "gone": {4: "x"}},
+        counted={"gate": {"in": 7}},
+    )
+    assert state.value()["zones"] == {"yard": {"all": 1, "person": 1}}
+    assert state.value()["lines"] == {"gate": {"in": 7, "out": 0}}
+
+
 def test_what_is_decided_is_counted_by_value() -> None:
     of = StreamState(("person",), (), (), 0.0, {"gear": ("helmet", "no-helmet"), "plate": ()})
     assert of.value()["attributes"] == {"gear": {"helmet": 0, "no-helmet": 0}, "plate": {}}

@@ -26,6 +26,7 @@ from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
 from edgectl.pipelines.video.regions.merge import MergedDetections, merge_regions
 from edgectl.pipelines.video.regions.plan import RegionConfig
+from edgectl.pipelines.video.shadow import Shadowing
 from edgectl.pipelines.video.track_watch import Known
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -196,12 +197,14 @@ def test_a_comparison_of_engines_is_one_of_the_whole_picture(tmp_path: Path) -> 
         told.set()
 
     other = PartVariant(make_variant(tmp_path / "other", box_task(), name="other"))
-    run.pipeline.shadow("detector", other, 100, 8, done)
+    # more frames than the whole picture is looked at by itself: in the first second, and every other one
+    run.pipeline.shadow("detector", other, 100, 25, done)
     assert told.wait(30)
     run.pipeline.stop()
     (result,) = heard
+    assert isinstance(result, Shadowing), result
     # nobody sees so small a thing in it
-    assert (result.frames, result.found, result.errors) == (8, 0, 0)
+    assert (result.frames, result.found, result.errors) == (25, 0, 0)
 
 
 # -- how many calls a camera's frame may cost --

@@ -58,6 +58,14 @@ def test_of_a_cut_box_and_a_whole_one_of_the_same_thing_the_whole_one_is_kept() 
     assert xyxy(seen.pieces) == [[450, 200, 500, 300]]
 
 
+def test_a_sliver_of_a_large_thing_says_nothing_new() -> None:
+    sliver = detections((480, 200, 500, 230, 0.95, 0))
+    whole = detections((450, 100, 850, 400, 0.6, 0))
+    seen = merge_regions([(sliver, region(100, 100)), (whole, WHOLE)], SIZE)
+    assert xyxy(seen.found) == [[450, 100, 850, 400]]
+    assert len(seen.cut) == 0
+
+
 def test_of_two_whole_boxes_of_one_thing_the_surer_one_is_kept() -> None:
     one = detections((320, 200, 340, 240, 0.6, 0))
     other = detections((321, 201, 342, 243, 0.8, 0))

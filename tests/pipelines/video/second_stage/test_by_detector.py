@@ -7,7 +7,7 @@ import pytest
 from support.pipelines import box_task
 
 from edgectl.pipelines.video.preprocess import LetterboxMeta
-from edgectl.pipelines.video.second_stage.answers import Answer, Looked
+from edgectl.pipelines.video.second_stage.answers import Looked
 from edgectl.pipelines.video.second_stage.by_detector import DetectorAnswers
 from edgectl.pipelines.video.second_stage.config import SecondStageConfig
 
@@ -20,15 +20,16 @@ def answer(
     *found: tuple[tuple[float, float, float, float], int, float],
     labels: tuple[str, ...] = ("person",),
     score: float | None = None,
-) -> Answer | None:
-    """``found``: box relative to the crop, class, score."""
+) -> tuple[str, float] | None:
+    """Value and score. ``found``: box relative to the crop, class, score."""
     boxes, scores = np.zeros((1, 4, 4), np.float32), np.zeros((1, 4, 2), np.float32)
     for i, (box, cls, p) in enumerate(found):
         boxes[0, i], scores[0, i, cls] = box, p
     config = SecondStageConfig(part="sure", score=score)
-    return DetectorAnswers(box_task(score=0.35), config)(
+    said = DetectorAnswers(box_task(score=0.35), config)(
         {"boxes": boxes, "scores": scores}, META, Looked(labels, MIDDLE)
     )
+    return None if said is None else (said.value, said.score)
 
 
 HERE, AWAY = (0.25, 0.25, 0.75, 0.75), (0.8, 0.8, 1.0, 1.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import cv2
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from edgectl.core.errors import UsageError
 from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
-from edgectl.pipelines.kinds.config import VideoConfig
+from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig
 from edgectl.pipelines.kinds.driving.ego import EgoConfig, Speed
 from edgectl.pipelines.kinds.second_stage import attribute_values
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
@@ -45,9 +47,19 @@ class DrivingConfig(VideoConfig):
 def _make(args: PipelineArgs) -> VideoPipeline:
     """A COCO detector's road users are merged into ``vehicle``, and the two warnings are given, unless the
     configuration says otherwise."""
-    config = args.config
-    assert isinstance(config, DrivingConfig)
     labels = args.engines["detector"].variant.config.task.labels
+    complete = partial(_complete, labels=labels)
+    whole = complete(args.config)
+
+    def analyser(labels: Sequence[str], info: SourceInfo) -> DrivingAnalyser:
+        return DrivingAnalyser(whole, labels, attribute_values(args))
+
+    return VideoPipeline("driving", args, whole, analyser, BUDGET_MS, govern=whole.govern, complete=complete)
+
+
+def _complete(config: PipelineConfig, labels: Sequence[str]) -> DrivingConfig:
+    """With what is not said."""
+    assert isinstance(config, DrivingConfig)
     if not config.merge and not config.classes:
         vehicles = tuple(label for label in _COCO_VEHICLES if label in labels)
         keep = tuple(label for label in ("person", "bicycle") if label in labels)
@@ -64,12 +76,7 @@ def _make(args: PipelineArgs) -> VideoPipeline:
                 hint="choose another id, or configure the warnings",
             )
         config = config.model_copy(update={"rules": (*config.rules, *warnings)})
-    whole = config
-
-    def analyser(labels: Sequence[str], info: SourceInfo) -> DrivingAnalyser:
-        return DrivingAnalyser(whole, labels, attribute_values(args))
-
-    return VideoPipeline("driving", args, whole, analyser, BUDGET_MS, govern=whole.govern)
+    return config
 
 
 KIND = KindType(
@@ -92,9 +99,7 @@ class DrivingAnalyser:
         self._finder = LaneFinder(horizon=config.camera.horizon, hood=config.camera.hood)
         self._speed = Speed(config.ego)
         self._hood = config.camera.hood
-        rules = self._rules.rules.values()
-        self._collision = [rule for rule in rules if isinstance(rule, CollisionRule)]
-        self._departure = [rule for rule in rules if isinstance(rule, DepartureRule)]
+        self._look_up()
         self._lanes: Lanes | None = None
         self._in_lane = 0
 
@@ -102,7 +107,23 @@ class DrivingAnalyser:
         lanes = self._finder.find(frame.luma(), t, tracks.xyxy[tracks.seen])
         self._lanes = lanes
         self._in_lane += lanes is not None
-        return self._rules.step(tracks, t, lanes, self._speed.at(t, frame.sensors))
+        events = self._rules.step(tracks, t, lanes, self._speed.at(t, frame.sensors))
+        if self._rules.switched is not None:
+            self._look_up()
+        return events
+
+    def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
+        return partial(self._rules.succeed, self._rules.prepare(config, told))
+
+    @property
+    def switched(self) -> Mapping[str, Any] | None:
+        switched = self._rules.switched
+        return None if switched is None else asdict(switched)
+
+    def _look_up(self) -> None:
+        rules = self._rules.rules.values()
+        self._collision = [rule for rule in rules if isinstance(rule, CollisionRule)]
+        self._departure = [rule for rule in rules if isinstance(rule, DepartureRule)]
 
     def overlay(self, shown: Tracks) -> Callable[[NDArray[Any]], None]:
         lanes, labels, hood = self._lanes, self._labels, self._hood

@@ -12,8 +12,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from edgectl.pipelines.audio.blocks import BLOCK, RATE, AudioBlock, AudioSource
 from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import PipelineConfig
+from edgectl.pipelines.kinds.config_change import Reconfigured
+from edgectl.pipelines.kinds.difference import NewStartNeeded
 from edgectl.pipelines.kinds.speech.session import SpeechConfig, SpeechPart, SpeechSession
 from edgectl.pipelines.sinks import open_sinks
 from edgectl.pipelines.sinks.base import Sink, SinkContext, StreamOutput
@@ -103,7 +106,7 @@ class SpeechPipeline:
             lengths = [s for s in (self._source.seconds, self._args.seconds) if s is not None]
             self.expected = math.ceil(min(lengths) * RATE / BLOCK) if lengths else None
             sinks: list[Sink] = [CallbackSink(self._args.emit)]
-            sinks += open_sinks(self._args.config, SinkContext(self._args.stream, self._args.out))
+            sinks += open_sinks(self._args.config, SinkContext(self._args.stream, self._args.out)).values()
         except BaseException:
             if self._source is not None:
                 self._source.close()
@@ -189,6 +192,13 @@ class SpeechPipeline:
             self._engines[part], self._slots[part] = previous
             self._writer.releases = self._releases()
             replaced.close()
+
+    def configure(self, config: PipelineConfig, told: Mapping[str, Any]) -> Reconfigured:
+        if config == self._args.config:
+            return Reconfigured((), in_force=True)
+        raise NewStartNeeded(
+            "the configuration of a speech stream cannot change while it runs", hint="start the stream again"
+        )
 
     def stats(self) -> StreamStats:
         frames = self.ledger.frames()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import cv2
@@ -13,10 +15,10 @@ from numpy.typing import NDArray
 from edgectl.pipelines.kinds import KindType
 from edgectl.pipelines.kinds.base import PipelineArgs
 from edgectl.pipelines.kinds.config import VideoConfig
+from edgectl.pipelines.kinds.kept import KeptState
 from edgectl.pipelines.kinds.second_stage import attribute_values
-from edgectl.pipelines.kinds.surveillance.kept import KeptState
 from edgectl.pipelines.kinds.video_runner import VideoPipeline
-from edgectl.pipelines.rules import RuleSet
+from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.line import LineConfig, LineRule
 from edgectl.pipelines.rules.observation import Lasting, Wall, pixels
 from edgectl.pipelines.rules.traffic import TrafficConfig
@@ -26,6 +28,8 @@ from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.stream.governor import GovernorConfig
 from edgectl.pipelines.video.draw import draw_classes, draw_label, draw_polyline, draw_scene, draw_tracks
+from edgectl.pipelines.video.health.judge import HealthConfig
+from edgectl.pipelines.video.health.watch import CAMERA
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["KIND", "SurveillanceAnalyser", "SurveillanceConfig"]
@@ -38,6 +42,10 @@ _KEEP_S, _KEEP_COUNTED_S = 60.0, 1.0
 
 class SurveillanceConfig(VideoConfig):
     govern: GovernorConfig = GovernorConfig()
+    health: HealthConfig = HealthConfig()
+
+    def event_names(self) -> frozenset[str]:
+        return super().event_names() | ({CAMERA} if self.health.on else set())
 
 
 def _make(args: PipelineArgs) -> VideoPipeline:
@@ -48,7 +56,13 @@ def _make(args: PipelineArgs) -> VideoPipeline:
         kept = None if args.out is None else KeptState(args.out / "rules.json", args.stream)
         return SurveillanceAnalyser(config, labels, kept, attribute_values(args))
 
-    return VideoPipeline("surveillance", args, config, analyser, BUDGET_MS, looks=False, govern=config.govern)
+    return VideoPipeline(
+        "surveillance", args, config, analyser, BUDGET_MS, looks=False, govern=config.govern, health=_health
+    )
+
+
+def _health(config: VideoConfig) -> HealthConfig | None:
+    return config.health if isinstance(config, SurveillanceConfig) else None
 
 
 KIND = KindType(("detector",), SurveillanceConfig, _make, "who and what goes where: detector, tracker, rules")
@@ -59,31 +73,49 @@ class SurveillanceAnalyser:
 
     def __init__(
         self,
-        config: VideoConfig,
+        config: RulesConfig,
         labels: Sequence[str],
         kept: KeptState | None = None,
         attributes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self._config = config
         self._labels = labels
         self.rules = RuleSet(config, labels, attributes=attributes)
-        self._lines = [rule for rule in self.rules.rules.values() if isinstance(rule, LineRule)]
-        self._lasting = {name for name, rule in self.rules.rules.items() if isinstance(rule, Lasting)}
         self._alarms: dict[int, set[str]] = {}
-        self._kept, self._kept_at = kept if self._lasting else None, -math.inf
+        self._file = kept
+        self._kept_at = -math.inf
+        self._look_up()
         if self._kept is not None and (state := self._kept.read()) is not None:
             self.rules.load(state)
 
     def step(self, frame: Frame, tracks: Tracks, t: float) -> list[Event]:
-        events = self.rules.step(tracks, t, wall=Wall.of(frame.stamp))
+        events = self.rules.step(tracks, t, wall=Wall.of(frame.stamp), blind=frame.view)
+        if self.rules.switched is not None:
+            self._look_up()
+            self._kept_at = -math.inf
         self._follow(events, tracks)
         self._keep(events, t)
         return events
 
+    def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
+        return partial(self.rules.succeed, self.rules.prepare(config, told))
+
+    @property
+    def switched(self) -> Mapping[str, Any] | None:
+        switched = self.rules.switched
+        return None if switched is None else asdict(switched)
+
+    def _look_up(self) -> None:
+        """What is drawn and kept of the rules that there are."""
+        self._config = self.rules.config
+        self._lines = [rule for rule in self.rules.rules.values() if isinstance(rule, LineRule)]
+        self._lasting = {name for name, rule in self.rules.rules.items() if isinstance(rule, Lasting)}
+        self._kept = self._file if self._lasting else None
+
     def close(self) -> None:
         if self._kept is not None:
             self._kept.keep(self.rules.save())
-            self._kept.close()
+        if self._file is not None:
+            self._file.close()
 
     def overlay(self, shown: Tracks) -> Callable[[NDArray[Any]], None]:
         labels, config = self._labels, self._config

@@ -67,7 +67,9 @@ class FrigateVoice:
         self._camera = options.camera or context.stream
         self.availability = f"{options.topic}/available"
         self._objects: dict[int, _Object] = {}
-        self._inside: dict[str, dict[int, str]] = {zone: {} for zone in context.zones}
+        self._inside: dict[str, dict[int, str]] = {
+            zone: dict(context.inside.get(zone, {})) for zone in context.zones
+        }
         self._counts: dict[str, int] = {}
         self._best: dict[str, tuple[float, float]] = {}
         """Label → score of the best picture of those now in sight, and when it was sent."""
@@ -319,4 +321,5 @@ SINK = SinkType(
     "`/snapshot`, `/<camera>/motion`, `/<zone>/<label>`, `/<camera>/detect/set`",
     FrigateConfig,
     pictures=True,
+    names_zones=True,
 )

@@ -53,7 +53,14 @@ class EventsVoice:
             options.picture or options.home_assistant is not None
         )
         self._state = StreamState(
-            context.labels, context.zones, context.lines, now_s, context.attributes, context.scenes
+            context.labels,
+            context.zones,
+            context.lines,
+            now_s,
+            context.attributes,
+            context.scenes,
+            inside=context.inside,
+            counted=context.counted,
         )
         self._said_s = self._pictured_s = -1e18
         self._dirty = False
@@ -170,4 +177,5 @@ SINK = SinkType(
     "events to an MQTT broker, which wait on disk while it is away; the stream's state, its picture, and a device in "
     "Home Assistant: `<topic>/events`, `/state`, `/picture`, `/available`, `/detect/set`, `/arm/<rule>/set`",
     OwnMqttConfig,
+    names_zones=True,
 )

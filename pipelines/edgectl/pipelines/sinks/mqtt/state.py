@@ -24,19 +24,26 @@ class StreamState:
         now_s: float,
         attributes: Mapping[str, Sequence[str]] | None = None,
         scenes: Sequence[str] = (),
+        *,
+        inside: Mapping[str, Mapping[int, str]] | None = None,
+        counted: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         """``attributes``: part of a second stage → the values that it can decide for. ``scenes``: parts that look at
-        the whole picture."""
+        the whole picture. ``inside`` and ``counted``: who is in a zone, and what a line has counted, to begin with."""
         self._labels = tuple(labels)
-        self._inside: dict[str, dict[int, str]] = {zone: {} for zone in zones}
+        self._inside: dict[str, dict[int, str]] = {zone: dict((inside or {}).get(zone, {})) for zone in zones}
         """Zone → track → label."""
-        self._lines: dict[str, dict[str, int]] = {line: {"in": 0, "out": 0} for line in lines}
+        self._lines: dict[str, dict[str, int]] = {
+            line: {"in": 0, "out": 0, **(counted or {}).get(line, {})} for line in lines
+        }
         self._objects: dict[str, int] = {}
+        self._troubles: dict[tuple[str, str], None] = {}
+        """What is wrong with the camera, the last that began at the end."""
+        self._blind: str | None = None
         self._possible = {part: tuple(values) for part, values in (attributes or {}).items()}
         self._attributes: dict[str, dict[str, int]] = {part: {} for part in self._possible}
         """Part → value → how many objects it is decided for."""
         self._scene: dict[str, str | None] = dict.fromkeys(scenes)
-        self._source: str | None = None
         self._since_s = now_s
         self._frames = 0
         self._ages_ms: list[float] = []
@@ -62,7 +69,7 @@ class StreamState:
 
     def _all(self) -> tuple[object, ...]:
         zones, lines, scene = self.zones(), str(self._lines), dict(self._scene)
-        return self._objects, self._attributes, scene, self._source, zones, lines
+        return self._objects, self._attributes, scene, tuple(self._troubles), self._blind, zones, lines
 
     def zones(self) -> dict[str, dict[str, int]]:
         """Zone → label → how many are in it."""
@@ -79,9 +86,11 @@ class StreamState:
         self._since_s, self._frames, self._ages_ms = now_s, 0, []
 
     def value(self) -> dict[str, Any]:
-        """JSON values. ``source`` is ``ok`` or the reason why it is not."""
+        """JSON values. ``source`` is ``ok`` or the reason why it is not; ``blind``: why zones and rules cannot be
+        believed, or null."""
         return {
-            "source": self._source or "ok",
+            "source": next(reversed(self._troubles), ("", "ok"))[1],
+            "blind": self._blind,
             **self._rates,
             "objects": {
                 "all": sum(self._objects.values()),
@@ -117,6 +126,16 @@ class StreamState:
             counts = record.get("counts", {})
             self._lines[rule] = {way: sum(counts.get(way, {}).values()) for way in ("in", "out")}
         elif kind == "capability" and record.get("name") in ("source", "picture"):
-            self._source = None if record.get("available") else str(record.get("reason"))
-            if record.get("name") == "source" and self._source:
+            self._trouble(str(record["name"]), str(record.get("reason")), over=bool(record.get("available")))
+        elif kind == "capability" and record.get("name") == "rules":
+            self._blind = None if record.get("available") else str(record.get("reason"))
+
+    def _trouble(self, name: str, reason: str, *, over: bool) -> None:
+        if name == "source":
+            # of a source there is one at a time, whatever ends it
+            self._troubles = {key: None for key in self._troubles if key[0] != name}
+        self._troubles.pop((name, reason), None)
+        if not over:
+            self._troubles[name, reason] = None
+            if name == "source":
                 self._rates = {"fps": 0.0, "age_p95_ms": None}

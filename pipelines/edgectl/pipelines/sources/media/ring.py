@@ -66,7 +66,7 @@ class PacketRing:
         """Why nothing is kept."""
         self.begun = 0
         """How often a source has begun. What was kept before has gone, and times may come again."""
-        self._seconds = seconds
+        self.seconds = seconds
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._fragments: deque[_Fragment] = deque()
@@ -176,7 +176,7 @@ class PacketRing:
             self._bytes += len(data)
             newest = self._fragments[-1].end_s
             while len(self._fragments) > 1 and (
-                self._bytes > self._max_bytes or self._fragments[1].start_s < newest - self._seconds
+                self._bytes > self._max_bytes or self._fragments[1].start_s < newest - self.seconds
             ):
                 self._bytes -= len(self._fragments.popleft().data)
 

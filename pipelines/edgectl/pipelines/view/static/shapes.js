@@ -414,6 +414,7 @@ const ACTS = {
   undo: () => back(done, undone),
   redo: () => back(undone, done),
   close() {
+    if (started.file && done.length && !confirm("What was drawn is not saved. Close it all the same?")) return;
     svg.remove();
     svg = null;
     draft = null;
@@ -441,8 +442,8 @@ const ACTS = {
     try {
       const answer = await ask(`${base}/save`, { shapes: drawn(), base: started.base });
       taken(answer);
-      changed();
-      said(`Saved in ${answer.file}; the version before is ${answer.backup}. It holds from the next start on.`);
+      if (svg) changed(); // it may be closed meanwhile
+      said(`Saved in ${answer.file}; the version before is ${answer.backup}. ${answer.applied ?? "It holds from the next start on."}`);
     } catch (e) {
       problem(e.message);
     }

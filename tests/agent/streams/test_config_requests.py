@@ -1,0 +1,207 @@
+"""Streams whose configuration changes while they run, in real worker processes (tests/support/worker.py)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from agent.streams.test_supervisor import Bench, ref
+from support.fleet import wait_until
+
+from edgectl.agent.config import StreamConfig, read_agent_config
+from edgectl.agent.streams.config_reload import ConfigReload
+from edgectl.agent.streams.config_requests import configure_stream
+from edgectl.core.errors import ConfigError
+
+TOML = """\
+name = "gate-1"
+state_dir = "state"
+
+[broker]
+host = "nas"
+
+[pipelines.yard]
+kind = "surveillance"
+source = "synth://yard"
+slots = {detector = "gate"}
+stall_s = 0.6
+"""
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    bench.supervisor.start()
+    yield bench
+    bench.supervisor.close()
+    bench.journal.close()
+
+
+def with_update(bench: Bench, update_s: int, **more: Any) -> StreamConfig:
+    return bench.config.model_copy(update={"config": {"update_s": update_s}, **more})
+
+
+def change(bench: Bench, config: StreamConfig, timeout_s: float = 10) -> str:
+    return configure_stream(bench.supervisor._streams["yard"], config, {"digest": "d"}, timeout_s)
+
+
+def started(bench: Bench) -> int:
+    """Process id of the worker that has just begun the stream."""
+    while True:
+        event = bench.events.get(timeout=10).event
+        if event.get("kind") == "started":
+            return int(event["pid"])
+
+
+def config_of(bench: Bench) -> dict[str, Any]:
+    return bench.supervisor._streams["yard"].config.config
+
+
+def test_a_running_stream_takes_it_in_its_process(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    pid = started(bench)
+    assert change(bench, with_update(bench, 4)) == "update_s: in force"
+    assert bench.events.get(timeout=5).event == {"kind": "configured", "digest": "d"}
+    assert (config_of(bench), bench.state) == ({"update_s": 4}, "running")
+    assert psutil.pid_exists(pid)
+    assert change(bench, with_update(bench, 4)) == "nothing has changed"
+
+
+def test_one_that_is_refused_is_not_what_it_starts_with_either(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    started(bench)
+    with pytest.raises(ConfigError, match="it is too small") as caught:
+        change(bench, with_update(bench, 1))
+    assert caught.value.key == ("update_s",)
+    assert (config_of(bench), bench.state) == ({}, "running")
+
+
+def test_what_a_running_stream_cannot_take_starts_it_again(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    started(bench)
+    assert change(bench, with_update(bench, 2)) == "starts again: flow.mode cannot change"
+    started(bench)
+    assert config_of(bench) == {"update_s": 2}
+    assert bench.loops.empty()
+
+
+def test_another_source_starts_it_again(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    started(bench)
+    assert change(bench, with_update(bench, 4, source="synth://road")) == "starts again: its source changed"
+    started(bench)
+    assert bench.supervisor._streams["yard"].config.source == "synth://road"
+
+
+def test_a_stream_that_does_not_run_starts_with_it(bench: Bench, tmp_path: Path) -> None:
+    assert change(bench, with_update(bench, 1)) == "holds from its next start on: it does not run now"
+    assert config_of(bench) == {"update_s": 1}
+
+
+def test_a_worker_that_dies_in_the_middle_comes_back_with_it(bench: Bench, tmp_path: Path) -> None:
+    one = ref(tmp_path, "1")
+    bench.activate(one)
+    started(bench)
+    assert change(bench, with_update(bench, 9)) == "holds from its next start on: its worker has ended"
+    started(bench)
+    bench.wait_served(one)
+    assert config_of(bench) == {"update_s": 9}
+
+
+def test_a_worker_that_says_nothing_is_not_waited_for_for_ever(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    started(bench)
+    with pytest.raises(ConfigError, match="no answer within 0 s"):
+        change(bench, with_update(bench, 3), timeout_s=0.3)
+    assert config_of(bench) == {}
+
+
+def test_a_stream_that_has_gone_back_starts_with_what_it_has(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    started(bench)
+    change(bench, with_update(bench, 5))
+    wait_until(lambda: config_of(bench) == {}, "the configuration before is what it starts with")
+
+
+def reload(bench: Bench, tmp_path: Path, text: str, refused: list[tuple[str, str]]) -> ConfigReload:
+    path = tmp_path / "agent.toml"
+    path.write_text(TOML)
+    found = ConfigReload(path, *read_agent_config(path))
+    found.serves(bench.supervisor, lambda stream, why: refused.append((stream, why)))
+    path.write_text(text)
+    return found
+
+
+def test_the_file_is_read_again_when_somebody_asks(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    started(bench)
+    again = reload(bench, tmp_path, TOML + "config = {update_s = 4}\n", [])
+    again.look()
+    assert config_of(bench) == {}
+    again.asked.set()
+    again.look()
+    event = bench.events.get(timeout=5).event
+    assert (event["kind"], event["name"], event["digest"][:7]) == ("configured", "agent.toml", "sha256:")
+    wait_until(lambda: config_of(bench) == {"update_s": 4}, "it is in force")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name = ", "agent.toml:1: this is not TOML"),
+        (TOML.replace("stall_s = 0.6", "stall_s = -1"), "agent.toml:11: pipelines.yard.stall_s: it must be"),
+    ],
+)
+def test_a_file_with_a_mistake_changes_nothing(
+    bench: Bench, tmp_path: Path, text: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    reload(bench, tmp_path, text, []).reload()
+    assert "nothing has changed" in caplog.text
+    assert said in caplog.text
+    assert (config_of(bench), bench.state) == ({}, "running")
+
+
+def test_a_refused_configuration_is_told_with_file_and_line(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    refused: list[tuple[str, str]] = []
+    reload(bench, tmp_path, TOML + "\n[pipelines.yard.config]\nupdate_s = 1\n", refused).reload()
+    assert refused == [("yard", f"{tmp_path}/agent.toml:14: it is too small")]
+    assert "agent.toml:14: it is too small; yard goes on as before" in caplog.text
+
+
+def test_what_only_a_new_agent_takes_is_named(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    other = "\n[pipelines.door]\nkind = 'driving'\nsource = 's'\nslots = {detector = 'gate'}\n"
+    text = TOML.replace("nas", "other").replace('{detector = "gate"}', '{detector = "door"}') + other
+    reload(bench, tmp_path, text, []).reload()
+    assert "agent.toml:4: it holds from the agent's next start on" in caplog.text
+    assert "agent.toml:13: it holds from the agent's next start on" in caplog.text
+    assert "yard: holds from the agent's next start on: slots changed" in caplog.text
+
+
+def test_a_fault_of_the_configuration_has_file_and_line_and_blames_no_engine(
+    bench: Bench, tmp_path: Path
+) -> None:
+    stream = bench.supervisor._streams["yard"]
+    stream.place_of = lambda key: (
+        "agent.toml:12" if key == ("pipelines", "yard", "config", "rules", 0) else None
+    )
+    stream.adopt(bench.config.model_copy(update={"source": "misconfigured://"}))
+    bench.engines["gate"] = ref(tmp_path, "1")
+    wait_until(lambda: bench.state == "restarting", "it has failed")
+    wait_until(
+        lambda: (stream.state[1] or "").startswith("agent.toml:12: rules.0"), "the reason has its place"
+    )
+    for _ in range(3):
+        wait_until(lambda: bench.state != "restarting", "it is tried again")
+        wait_until(lambda: bench.state == "restarting", "it has failed again")
+    assert bench.loops.empty()
