@@ -72,14 +72,14 @@ def test_a_misspelt_name_is_told_what_it_may_mean(words: str, meant: str) -> Non
 def test_demo_alone_is_the_whole_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def run_demo(folder: object, out: object) -> dict[str, str]:
-        asked.append(str(folder))
+    def run_demo(folder: object, out: object, *, stay: bool) -> dict[str, str]:
+        asked.append(str(folder) + " and stay" * stay)
         return {"ran": str(folder)}
 
     monkeypatch.setattr("edgectl.cli.demo.whole.run_demo", run_demo)
-    for words in (["--json"], ["-o", "here", "--json"], ["whole", "--json"]):
+    for words in (["--json"], ["-o", "here", "--json"], ["whole", "--stay", "--json"]):
         assert '"ran"' in CliRunner().invoke(app, ["demo", *words]).stdout
-    assert asked == ["edgectl-demo", "here", "edgectl-demo"]
+    assert asked == ["edgectl-demo", "here", "edgectl-demo and stay"]
     assert CliRunner().invoke(app, ["demo", "flying"]).exit_code == 2
 
 

@@ -93,8 +93,6 @@ _PLAIN = {
     "dict_type": "it must be a mapping",
     "model_type": "it must be a mapping",
     "model_attributes_type": "it must be a mapping",
-    "too_short": "it has too few entries",
-    "too_long": "it has too many entries",
 }
 """Pydantic's own words are for programmers."""
 _OUGHT = "Input should be "
@@ -113,7 +111,7 @@ class Mistake(NamedTuple):
 
 def mistake_in(e: ValidationError) -> Mistake:
     """One of the mistakes. A misspelt name goes first: it explains what else is missing."""
-    problems = e.errors(include_url=False, include_context=False)
+    problems = e.errors(include_url=False)
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     return Mistake(tuple(part for part in problem["loc"] if part != "[key]"), _plain(problem))
 
@@ -151,6 +149,11 @@ def _wrong(key: Key, what: str) -> Any:
 
 
 def _plain(problem: Any) -> str:
+    bounds = problem.get("ctx", {})
+    if problem["type"] == "too_short":
+        return f"it has {bounds['actual_length']} entries and needs at least {bounds['min_length']}"
+    if problem["type"] == "too_long":
+        return f"it may have at most {bounds['max_length']} entries"
     what: str = _PLAIN.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     return "it must be " + what.removeprefix(_OUGHT) if what.startswith(_OUGHT) else what
 
