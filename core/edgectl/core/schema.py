@@ -93,6 +93,8 @@ _PLAIN = {
     "dict_type": "it must be a mapping",
     "model_type": "it must be a mapping",
     "model_attributes_type": "it must be a mapping",
+    "too_short": "it has too few entries",
+    "too_long": "it has too many entries",
 }
 """Pydantic's own words are for programmers."""
 _OUGHT = "Input should be "
@@ -150,9 +152,7 @@ def _wrong(key: Key, what: str) -> Any:
 
 def _plain(problem: Any) -> str:
     bounds = problem.get("ctx", {})
-    if problem["type"] == "too_short":
-        return f"it has {bounds['actual_length']} entries and needs at least {bounds['min_length']}"
-    if problem["type"] == "too_long":
+    if problem["type"] == "too_long" and "max_length" in bounds:
         return f"it may have at most {bounds['max_length']} entries"
     what: str = _PLAIN.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     return "it must be " + what.removeprefix(_OUGHT) if what.startswith(_OUGHT) else what

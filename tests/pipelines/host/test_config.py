@@ -122,7 +122,7 @@ def test_a_mistake_is_one_sentence_about_the_right_place(tmp_path: Path, text: s
         ),
         ("update_lock:\n  seconds: 3\n  on:\n  - night\n", "4: update_lock.on.0: 'night' is no rule or zone"),
         ("privacy:\n  blur:\n    zones:\n    - yard\n", "4: privacy.blur.zones.0: 'yard' is no zone"),
-        ("clips:\n  on: []\n", "2: clips.on: it has 0 entries and needs at least 1"),
+        ("clips:\n  on: []\n", "2: clips.on: it has too few entries"),
         (
             "flow:\n  mode: fifo\nupdate_s: 3\nflow: {mode: every}\n",
             "4: this is not valid YAML: 'flow' stands here twice, first in line 1",

@@ -68,7 +68,7 @@ def test_what_is_worth_no_notification_makes_none() -> None:
 
 
 def test_a_name_that_does_not_exist_is_named() -> None:
-    with pytest.raises(UsageError, match="review names 'door'"):
+    with pytest.raises(UsageError, match=r"review\.alert\.0: 'door' is no rule or zone"):
         parse_config("surveillance", {"review": {"alert": ["door"]}})
     with pytest.raises(UsageError, match="both an alert and a detection"):
         rule_set(*RULES, review={"alert": ["lurk"], "detection": ["lurk"]})
