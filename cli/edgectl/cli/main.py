@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -111,11 +113,19 @@ def _lacking(e: ModuleNotFoundError) -> EdgectlError:
 def _unforeseen(e: Exception) -> EdgectlError:
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
         # of the standard output, where the error names no file
+        if not e.filename:
+            _forget_output()
         return StorageError(f"cannot write {e.filename or 'the output'}: the disk is full", hint="make room")
     what = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
     return EdgectlError(
         f"this is a defect of edgectl: {what}", hint="EDGECTL_DEBUG=1 shows where; please report it with that"
     )
+
+
+def _forget_output() -> None:
+    """What could not be written would be tried once more at the end, and its failure be the exit code."""
+    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 def _fail(e: EdgectlError) -> NoReturn:
