@@ -56,6 +56,9 @@ def test_a_running_stream_takes_it_and_its_tracks_go_on(worker: Process, tmp_pat
     worker.say(start(tmp_path, config=BEFORE, out=tmp_path / "out"))
     worker.hear(Ready)
     worker.hear(EventMessage, lambda m: m.event["type"] == "zone")
+    # long enough for the new rule to ring at once
+    seen = worker.hear(Stats).stats.frames.processed
+    worker.hear(Stats, lambda m: m.stats.frames.processed > seen + 20)
     worker.say(configure(7, AFTER))
     done = worker.hear(Configured)
     assert (done.number, done.in_force) == (7, True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from support.pipelines import detections
 
 from edgectl.pipelines.video.camera_motion import CameraMotion, camera_view
-from edgectl.pipelines.video.tracker import Tracker
+from edgectl.pipelines.video.tracker import TrackConfig, Tracker
 
 WIDTH, HEIGHT = 640, 360
 Matrix = NDArray[np.float64]
@@ -122,7 +122,9 @@ def test_tracks_keep_their_ids_while_the_camera_moves(shake: str, drops: float) 
 
     def ids(*, compensated: bool) -> int:
         rng = np.random.default_rng(3)
-        scene, camera, tracker = world(), CameraMotion(), Tracker()
+        scene, camera = world(), CameraMotion()
+        # heard of at the second sight, also where nobody stays
+        tracker = Tracker(TrackConfig(confirm_s=0.05))
         people = np.array([[x, y, x + 20, y + 50] for x in (560, 640) for y in (330, 400)], np.float64)
         known: set[int] = set()
         for frame in range(60):
