@@ -120,6 +120,7 @@ def test_a_file_is_processed_frame_by_frame_and_nothing_is_lost(tmp_path: Path, 
     assert [(e["type"], e.get("phase")) for e in rig.events] == [
         ("tracked_object", "new"),
         ("zone", "enter"),
+        ("tracked_object", "update"),
         ("capability", "start"),
     ]
     assert (rig.events[-1]["name"], rig.events[-1]["reason"]) == ("source", "ended")
@@ -677,7 +678,7 @@ def test_a_folder_with_a_rate_is_a_film(tmp_path: Path) -> None:
     rig = Rig(tmp_path, f"{tmp_path}?fps=10")
     rig.run_to_the_end()
     assert [(e["type"], e["t_s"]) for e in rig.events if e["type"] != "capability"] == [
-        ("tracked_object", 0.2)
+        ("tracked_object", 0.1)
     ]
 
 

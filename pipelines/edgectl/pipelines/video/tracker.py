@@ -38,7 +38,7 @@ B = NDArray[np.bool_]
 class TrackConfig(Config):
     """Seconds, never frames."""
 
-    confirm_s: float = Field(default=0.15, ge=0, le=60)
+    confirm_s: float = Field(default=0.05, ge=0, le=60)
     """A track must be seen over this time, and twice, before anyone hears of it; but at once where
     pictures come more than ``lost_s`` apart: nothing could be seen twice then."""
     lost_s: float = Field(default=1.0, gt=0, le=600)
