@@ -514,11 +514,17 @@ def test_another_set_of_labels_is_refused_and_the_old_model_goes_on(tmp_path: Pa
     ("config", "words"),
     [
         ({"second_stage": [ASKED, ASKED]}, "name the part 'gear' twice"),
-        ({"rules": [{"id": "x", "loiter": {"zone": "z", "seconds": 1}, "attributes": {"vest": ["a"]}}], "zones": {"z": ALL}}, "rule 'x' asks for the attribute 'vest'"),
+        (
+            {
+                "rules": [{"id": "x", "loiter": {"zone": "z", "seconds": 1}, "attributes": {"vest": ["a"]}}],
+                "zones": {"z": ALL},
+            },
+            "rule 'x' asks for the attribute 'vest'",
+        ),
         ({"zones": {"z": {**ALL, "attributes": {"vest": ["a"]}}}}, "zone 'z' asks for the attribute 'vest'"),
         ({"second_stage": [{**ASKED, "agree": 0.5}]}, "agree"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_configuration_is_one_sentence(config: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         parse_config("surveillance", {"second_stage": [ASKED], **config})

@@ -41,7 +41,7 @@ class SeatedEngine:
         try:
             if not isinstance(self.task.input, ImageInput):
                 raise ModelError(
-                    f"task {self.task.name} takes no pictures", hint="this pipeline needs a detector"
+                    f"task {self.task.name} takes no pictures", hint="this part needs a model of pictures"
                 )
             self.size = (self.task.input.width, self.task.input.height)
             """Of its input: width and height."""

@@ -158,7 +158,7 @@ class RtspPublisher:
         """Say goodbye where the server still hears it."""
         if self._recording:
             self._recording = False
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(PublishError), self._told():
                 self._tell("TEARDOWN", self._address.uri, timeout_s=_GOODBYE_S)
         self._socket.close()
 
