@@ -12,7 +12,7 @@ SEEDS = range(10_000, 10_020)
 
 @pytest.mark.parametrize(("shared", "most"), [(False, 2), (True, 6)])
 def test_what_trembles_on_a_line_is_no_traffic(shared: bool, most: int) -> None:
-    """In ten minutes on two lines: the goal is 0.1 a minute for each. A box that trembles as a whole misses it."""
+    """In ten minutes on two lines: the goal is 0.1 a minute for each. A box that trembles as a whole misses it by a little."""
     assert sum(bench.standing(seed, seconds=30, shared=shared) for seed in SEEDS) <= most
 
 
