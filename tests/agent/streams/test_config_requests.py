@@ -16,6 +16,7 @@ from edgectl.agent.config import StreamConfig, read_agent_config
 from edgectl.agent.streams.config_reload import ConfigReload
 from edgectl.agent.streams.config_requests import configure_stream
 from edgectl.core.errors import ConfigError
+from edgectl.pipelines.host.protocol import Configured, EventMessage
 
 TOML = """\
 name = "gate-1"
@@ -123,8 +124,23 @@ def test_a_worker_that_says_nothing_is_not_waited_for_for_ever(bench: Bench, tmp
 def test_a_stream_that_has_gone_back_starts_with_what_it_has(bench: Bench, tmp_path: Path) -> None:
     bench.activate(ref(tmp_path, "1"))
     started(bench)
-    change(bench, with_update(bench, 5))
-    wait_until(lambda: config_of(bench) == {}, "the configuration before is what it starts with")
+    for more in ({}, {"stall_s": 0.7}):
+        change(bench, with_update(bench, 5, **more))
+        wait_until(lambda: config_of(bench) == {}, "the configuration before is what it starts with")
+    assert bench.supervisor._streams["yard"].config.stall_s == 0.7
+
+
+def test_it_has_gone_back_however_late_the_one_who_asked_looks(bench: Bench, tmp_path: Path) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    started(bench)
+    stream = bench.supervisor._streams["yard"]
+    about = {"stream": "yard", "number": 1}
+    stream.config_asked[1] = {"update_s": 5}
+    stream._handle(Configured(**about, changed=("update_s",)))
+    assert config_of(bench) == {"update_s": 5}
+    back = {"type": "configuration", "phase": "reverted", "detail": "rule 'x' failed"}
+    stream._handle(EventMessage(stream="yard", event=back))
+    assert config_of(bench) == {}
 
 
 def reload(bench: Bench, tmp_path: Path, text: str, refused: list[tuple[str, str]]) -> ConfigReload:

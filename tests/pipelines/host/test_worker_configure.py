@@ -55,7 +55,7 @@ def events(worker: Process, type_: str) -> list[dict[str, Any]]:
 def test_a_running_stream_takes_it_and_its_tracks_go_on(worker: Process, tmp_path: Path) -> None:
     worker.say(start(tmp_path, config=BEFORE, out=tmp_path / "out"))
     worker.hear(Ready)
-    worker.hear(EventMessage, lambda m: m.event["type"] == "zone")
+    worker.heard(EventMessage, lambda m: m.event["type"] == "zone")
     # long enough for the new rule to ring at once
     seen = worker.hear(Stats).stats.frames.processed
     worker.hear(Stats, lambda m: m.stats.frames.processed > seen + 20)
@@ -63,7 +63,7 @@ def test_a_running_stream_takes_it_and_its_tracks_go_on(worker: Process, tmp_pat
     done = worker.hear(Configured)
     assert (done.number, done.in_force) == (7, True)
     assert done.changed == ("update_lock", "rules.night", "track.lost_s")
-    worker.hear(EventMessage, lambda m: m.event["type"] == "intrusion")
+    worker.heard(EventMessage, lambda m: m.event["type"] == "intrusion")
     worker.stop()
     assert worker.end() == 0
     (event,) = events(worker, "configuration")

@@ -59,6 +59,7 @@ def _ask(
         if stream.life.state is not WorkerState.RUNNING or place is None:
             stream.adopt(config)
             return "holds from its next start on: it does not run now"
+        stream.config_asked[number] = config.config
         stream.send(Configure(stream=stream.stream, number=number, config=config.config, told=dict(told)))
         while (answer := stream.config_answers.pop(number, None)) is None:
             if stream.place is not place:
@@ -70,7 +71,6 @@ def _ask(
             stream.changed.wait(_LOOK_S)
         if isinstance(answer, ConfigureFailed):
             return answer
-        stream.adopt(config)
     what = ", ".join(answer.changed[:8]) + (" …" if len(answer.changed) > 8 else "")
     return f"{what or 'nothing that it did not have'}: in force" + (
         "" if answer.in_force else " from the camera's next frame on"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgectl.agent.config import StreamConfig
 from edgectl.agent.state.journal import Journal
@@ -112,9 +113,11 @@ class SupervisedStream:
         self.life = WorkerLife()
         self.place: ProcessSeat | None = None
         """In the worker that takes messages for it; None while it is in none, or about to leave."""
+        self.config_asked: dict[int, dict[str, Any]] = {}
+        """Number of the request → the configuration that the worker has not answered for yet."""
         self.config_answers: dict[int, Configured | ConfigureFailed] = {}
         """Number of the request → what came of another configuration."""
-        self._config_before: StreamConfig | None = None
+        self._config_before: dict[str, Any] | None = None
         self.shadow_answers: dict[str, Shadowed | ShadowFailed] = {}
         """Part → what came of running another engine beside it."""
         self._close_asked = False
@@ -155,7 +158,9 @@ class SupervisedStream:
     def adopt(self, config: StreamConfig) -> None:
         """Start with this configuration from now on."""
         with self.changed:
-            self._config_before, self.config = self.config, config
+            if config.config != self.config.config:
+                self._config_before = self.config.config
+            self.config = config
             self.changed.notify_all()
 
     def restart(self, why: str | None = None) -> None:
@@ -289,20 +294,32 @@ class SupervisedStream:
             before = self.life
             self.life = receive(before, message, time.monotonic(), self.timing)
             if isinstance(message, Configured | ConfigureFailed):
-                self.config_answers[message.number] = message
+                self._take_answer(message)
             elif (
                 isinstance(message, EventMessage) and _went_back(message) and self._config_before is not None
             ):
                 log.error(
                     "%s: the configuration before is back: %s", self.stream, message.event.get("detail")
                 )
-                self.config, self._config_before = self._config_before, None
+                self.config = self._with(self._config_before)
+                self._config_before = None
             if isinstance(message, Shadowed | ShadowFailed):
                 self.shadow_answers[message.part] = message
             self.changed.notify_all()
         if self.life.steady and not before.steady:
             self._starts.clear(before.launched)
         self._tell(message)
+
+    def _take_answer(self, answer: Configured | ConfigureFailed) -> None:
+        """In the order of the worker's messages: what it takes back a moment later is back, however late the thread that
+        asked looks, and an answer that this thread no longer waits for counts."""
+        self.config_answers[answer.number] = answer
+        asked = self.config_asked.pop(answer.number, None)
+        if asked is not None and isinstance(answer, Configured):
+            self.adopt(self._with(asked))
+
+    def _with(self, config: dict[str, Any]) -> StreamConfig:
+        return self.config.model_copy(update={"config": config})
 
     def _placed(self, fault: Fault) -> Failure:
         """With the place in the file that the configuration was read from."""
@@ -324,6 +341,7 @@ class SupervisedStream:
         assert place is not None
         with self.changed:
             self.place = None
+            self.config_asked.clear()
             self.changed.notify_all()
         left = self.worker.leave(place, timeout_s, self._tell)
         with self.changed:
