@@ -38,6 +38,7 @@ SINKS = Registry(
         "restream": "edgectl.pipelines.sinks.restream.restream:SINK",
         "snapshots": "edgectl.pipelines.sinks.snapshot:SINK",
         "clips": "edgectl.pipelines.sinks.clips:SINK",
+        "recording": "edgectl.pipelines.sinks.recording:SINK",
         "retention": "edgectl.pipelines.sinks.retention:SINK",
         "webhook": "edgectl.pipelines.sinks.webhook:SINK",
         "mqtt": "edgectl.pipelines.sinks.mqtt.mqtt:SINK",

@@ -75,6 +75,9 @@ class Sink:
     """A call that gets on no further for so long is told as an event, and the stream waits for this sink no more. None: it
     may take as long as it likes."""
 
+    beat_s: float | None = None
+    """So often :meth:`beat` is called while there is nothing to write; None: never."""
+
     hurried = False
     """The stream is to stop now: :meth:`close` writes what is at hand, and waits for nobody."""
     cause: str | None = None
@@ -84,6 +87,9 @@ class Sink:
     def write(self, output: StreamOutput) -> None:
         """Raises :class:`EdgectlError`."""
         raise NotImplementedError
+
+    def beat(self) -> None:
+        """Some time has gone by without anything to write. Raises :class:`EdgectlError`."""
 
     def finish(self) -> Sequence[Callable[[float], Event]]:
         """The stream has ended: what is to be told of it yet, as events from the time of now. Called once, after the last

@@ -14,7 +14,13 @@ import av.container
 import cv2
 from numpy.typing import NDArray
 
-__all__ = ["add_encoder", "encoded_size", "fitted", "written_by_python"]
+__all__ = ["FRAGMENTED", "add_encoder", "encoded_size", "fitted", "written_by_python"]
+
+_FLAGS = "hybrid_fragmented" if av.library_versions["libavformat"] >= (61, 7) else "empty_moov"
+# µs
+FRAGMENTED = {"movflags": f"{_FLAGS}+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
+"""Options of an MP4 that plays while it is written: fragments of a second; on a good end FFmpeg 7.1 and later makes a plain
+MP4 of them, with an index to seek by."""
 
 # No look-ahead: a frame is out soon after it was seen.
 _ENCODERS: tuple[tuple[str, dict[str, str], str, str], ...] = (

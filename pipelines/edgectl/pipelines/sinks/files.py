@@ -76,11 +76,13 @@ class OutFiles:
             mine = [p for p in self._paths if p.startswith(f"{within}/") and p not in self._open]
             self._remove(mine[: max(0, len(mine) - limit)])
 
-    def sweep(self, now_s: float, *, days: float | None, max_bytes: int | None) -> int:
-        """Delete what is too old or too much. Returns how many files."""
+    def sweep(self, now_s: float, *, days: float | None, max_bytes: int | None, within: str = "") -> int:
+        """Delete what is too old or too much, in the folder ``within`` or everywhere. Returns how many files."""
         with self._lock:
             found, missing = [], []
             for path in self._paths:
+                if within and not path.startswith(f"{within}/"):
+                    continue
                 try:
                     stat = (self._folder / path).lstat()
                 except OSError:
@@ -89,6 +91,25 @@ class OutFiles:
                 found.append(Written(path, stat.st_mtime, stat.st_size))
             gone = too_many(found, now_s, days=days, max_bytes=max_bytes)
             return self._remove([f.path for f in gone if f.path not in self._open], missing)
+
+    def free(self, missing_bytes: int, within: str) -> int:
+        """Delete the oldest files in the folder ``within`` until so many bytes are free. Returns how many files."""
+        with self._lock:
+            gone = []
+            for path in self._paths:
+                if missing_bytes <= 0:
+                    break
+                if path.startswith(f"{within}/") and path not in self._open:
+                    gone.append(path)
+                    with contextlib.suppress(OSError):
+                        missing_bytes -= (self._folder / path).lstat().st_size
+            return self._remove(gone)
+
+    def remove(self, path: Path) -> None:
+        """One file of ours, if it is still there."""
+        name = path.relative_to(self._folder).as_posix()
+        with self._lock:
+            self._remove([name] if name in self._paths else [])
 
     def _remove(self, paths: Sequence[str], missing: Sequence[str] = ()) -> int:
         n = 0

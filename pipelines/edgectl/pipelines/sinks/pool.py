@@ -260,6 +260,10 @@ class _Last:
     """In the place of an output: the stream has ended."""
 
 
+class _Nothing:
+    """In the place of an output: none came for a while."""
+
+
 class _Feeder:
     """One sink, its queue and its thread."""
 
@@ -426,6 +430,10 @@ class _Feeder:
                 self._call(self._finish)
                 self.is_finished.set()
                 continue
+            if isinstance(taken, _Nothing):
+                if time.monotonic() >= self._retry_at:
+                    self._call(self.sink.beat)
+                continue
             output, timed = taken
             if time.monotonic() < self._retry_at and self._deadline is None:
                 self._pool.count(f"sink_lost:{self.sink.name}")
@@ -440,9 +448,12 @@ class _Feeder:
     def _finish(self) -> None:
         self._last = self.sink.finish()
 
-    def _next(self) -> tuple[StreamOutput, _Timed | None] | _Last | None:
+    def _next(self) -> tuple[StreamOutput, _Timed | None] | _Last | _Nothing | None:
         with self._change:
-            self._change.wait_for(lambda: self._queue or self._last_asked or self._deadline is not None)
+            if not self._change.wait_for(
+                lambda: self._queue or self._last_asked or self._deadline is not None, self.sink.beat_s
+            ):
+                return _Nothing()
             if self._last_asked and not self._queue:
                 self._last_asked = False
                 return _Last()

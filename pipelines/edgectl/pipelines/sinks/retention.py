@@ -55,7 +55,7 @@ def _open(options: RetentionConfig, context: SinkContext) -> RetentionSink | Non
 
 SINK = SinkType(
     _open,
-    "nothing: snapshots, clips and parts of the video that are too old or too many are deleted, oldest first",
+    "nothing: snapshots, clips, recordings and parts of the video that are too old or too many are deleted, oldest first",
     RetentionConfig,
     files=True,
 )

@@ -20,7 +20,7 @@ from pydantic import Field
 from edgectl.core.errors import StorageError
 from edgectl.core.files import storage
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
-from edgectl.pipelines.sinks.encode import add_encoder, encoded_size, fitted, written_by_python
+from edgectl.pipelines.sinks.encode import FRAGMENTED, add_encoder, encoded_size, fitted, written_by_python
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.stream.frame import Stamp
 
@@ -40,11 +40,6 @@ class AnnotateConfig(SinkOptions):
     """A new file once one has so much."""
 
 
-# Fragments while it is written; on a good end FFmpeg 7.1 and later makes a plain MP4 of them, with an index
-# to seek by.
-_FLAGS = "hybrid_fragmented" if av.library_versions["libavformat"] >= (61, 7) else "empty_moov"
-# µs
-_CONTAINER = {"movflags": f"{_FLAGS}+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
 _TIME_BASE = Fraction(1, 1000)
 
 
@@ -124,7 +119,7 @@ class VideoSink(Sink):
         with storage(str(self._part)):
             self._part.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
-            container = held.enter_context(written_by_python(self._part, "mp4", _CONTAINER))
+            container = held.enter_context(written_by_python(self._part, "mp4", FRAGMENTED))
             stream = add_encoder(container, self._size, self._fps, _TIME_BASE)
             if stream is None:
                 raise StorageError(

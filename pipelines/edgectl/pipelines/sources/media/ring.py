@@ -1,4 +1,5 @@
-"""The last seconds of a source as they came, without decoding or encoding: for clips that begin before their event.
+"""The last seconds of a source as they came, without decoding or encoding: for clips that begin before their event, and
+for recordings.
 
 Packets are put into MP4 fragments (ISO/IEC 14496-12, section 8.8) in memory, one for each group of pictures. Whoever
 wants a clip gets the beginning of the file and the fragments of that time, which stand for themselves.
@@ -14,8 +15,10 @@ from typing import Any, Protocol, runtime_checkable
 import av
 import av.error
 
-__all__ = ["Cut", "PacketRing", "PacketSource"]
+__all__ = ["Cut", "Group", "PacketRing", "PacketSource"]
 
+_LEFTOVER_S = 5.0
+"""So much of a new beginning must be there before what was before it goes."""
 _MOST_EARLY = 16
 """The longest delay of a decoder of H.264 and H.265, in pictures."""
 _FLAGS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
@@ -34,11 +37,29 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """One group of pictures."""
+
+    number: int
+    """Counted from 1, also over beginnings of the source."""
+    begun: int
+    """The how-manieth beginning it belongs to."""
+    cut: Cut
+
+
+@dataclass(frozen=True, slots=True)
 class _Fragment:
+    number: int
+    begun: int
+    head: bytes
+    """The beginning of the file that it needs."""
     data: bytes
     start_s: float
     end_s: float
     key_s: float
+
+    def cut(self) -> Cut:
+        return Cut(self.head + self.data, self.start_s, self.end_s, self.key_s)
 
 
 class _Bytes:
@@ -65,12 +86,16 @@ class PacketRing:
         self.trouble: str | None = None
         """Why nothing is kept."""
         self.begun = 0
-        """How often a source has begun. What was kept before has gone, and times may come again."""
+        """How often a source has begun. Times may come again, so :meth:`cut` knows nothing of what was before."""
         self.seconds = seconds
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._fragments: deque[_Fragment] = deque()
         self._bytes = 0
+        self._closed = 0
+        """Groups that were ever kept."""
+        self._group_bytes = 0
+        """Of the packets of the group that is being written."""
         self._head = b""
         self._source: Any = None
         self._muxer: Any = None
@@ -85,8 +110,7 @@ class PacketRing:
         """A source was opened: what came before has nothing to do with it. ``stream``: PyAV's, until :meth:`end`."""
         self.end()
         with self._lock:
-            self._fragments.clear()
-            self._bytes = 0
+            self._head = b""
             self.begun += 1
         self.trouble = None
         self._source, self._written, self._last_dts, self._early = stream, _Bytes(), None, []
@@ -121,6 +145,12 @@ class PacketRing:
         if self._muxer is None or (self._last_dts is None and not packet.is_keyframe):
             return
         self._last_dts = dts
+        self._group_bytes = packet.size if packet.is_keyframe else self._group_bytes + packet.size
+        if self._group_bytes > self._max_bytes:
+            # the muxer holds a group until the next begins
+            self.begin(self._source)
+            self.trouble = f"no key frame comes within {self._max_bytes >> 20} MiB"
+            return
         start_s = float(packet.pts * packet.time_base)
         end_s = start_s + float((packet.duration or 0) * packet.time_base)
         copy = av.Packet(bytes(packet))
@@ -133,6 +163,7 @@ class PacketRing:
             self._gone(str(e))
             return
         if packet.is_keyframe:
+            self.trouble = None
             self._close_group()
         first, last, key = self._group or (start_s, start_s, start_s)
         self._group = (min(first, start_s), max(last, end_s), key)
@@ -151,12 +182,23 @@ class PacketRing:
     def newest_s(self) -> float | None:
         """Where the last whole group ends."""
         with self._lock:
-            return self._fragments[-1].end_s if self._fragments else None
+            last = self._fragments[-1] if self._fragments else None
+            return last.end_s if last is not None and last.begun == self.begun else None
+
+    def since(self, number: int) -> list[Group]:
+        """The whole groups that came after the ``number``-th and are still kept. A few seconds of what was before the
+        latest beginning are among them."""
+        with self._lock:
+            return [Group(f.number, f.begun, f.cut()) for f in self._fragments if f.number > number]
 
     def cut(self, start_s: float, end_s: float) -> Cut | None:
         """The groups that hold something of that time. None where there is nothing of it any more, or not yet."""
         with self._lock:
-            found = [f for f in self._fragments if f.end_s > start_s and f.start_s < end_s]
+            found = [
+                f
+                for f in self._fragments
+                if f.begun == self.begun and f.end_s > start_s and f.start_s < end_s
+            ]
             if not found:
                 return None
             data = b"".join([self._head, *(f.data for f in found)])
@@ -170,15 +212,23 @@ class PacketRing:
             if group is None:
                 self._head = data
                 return
-            if not self._fragments and not self._head:
+            if not self._head:
                 return
-            self._fragments.append(_Fragment(data, *group))
+            self._closed += 1
+            self._fragments.append(_Fragment(self._closed, self.begun, self._head, data, *group))
             self._bytes += len(data)
-            newest = self._fragments[-1].end_s
-            while len(self._fragments) > 1 and (
-                self._bytes > self._max_bytes or self._fragments[1].start_s < newest - self.seconds
-            ):
+            while len(self._fragments) > 1 and self._is_over():
                 self._bytes -= len(self._fragments.popleft().data)
+
+    def _is_over(self) -> bool:
+        """Whether the oldest must go."""
+        oldest, next_, newest = self._fragments[0], self._fragments[1], self._fragments[-1]
+        if self._bytes > self._max_bytes:
+            return True
+        if oldest.begun == newest.begun:
+            return next_.start_s < newest.end_s - self.seconds
+        first = next(f for f in self._fragments if f.begun == newest.begun)
+        return newest.end_s - first.start_s > _LEFTOVER_S
 
     def _gone(self, why: str) -> None:
         self.trouble = why[:200]
