@@ -2,17 +2,14 @@
 
     python bench/live/memory.py ../shared/models/fastestdet-352.onnx --streams 4
 
-A process of its own: it starts a stream more, lets it run, and reads its proportional set size. With ``--minutes``
-all of them go on for so long afterwards, read every ten seconds: whether memory stays flat. These readings leave out
-pages of files: other processes that map them too come and go.
+A real worker process, as an agent has it: it is told to start a stream more, lets it run, and its proportional set size is
+read. With ``--minutes`` all of them go on for so long afterwards, read every ten seconds: whether memory stays flat. These
+readings leave out pages of files: other processes that map them too come and go.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,9 +19,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from common import clip_1080p, detector, parser, pss_mb, quiet_process, report, stream
+from common import RULES, clip_1080p, detector, parser, pss_mb, report
+from pipelines.host.test_worker import Process
 
-from edgectl.pipelines.video.engine_pool import EnginePool
+from edgectl.core.bundle import Variant
+from edgectl.pipelines.host.protocol import EngineRef, Start, Stats
+
+FRAMES = 30
+"""That a stream has had before the seconds until a reading begin."""
 
 
 def main() -> None:
@@ -33,17 +35,16 @@ def main() -> None:
     p.add_argument("--streams", type=int, default=4)
     p.add_argument("--seconds", type=float, default=5.0, help="before each reading")
     p.add_argument("--minutes", type=float, default=0.0, help="go on for so long with all of them")
-    p.add_argument("--clip", type=Path, help=argparse.SUPPRESS)
     a = p.parse_args()
-    if a.clip is not None:
-        print(json.dumps(measure(a.model, a.clip, a.streams, a.seconds, a.minutes)))
-        return
     with tempfile.TemporaryDirectory() as name:
-        clip = clip_1080p(Path(name), fps=15)
-        command = [sys.executable, __file__, str(a.model), "--streams", str(a.streams)]
-        command += ["--seconds", str(a.seconds), "--minutes", str(a.minutes), "--clip", str(clip)]
-        found, later = json.loads(
-            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        folder = Path(name)
+        found, later = measure(
+            detector(folder / "blobs", a.model),
+            clip_1080p(folder, fps=15),
+            folder,
+            streams=a.streams,
+            seconds=a.seconds,
+            minutes=a.minutes,
         )
     figures: dict[str, Any] = {"pss_mb": found, "goal": "first <= 160, further <= 30; flat within 2 %"}
     if further := [round(after - before, 1) for before, after in itertools.pairwise(found)]:
@@ -63,29 +64,35 @@ def main() -> None:
 
 
 def measure(
-    model: Path, clip: Path, streams: int, seconds: float, minutes: float
+    variant: Variant, clip: Path, folder: Path, *, streams: int, seconds: float, minutes: float
 ) -> tuple[list[float], list[float]]:
     """PSS after each stream more, and then, without pages of files, every ten seconds."""
-    quiet_process()
-    pool = EnginePool()
-    running, found = [], []
-    with tempfile.TemporaryDirectory() as name:
-        variant = detector(Path(name), model)
+    engine = EngineRef(blobs=variant.blobs, manifest=variant.digest)
+    found, later = [], []
+    worker = Process(folder)
+    try:
         for i in range(streams):
-            one = stream(f"s{i}", f"{clip}?paced=1&loop=1", variant, pool=pool)
-            one.start()
-            running.append(one)
+            stream = f"s{i}"
+            worker.say(
+                Start(
+                    stream=stream,
+                    kind="surveillance",
+                    source=f"{clip}?paced=1&loop=1",
+                    config={**RULES, "annotate": False},
+                    engines={"detector": engine},
+                )
+            )
+            worker.hear(Stats, lambda m, s=stream: m.stream == s and m.stats.frames.processed > FRAMES)  # type: ignore[misc]
             time.sleep(seconds)
-            found.append(round(pss_mb(), 1))
-        later = []
+            found.append(round(pss_mb(worker.p.pid), 1))
         until = time.monotonic() + minutes * 60
         while time.monotonic() < until:
             time.sleep(10)
-            for one in running:
-                one.times.clear()  # the bench's own notes
-            later.append(round(pss_mb(own=True), 1))
-        for one in running:
-            one.stop()
+            while not worker.answers.empty():
+                worker.answers.get()  # the bench's own notes
+            later.append(round(pss_mb(worker.p.pid, own=True), 1))
+    finally:
+        worker.close()
     return found, later
 
 
