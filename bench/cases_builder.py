@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 from cases_common import Check, Outcome, Place, Run
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from rtx_compiler import available, refusal
 
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, Variant
 from edgectl.engines.finalise.golden import check_golden
 from edgectl.engines.finalise.open import open_engine
+from edgectl.engines.finalise.rtx import accept, has_compiler
 
 __all__ = ["CHECKS"]
 
@@ -171,12 +171,13 @@ def _string(place: Place) -> Outcome:
 
 def _compiled(place: Place, outcome: Outcome) -> Outcome:
     """What NVIDIA's compiler says to each TensorRT-bound graph, where it is installed."""
-    if not outcome.held or not available():
+    if not outcome.held or not has_compiler():
         return Outcome(
             outcome.held, f"{outcome.figure}; not compiled here: tensorrt-rtx-cu12 is not installed"
         )
     bound = {n: v for n, v in _variants(place).items() if v.config.runtime == "tensorrt"}
-    refused = {n: why for n, v in bound.items() if (why := refusal(v.need(LAYER_ENGINE).read_bytes()))}
+    verdicts = {n: accept(v.need(LAYER_ENGINE)) for n, v in bound.items()}
+    refused = {n: v.told() for n, v in verdicts.items() if not v.accepted}
     figure = f"{len(bound) - len(refused)} of {len(bound)} TensorRT-bound graphs accepted by NVIDIA's compiler for SM 8.6"
     return Outcome(
         not refused and bool(bound), "; ".join([figure, *(f"{n}: {w[:120]}" for n, w in refused.items())])

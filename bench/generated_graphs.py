@@ -29,7 +29,6 @@ import onnx
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from rtx_compiler import available, refusal
 from support.builder.fused import Case, cases, feeds_of, make
 
 from edgectl.builder.build import build_bundle
@@ -38,6 +37,7 @@ from edgectl.core.errors import EdgectlError
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.engines.finalise.golden import check_golden, measure
 from edgectl.engines.finalise.open import open_engine, open_model
+from edgectl.engines.finalise.rtx import accept, need_compiler
 
 TASK = TaskSpec(name="tensor", input=TensorInput())
 SANE = 0.9
@@ -65,8 +65,8 @@ def main() -> int:
     parser.add_argument("--rtx", action="store_true", help="also compile what is bound for TensorRT")
     parser.add_argument("--json", action="store_true")
     a = parser.parse_args()
-    if a.rtx and not available():
-        parser.error("--rtx needs tensorrt-rtx-cu12 (x86-64 Linux)")
+    if a.rtx:
+        need_compiler()
     work = [(case, a.profiles.split(","), a.rtx) for case in cases(a.count)]
     results: list[Result] = []
     with multiprocessing.get_context("spawn").Pool(a.jobs, maxtasksperchild=20) as pool:
@@ -143,8 +143,9 @@ def checked(
             engine = open_model(data, plain)
             if rtx:
                 compiled += 1
-                if why := refusal(data):
-                    refused.append(f"{variant.config.variant}: {why.splitlines()[0][:200]}")
+                verdict = accept(variant.need(LAYER_ENGINE))
+                if not verdict.accepted:
+                    refused.append(f"{variant.config.variant}: {verdict.told()[:200]}")
         got = [engine.run(f) for f in feeds]
         engine.close()
         for name in want[0]:

@@ -35,6 +35,7 @@ from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.machine import probe
 from edgectl.engines.finalise.golden import check_golden
 from edgectl.engines.finalise.open import open_engine
+from edgectl.engines.finalise.rtx import has_compiler
 from edgectl.engines.finalise.trial import warm_up
 from edgectl.engines.measure.processes import RUNS
 
@@ -117,6 +118,10 @@ def test_the_jetson_bundle_has_the_graph_the_recipe_and_an_arm_fallback(
     assert any("compiled on the device" in n for n in report.notes)
     info = inspect_bundle(tmp_path / "out")
     typed, trt, arm = info.variants
+    for bound in (typed, trt):
+        assert (bound.acceptance is not None and bound.acceptance.accepted) is has_compiler()
+        assert ("accepted" in render(info)) is has_compiler()
+    assert arm.acceptance is None
     assert (typed.variant, typed.requires) == (
         "tensorrt-int8-float16",
         ("arch:aarch64", "sm:8.7", "trt:10|trt:11"),

@@ -1,4 +1,4 @@
-"""``edgectl bundle``: look into a bundle and prove it."""
+"""``edgectl bundle``: look into a bundle and prove it, also to NVIDIA's compiler."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edgectl.core.errors import BundleError
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
     from edgectl.core.bundle import LayerReport, Variant
 
@@ -89,6 +90,52 @@ def verify(path: BundleFolder, *, out: Printer) -> None:
         {"digest": bundle.digest, "bytes": total, "variants": len(bundle.variants), "ok": True},
         f"{bundle.digest}: {len(bundle.variants)} variants, {total:,} bytes, every digest is right",
     )
+
+
+@app.command("accept")
+def accept(
+    path: BundleFolder,
+    sm: Annotated[
+        list[str] | None, typer.Option(help="Compute capability to compile for; repeat it. [default: 8.6]")
+    ] = None,
+    *,
+    out: Printer,
+) -> None:
+    """Have NVIDIA's own compiler try every graph that a device compiles with TensorRT.
+
+    It needs no GPU, but the extra [rtx] (TensorRT-RTX). It proves that the compiler's parser and builder take the graph, and
+    says how large the engine is; not that it ran, nor how fast. Exits with 1 if one is refused.
+    """
+    import tempfile
+
+    from edgectl.core.bundle import Bundle
+    from edgectl.engines.finalise.rtx import ACCEPTANCE_SM, need_compiler
+    from edgectl.engines.finalise.rtx import accept as ask
+
+    need_compiler()
+    bundle = Bundle(path)
+    bound = [v for v in bundle.variants if v.config.runtime == "tensorrt"]
+    if not bound:
+        raise BundleError(
+            f"{path} has nothing that a device compiles with TensorRT",
+            hint="build it for such a profile: --profile jetson-orin or desktop-gpu",
+        )
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, out.progress() as tell:
+        for i, v in enumerate(bound):
+            name = f"{v.config.profile}/{v.config.variant}"
+            tell(name, i / len(bound))
+            rows.append((name, ask(v.engine(Path(folder)), tuple(sm or (ACCEPTANCE_SM,)))))
+
+    def shown() -> Table:
+        from edgectl.cli.views.bundle import acceptance_table
+
+        return acceptance_table(rows)
+
+    refused = sum(not verdict.accepted for _, verdict in rows)
+    out.result({"refused": refused, "variants": {name: plain(v) for name, v in rows}}, shown)
+    if refused:
+        raise typer.Exit(1)
 
 
 def _layer_report(v: Variant) -> tuple[LayerReport, ...]:

@@ -33,6 +33,7 @@ __all__ = [
     "ANNOTATION_RUNTIME",
     "ANNOTATION_VARIANT",
     "CHUNK_SIZE",
+    "LAYER_ACCEPTANCE",
     "LAYER_CALIBRATION",
     "LAYER_ENGINE",
     "LAYER_GOLDEN",
@@ -85,6 +86,8 @@ LAYER_LAYERS = "application/vnd.edgectl.layers.v1+json"
 """A JSON list of :class:`LayerReport`."""
 LAYER_REPORT = "application/vnd.edgectl.report.v1+json"
 """What was measured when the bundle was built; only people read it."""
+LAYER_ACCEPTANCE = "application/vnd.edgectl.acceptance.v1+json"
+"""TensorRT: what NVIDIA's compiler said of the graph where it was built (:class:`~edgectl.core.acceptance.Acceptance`)."""
 LAYER_PROVENANCE = "application/vnd.in-toto+json"
 LAYER_SBOM = "application/vnd.cyclonedx+json"
 

@@ -57,6 +57,7 @@ def render(info: BundleInfo) -> str:
             _variants(info.variants),
         ),
         _causes(info.report),
+        _acceptance(info.variants),
         _fresh(info.variants),
     ]
     for name, candidates in (info.report.groups if info.report else {}).items():
@@ -122,6 +123,28 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
         ],
         rows,
     )
+
+
+def _acceptance(variants: Sequence[VariantInfo]) -> str:
+    """What NVIDIA's compiler said; empty if it was not asked."""
+    rows, sentences = [], []
+    for v in variants:
+        if (a := v.acceptance) is None:
+            continue
+        name = f"{v.profile}/{v.variant}"
+        sizes = [f"{n:,}" for n in (a.layers, a.engine_bytes, a.weight_bytes, a.activation_bytes)]
+        rows.append([name, "accepted" if a.accepted else f"refused: {a.sentence}", ", ".join(a.sm), *sizes])
+        sentences += [[name, warning] for warning in a.warnings]
+    if not rows:
+        return ""
+    asked = {v.acceptance.compiler for v in variants if v.acceptance is not None}
+    about = (
+        "Its parser and builder take these graphs, types and Q/DQ placement included, and make an engine of this size. "
+        "That says nothing of how fast it runs, nor how another TensorRT fuses it."
+    )
+    headers = ["variant", "verdict", "SM", "#layers", "#engine bytes", "#weight bytes", "#activation bytes"]
+    body = _table(headers, rows) + (_table(["variant", "warning"], sentences) if sentences else "")
+    return _section(f"NVIDIA's compiler: {', '.join(sorted(asked))}", about, body)
 
 
 def _fresh(variants: Sequence[VariantInfo]) -> str:

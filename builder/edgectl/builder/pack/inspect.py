@@ -12,7 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from edgectl.builder.pack.report import SearchReport, read_report
+from edgectl.core.acceptance import Acceptance
 from edgectl.core.bundle import (
+    LAYER_ACCEPTANCE,
     LAYER_ENGINE,
     LAYER_LAYERS,
     LAYER_PACKED,
@@ -27,8 +29,9 @@ from edgectl.core.bundle import (
     read_bounded,
 )
 from edgectl.core.errors import BundleError
+from edgectl.core.schema import parse_json
 
-__all__ = ["BundleInfo", "VariantInfo", "inspect_bundle"]
+__all__ = ["BundleInfo", "VariantInfo", "inspect_bundle", "read_acceptance"]
 
 _LAYERS: TypeAdapter[list[LayerReport]] = TypeAdapter(list[LayerReport])
 
@@ -62,6 +65,8 @@ class VariantInfo:
     golden: dict[str, Any]
     provenance: dict[str, Any]
     """The in-toto statement; empty if there is none."""
+    acceptance: Acceptance | None
+    """TensorRT: what NVIDIA's compiler said of it when it was built; None where it was not asked."""
     libraries: tuple[tuple[str, str], ...]
     """Name and version of what the SBOM lists."""
 
@@ -124,6 +129,7 @@ def _variant(v: Variant, added: list[Descriptor]) -> VariantInfo:
         measured=c.measured.model_dump(exclude_none=True) if c.measured else None,
         golden=c.golden.model_dump(exclude_none=True),
         provenance=_object(v, LAYER_PROVENANCE),
+        acceptance=read_acceptance(v),
         libraries=tuple(
             (str(x.get("name")), str(x.get("version")))
             for x in _object(v, LAYER_SBOM).get("components", [])
@@ -142,6 +148,20 @@ def _layers(v: Variant) -> tuple[LayerReport, ...]:
         raise BundleError(
             f"the layer report of {v.config.variant} is not valid", hint="build the bundle again"
         ) from e
+
+
+def read_acceptance(v: Variant) -> Acceptance | None:
+    """What NVIDIA's compiler said of a variant when it was built. Raises :class:`BundleError`."""
+    path = v.layer(LAYER_ACCEPTANCE)
+    if path is None:
+        return None
+    return parse_json(
+        Acceptance,
+        read_bounded(path, MAX_JSON_BYTES),
+        max_bytes=MAX_JSON_BYTES,
+        what="acceptance",
+        error=BundleError,
+    )
 
 
 def _object(v: Variant, layer: str) -> dict[str, Any]:

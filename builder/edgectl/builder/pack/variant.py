@@ -23,6 +23,7 @@ from edgectl.builder.pack.package import VariantContent, provenance, sbom
 from edgectl.builder.passes.base import NOUGHT, rounding_of
 from edgectl.builder.variants.draft import VariantDraft
 from edgectl.core.bundle import (
+    LAYER_ACCEPTANCE,
     LAYER_CALIBRATION,
     LAYER_ENGINE,
     LAYER_GOLDEN,
@@ -131,6 +132,8 @@ def make_variant(
             ).encode(),
         )
     )
+    if draft.acceptance is not None:
+        layers.append((LAYER_ACCEPTANCE, draft.acceptance.model_dump_json().encode()))
     materials = {"model": identity.source}
     if identity.table is not None and draft.precision == "int8":
         layers.append((LAYER_CALIBRATION, identity.table.to_json()))

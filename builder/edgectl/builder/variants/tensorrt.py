@@ -15,6 +15,7 @@ from edgectl.builder.int8.float16 import to_float16
 from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.int8.quantize import symmetric_ranges
 from edgectl.builder.judge.significance import affordable
+from edgectl.builder.variants.acceptance import accepted
 from edgectl.builder.variants.draft import VariantDraft, float_layers, recipe_as_received, recipe_of
 from edgectl.builder.variants.numeric_check import best_checked, simulation
 from edgectl.builder.variants.trial import Trial
@@ -51,6 +52,7 @@ def tensorrt_drafts(model: QuantizedModel, trial: Trial, p: DeviceProfile) -> li
     trial.monitor.note(f"{p.name}: {_ON_DEVICE}")
     assert p.tensorrt is not None
     for_dla = _dla(model, trial, p) if p.tensorrt.dla_core is not None else []
+    for_dla = [a for d in for_dla if (a := accepted(d, trial.monitor)) is not None]
     return [*for_dla, *_gpu(model, trial, p, p.tensorrt)]
 
 
@@ -149,12 +151,15 @@ def _gpu(model: QuantizedModel, trial: Trial, p: DeviceProfile, tensorrt: Tensor
     fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
     typed = [g for g in tensorrt.generations if g >= 10]
     mixed = _with_float16(model, trial, plain, graph, table) if typed else None
+    if mixed is not None:
+        mixed = accepted(mixed, trial.monitor)
+    if mixed is not None and 8 not in tensorrt.generations:
+        return [replace(mixed, requires=(*fits, "|".join(f"trt:{g}" for g in typed)))]
+    checked = accepted(plain, trial.monitor)
     if mixed is None:
-        return [replace(plain, requires=fits)]
+        return [] if checked is None else [replace(checked, requires=fits)]
     drafts = [replace(mixed, requires=(*fits, "|".join(f"trt:{g}" for g in typed)))]
-    if 8 in tensorrt.generations:
-        drafts.append(replace(plain, requires=(*fits, "trt:8")))
-    return drafts
+    return drafts if checked is None else [*drafts, replace(checked, requires=(*fits, "trt:8"))]
 
 
 def _with_float16(

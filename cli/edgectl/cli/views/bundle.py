@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from edgectl.cli._printer import table
+from edgectl.builder.pack.inspect import read_acceptance
+from edgectl.cli._printer import printable, table
+from edgectl.core.acceptance import Acceptance
 from edgectl.core.bundle import (
     LAYER_ENGINE,
     LAYER_GOLDEN,
@@ -26,7 +28,7 @@ from edgectl.core.measured import Context, Measured, Standing
 if TYPE_CHECKING:
     from edgectl.builder.pack.report import SearchReport
 
-__all__ = ["bundle_view", "variants_table"]
+__all__ = ["acceptance_table", "bundle_view", "variants_table"]
 
 _KINDS = {
     LAYER_ENGINE: "engine",
@@ -101,6 +103,28 @@ def variants_table(bundle: Bundle) -> Table:
     return t
 
 
+def acceptance_table(rows: Sequence[tuple[str, Acceptance]]) -> Table:
+    """What NVIDIA's compiler says to each variant, with its warnings below."""
+    compiler = rows[0][1].compiler if rows else ""
+    t = table(
+        "variant",
+        "verdict",
+        "SM",
+        ">layers",
+        ">engine bytes",
+        ">weight bytes",
+        ">activation bytes",
+        title=compiler,
+    )
+    for name, a in rows:
+        where = f" at {a.node}" if a.node else ""
+        verdict = ["accepted" if a.accepted else f"refused{where}: {a.sentence}"]
+        verdict += [f"warning: {warning}" for warning in a.warnings]
+        sizes = [f"{n:,}" for n in (a.layers, a.engine_bytes, a.weight_bytes, a.activation_bytes)]
+        t.add_row(name, printable("\n".join(verdict)), ", ".join(a.sm), *sizes)
+    return t
+
+
 def _times(m: Measured | None) -> tuple[str, str, str]:
     """Median alone, and × the float fallback alone and paced, from processes of their own where it was
     measured there."""
@@ -160,6 +184,9 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor]
     t.add_row("adds", _added(added, first=first))
     if r.plan == "on-device":
         t.add_row("plan", "compiled on the device by the finaliser, checked against the golden outputs")
+        verdict = read_acceptance(v)
+        told = "not asked: edgectl bundle accept" if verdict is None else verdict.told()
+        t.add_row("NVIDIA's compiler", printable(told))
     t.add_row(
         "golden",
         f"{v.config.golden.samples} samples, "
