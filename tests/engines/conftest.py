@@ -50,7 +50,7 @@ def small_model(seed: int = 0) -> bytes:
 @pytest.fixture
 def make_variant(tmp_path: Path) -> MakeVariant:
     """``make_variant(runtime=…, shift=…, samples=…)``: a variant whose golden outputs are its own, plus
-    ``shift``."""
+    ``shift``, and more ``layers``."""
     import onnxruntime
 
     def make(
@@ -59,6 +59,7 @@ def make_variant(tmp_path: Path) -> MakeVariant:
         shift: float = 0.0,
         samples: int = 2,
         model: bytes | None = None,
+        layers: tuple[tuple[str, bytes], ...] = (),
         **config: Any,
     ) -> Variant:
         data = small_model() if model is None else model
@@ -93,8 +94,11 @@ def make_variant(tmp_path: Path) -> MakeVariant:
             (blobs / hex_of(digest)).write_bytes(content)
             return Descriptor(mediaType=media, digest=digest, size=len(content))
 
-        layers = (put(LAYER_ENGINE, data), put(LAYER_GOLDEN, write_npz(arrays)))
-        manifest = Manifest(config=put(MEDIA_CONFIG, values.model_dump_json().encode()), layers=layers)
+        whole = ((LAYER_ENGINE, data), (LAYER_GOLDEN, write_npz(arrays)), *layers)
+        manifest = Manifest(
+            config=put(MEDIA_CONFIG, values.model_dump_json().encode()),
+            layers=tuple(put(media, content) for media, content in whole),
+        )
         return Variant.open(blobs, put("manifest", manifest.encode()).digest)
 
     return make

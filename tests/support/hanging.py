@@ -142,6 +142,7 @@ WAYS: dict[str, Callable[[Path], Config]] = {
     "clips, cannot be listed": _file(
         ".written", no_reader, clips={"on": ["all"], "before_s": 0, "after_s": 0}
     ),
+    "recording, cannot be listed": _file(".written", no_reader, recording=True),
     "events, cannot be opened": _file("events.jsonl", no_reader),
 }
 """What hangs → the configuration of the first stream, whose folder is given."""
@@ -155,7 +156,7 @@ def main(way: str, folder: str) -> None:
     config = {**own, **WAYS[way](out / "a")}
     counted: dict[str, int] = {}
     since: list[int] = []
-    source = clip(out / "clip.mp4") if way.startswith("clips") else CAMERA
+    source = clip(out / "clip.mp4") if way.startswith(("clips", "recording")) else CAMERA
     if not (starts := not way.startswith("events")):
         sinks._OPEN_S = 1.0
 

@@ -50,7 +50,7 @@ from edgectl.builder.variants.smaller_input import (
     choose_smaller_variants,
 )
 from edgectl.builder.variants.trial import Trial
-from edgectl.core.bundle import LAYER_REPORT
+from edgectl.core.bundle import LAYER_RANGES, LAYER_REPORT
 from edgectl.core.errors import EdgectlError, ModelError, UsageError
 from edgectl.core.files import check_name, file_digest, storage
 from edgectl.core.task import TaskSpec
@@ -285,7 +285,7 @@ def _with_compression(draft: VariantDraft, lost: Accuracy) -> VariantDraft:
 
 def _slimmed(draft: VariantDraft) -> VariantDraft:
     """Without the names that nobody refers to; ranges of implicit quantization refer to tensors by name."""
-    if draft.engine_layers:
+    if any(media == LAYER_RANGES for media, _ in draft.engine_layers):
         return draft
     small = slim(onnx.load_from_string(draft.model))
     return replace(draft, model=small.SerializeToString(deterministic=True))

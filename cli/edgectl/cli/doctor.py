@@ -180,6 +180,12 @@ def _optional(_: Path) -> Iterator[Check]:
         ("onnx", "onnx", "builder", "edgectl build"),
         ("openvino", "openvino", "openvino", "a second CPU runtime"),
         ("tensorrt", "tensorrt", "tensorrt", "TensorRT engines"),
+        (
+            "tensorrt_rtx",
+            "tensorrt-rtx-cu12",
+            "rtx",
+            "TensorRT-RTX engines, and NVIDIA's compiler in edgectl build",
+        ),
         ("sqlalchemy", "SQLAlchemy", "fleet", "edgectl controller"),
         ("amqtt", "amqtt", "broker", "edgectl broker run"),
     ):

@@ -42,6 +42,7 @@ __all__ = [
     "LAYER_PROVENANCE",
     "LAYER_RANGES",
     "LAYER_REPORT",
+    "LAYER_RTX",
     "LAYER_SBOM",
     "MAX_INDEX_BYTES",
     "MAX_JSON_BYTES",
@@ -49,6 +50,7 @@ __all__ = [
     "MEDIA_INDEX",
     "MEDIA_MANIFEST",
     "PREFERENCES",
+    "AheadOfTime",
     "Bundle",
     "Descriptor",
     "GoldenSpec",
@@ -80,6 +82,8 @@ LAYER_PACKED = "application/vnd.edgectl.engine.v1.packed"
 LAYER_GOLDEN = "application/vnd.edgectl.golden.v1.npz"
 """Arrays ``in/<sample>/<tensor>`` and ``out/<sample>/<tensor>``; see :class:`GoldenSpec`."""
 LAYER_CALIBRATION = "application/vnd.edgectl.calibration.v1+json"
+LAYER_RTX = "application/vnd.edgectl.engine.v1.rtx"
+"""The engine that TensorRT-RTX made ahead of time of :data:`LAYER_ENGINE`; see :class:`AheadOfTime`."""
 LAYER_RANGES = "application/vnd.edgectl.ranges.v1+json"
 """Implicit quantization (DLA before TensorRT 11): a JSON object of tensor → largest magnitude."""
 LAYER_LAYERS = "application/vnd.edgectl.layers.v1+json"
@@ -103,7 +107,7 @@ CHUNK_SIZE = 65536
 MAX_INDEX_BYTES = 1 << 20
 MAX_JSON_BYTES = 4 << 20  # a manifest, config or report
 
-Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
+Runtime = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["float32", "float16", "int8"]
 Preference = Literal["fast", "accurate", "low-power", "small-input"]
 """What a variant of a measured profile is best at; see :attr:`VariantConfig.preferences`."""
@@ -181,8 +185,18 @@ class Recipe(Config):
     calibration: Digest | None = None
     """Digest of the calibration table the scales come from."""
     samples: int = 0
-    plan: Literal["none", "on-device"] = "none"
-    """``on-device``: a TensorRT plan is compiled from this file by the finaliser on the device itself."""
+    plan: Literal["none", "on-device", "ahead"] = "none"
+    """``on-device``: a TensorRT plan is compiled from this file by the finaliser on the device itself. ``ahead``: an engine
+    was compiled where the bundle was built (:class:`AheadOfTime`)."""
+
+
+class AheadOfTime(Config):
+    """An engine that was compiled ahead of time: it opens in this very version of its runtime, on GPUs of these compute
+    capabilities. Elsewhere the device compiles one from the graph."""
+
+    compiler: str = Field(max_length=100)
+    """``TensorRT-RTX 1.7.1.116``."""
+    sm: tuple[str, ...] = Field(min_length=1, max_length=16)
 
 
 class Tolerance(Config):
@@ -253,6 +267,8 @@ class VariantConfig(Config):
     expected_rss_mb: float | None = None
     """Resident memory (MiB) of a process that runs only this engine, where it was built; None where that
     was not measured."""
+    ahead: AheadOfTime | None = None
+    """Of the layer :data:`LAYER_RTX`."""
     speed_only: bool = False
     """Calibrated on random data: never for production."""
     unpacked: Unpacked | None = None

@@ -51,9 +51,13 @@ _FLAGS = {"x86_64": "flags", "aarch64": "Features"}
 _HWCAP = {16: {1: "asimd", 20: "asimddp"}, 26: {13: "i8mm", 14: "bf16"}}
 """AT_HWCAP and AT_HWCAP2 of an aarch64 process: bit → flag (Linux, ``uapi/asm/hwcap.h``)."""
 _TEGRA_SM = {"tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
-_RUNTIMES = ("onnxruntime", "openvino", "tensorrt")
-"""By the name of the module: several distributions bring one (``onnxruntime``, ``onnxruntime-gpu``,
-NVIDIA's for Jetson …)."""
+_RUNTIMES = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
+}
+"""Module → runtime. Several distributions bring one (``onnxruntime``, ``onnxruntime-gpu``, NVIDIA's for Jetson …)."""
 
 
 RUNTIME_HINT = "pip install 'edgectl[cpu]', or 'edgectl[gpu]' on a machine with an NVIDIA GPU (one of them); a Jetson takes NVIDIA's onnxruntime-gpu"
@@ -187,13 +191,19 @@ def runtime_distributions() -> dict[str, tuple[str, ...]]:
     """Runtime → distributions, the one whose name is the module's first. A module that no distribution
     brings is not installed."""
     found: dict[str, set[str]] = {
-        r: set(names) for r, names in importlib.metadata.packages_distributions().items() if r in _RUNTIMES
+        _RUNTIMES[module]: set(names)
+        for module, names in importlib.metadata.packages_distributions().items()
+        if module in _RUNTIMES
     }
-    for runtime, name in (*((r, r) for r in _RUNTIMES), ("onnxruntime", "onnxruntime-gpu")):
+    for runtime, name in (*((r, r) for r in _RUNTIMES.values()), ("onnxruntime", "onnxruntime-gpu")):
         # JetPack's does not list its files, nor does Python 3.10 look there
         for distribution in importlib.metadata.distributions(name=name):
             found.setdefault(runtime, set()).add(distribution.metadata["Name"])
-    return {r: tuple(sorted(found[r], key=lambda name: (name != r, name))) for r in _RUNTIMES if r in found}
+    return {
+        r: tuple(sorted(found[r], key=lambda name: (name != r, name)))
+        for r in _RUNTIMES.values()
+        if r in found
+    }
 
 
 def _providers() -> tuple[str, ...]:

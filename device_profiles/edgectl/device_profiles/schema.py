@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, model_validator
 from edgectl.core.bundle import Runtime
 from edgectl.core.schema import Config, Name
 
-__all__ = ["CpuSpec", "DeviceLimits", "DeviceProfile", "Family", "GpuSpec", "TensorRtSpec"]
+__all__ = ["CpuSpec", "DeviceLimits", "DeviceProfile", "Family", "GpuSpec", "RtxSpec", "TensorRtSpec"]
 
 Family = Literal["x86-vnni", "x86-avx2", "arm64", "trt-gpu", "trt-dla"]
 """Kernel family: which form of int8 the device's kernels take."""
@@ -64,6 +64,11 @@ class TensorRtSpec(Config):
         return low <= found[: len(low)] and found[: len(high)] <= high
 
 
+class RtxSpec(Config):
+    sm: tuple[Version, ...] = Field(min_length=1, max_length=16)
+    """Compute capabilities that an engine is compiled for ahead of time, one each."""
+
+
 class DeviceLimits(Config):
     rss_mb: int = Field(default=1024, ge=32)
     bundle_mb: int = Field(default=256, ge=1)
@@ -81,6 +86,8 @@ class DeviceProfile(Config):
     cpu: CpuSpec
     gpu: GpuSpec | None = None
     tensorrt: TensorRtSpec | None = None
+    rtx: RtxSpec | None = None
+    """TensorRT-RTX."""
     runtimes: tuple[Runtime, ...] = Field(min_length=1)
     limits: DeviceLimits = DeviceLimits()
     min_speedup: float = Field(default=1.02, ge=1.0, le=10.0)
@@ -96,6 +103,8 @@ class DeviceProfile(Config):
                 raise ValueError(
                     f"dla_core is {self.tensorrt.dla_core}, and the profile's [gpu] has dla_cores = {cores}"
                 )
+        if "tensorrt-rtx" in self.runtimes and (self.gpu is None or self.rtx is None):
+            raise ValueError("runtime tensorrt-rtx needs the tables [gpu] and [rtx]")
         if "onnxruntime" not in self.runtimes:
             raise ValueError("runtimes must contain onnxruntime: every bundle carries a CPU fallback")
         return self

@@ -7,7 +7,8 @@ from tests.engines.conftest import MakeVariant
 from edgectl.core.bundle import LAYER_ENGINE, SessionSettings
 from edgectl.core.files import hex_of
 from edgectl.engines.finalise.cache import forget_others
-from edgectl.engines.finalise.finalise import _SIBLINGS, finalise
+from edgectl.engines.finalise.entry import _SIBLINGS
+from edgectl.engines.finalise.finalise import finalise
 
 
 def test_engines_of_models_that_are_gone_go_and_timing_caches_stay(

@@ -17,6 +17,7 @@ from edgectl.core.errors import EngineError, GoldenError, ProfileError, StorageE
 from edgectl.core.files import digest_of, hex_of
 from edgectl.device_profiles.schema import TensorRtSpec
 from edgectl.engines.finalise import finalise as module
+from edgectl.engines.finalise.entry import alone
 from edgectl.engines.finalise.finalise import finalise
 from edgectl.engines.finalise.golden import check_golden
 from edgectl.engines.finalise.open import open_engine
@@ -216,7 +217,7 @@ def test_a_running_stream_opens_its_engine_while_a_better_one_is_in_the_making(
 ) -> None:
     variant, cache = make_variant(runtime="tensorrt"), tmp_path / "cache"
     quick = finalise(variant, cache).path
-    with module._alone(cache, variant.need(LAYER_ENGINE)):
+    with alone(cache, variant.need(LAYER_ENGINE)):
         assert finalise(variant, cache).path == quick
 
 

@@ -21,6 +21,7 @@ from support.fleet import wait_until
 from support.pipelines import BoxEngine, box_task, make_variant
 from support.rtsp_recorder import Recorder
 
+from edgectl.core.errors import UsageError
 from edgectl.link.mqtt import BrokerOptions, Link
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds.base import PipelineArgs, make_pipeline
@@ -184,6 +185,8 @@ WAYS: dict[str, Callable[[Path, dict[str, Any]], list[NDArray[Any]]]] = {
 
 WITHOUT_PICTURES = {"events", "tracklog", "retention", "webhook"}
 CROPS = {"frigate"}
+REFUSED = {"recording"}
+"""Together with privacy."""
 
 
 @pytest.mark.parametrize("sink", WAYS)
@@ -210,8 +213,14 @@ def test_a_crop_of_somebody_shows_nothing_of_him(tmp_path: Path, privacy: dict[s
         assert (detail(crop, 0.3, 0.3, 0.7, 0.8) < 8) == bool(privacy)
 
 
+@pytest.mark.parametrize("sink", sorted(REFUSED))
+def test_a_sink_that_can_hide_nothing_is_refused(sink: str) -> None:
+    with pytest.raises(UsageError, match=f"{sink}: it gives out the source's own packets"):
+        parse_config("surveillance", {sink: True, "privacy": PRIVACY})
+
+
 def test_every_sink_is_looked_at() -> None:
-    assert set(SINKS.own) == set(WAYS) | WITHOUT_PICTURES | CROPS
+    assert set(SINKS.own) == set(WAYS) | WITHOUT_PICTURES | CROPS | REFUSED
 
 
 def test_events_and_track_logs_say_nothing_of_where_somebody_is_in_a_mask(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ GOLDEN_SAMPLES = 2
 _NOISE_FACTOR = 4.0
 _WORTH_PACKING = 0.9  # of the bytes
 _FLOOR = 1e-3  # of the output's largest value
-_QUANTIZATION_SHARE = {"onnxruntime": 0.5, "openvino": 0.5, "tensorrt": 1.0}
+_QUANTIZATION_SHARE = {"onnxruntime": 0.5, "openvino": 0.5, "tensorrt": 1.0, "tensorrt-rtx": 1.0}
 # the device rounds by rules of its own: as far from the recorded graph as that is from float
 _IMPLICIT_SHARE = 2.0
 
@@ -115,6 +115,7 @@ def make_variant(
         speed_only=identity.speed_only and draft.precision != "float32",
         fallback=draft.fallback,
         batch=draft.batch,
+        ahead=draft.ahead,
     )
     golden = {f"in/{i}/{n}": a for i, feeds in enumerate(inputs) for n, a in feeds.items()}
     golden |= {f"out/{i}/{n}": a for i, o in enumerate(outputs) for n, a in o.items()}

@@ -11,7 +11,15 @@ from edgectl.builder.int8.previous_release import PREFIX
 from edgectl.builder.int8.quantize import Quantized
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.core.acceptance import Acceptance
-from edgectl.core.bundle import LayerReport, Precision, Preference, Recipe, Runtime, SessionSettings
+from edgectl.core.bundle import (
+    AheadOfTime,
+    LayerReport,
+    Precision,
+    Preference,
+    Recipe,
+    Runtime,
+    SessionSettings,
+)
 from edgectl.core.measured import Measured
 from edgectl.core.task import ImageInput
 
@@ -45,6 +53,8 @@ class VariantDraft:
     """Preprocessing is inside the graph: what the device fills in instead of the task's input."""
     batch: int = 1
     """Most pictures that one call takes."""
+    ahead: AheadOfTime | None = None
+    """Of an engine among :attr:`engine_layers` that was compiled here."""
     acceptance: Acceptance | None = None
     """What NVIDIA's compiler said of it; None where it was not asked."""
 

@@ -45,6 +45,7 @@ __all__ = [
 
 _FLOAT = Recipe(family="float")
 _CUDA = "provider:CUDA"
+_CPU_RUNTIMES = ("onnxruntime", "openvino")
 
 
 def measurable(p: DeviceProfile, machine: Machine) -> bool:
@@ -63,7 +64,7 @@ def has_cuda(p: DeviceProfile, machine: Machine) -> bool:
 def comparison(p: DeviceProfile, machine: Machine) -> str:
     """Names all that a choice depends on: profiles that agree on it are measured once. People read it in the
     report."""
-    runtimes = " and ".join(r for r in p.runtimes if r != "tensorrt" and r in machine.runtimes)
+    runtimes = " and ".join(r for r in p.runtimes if r in _CPU_RUNTIMES and r in machine.runtimes)
     threads = min(p.cpu.max_threads, machine.cores)
     return f"{host_family(machine) or 'float'} in {runtimes}, at most {threads} threads and {p.limits.rss_mb} MiB, {p.min_speedup:g} × float"
 
@@ -81,7 +82,7 @@ def measure_host(
         CandidateGraph(n, q.model.SerializeToString(deterministic=True), "int8", q.carried_over)
         for n, q in model.recipes(family).items()
     ]
-    runtimes: list[Runtime] = [r for r in p.runtimes if r != "tensorrt" and r in machine.runtimes]
+    runtimes: list[Runtime] = [r for r in p.runtimes if r in _CPU_RUNTIMES and r in machine.runtimes]
     cores = min(p.cpu.max_threads, machine.cores)
     bases = [
         Candidate(g, r, SessionSettings(precision_hint="f32" if r == "openvino" else None))

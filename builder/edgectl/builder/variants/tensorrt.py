@@ -18,6 +18,7 @@ from edgectl.builder.judge.significance import affordable
 from edgectl.builder.variants.acceptance import accepted
 from edgectl.builder.variants.draft import VariantDraft, float_layers, recipe_as_received, recipe_of
 from edgectl.builder.variants.numeric_check import best_checked, simulation
+from edgectl.builder.variants.rtx import rtx_drafts
 from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import LAYER_RANGES, Precision, SessionSettings
 from edgectl.device_profiles.schema import DeviceProfile, TensorRtSpec
@@ -53,7 +54,8 @@ def tensorrt_drafts(model: QuantizedModel, trial: Trial, p: DeviceProfile) -> li
     assert p.tensorrt is not None
     for_dla = _dla(model, trial, p) if p.tensorrt.dla_core is not None else []
     for_dla = [a for d in for_dla if (a := accepted(d, trial.monitor)) is not None]
-    return [*for_dla, *_gpu(model, trial, p, p.tensorrt)]
+    for_gpu = _gpu(model, trial, p, p.tensorrt)
+    return [*for_dla, *for_gpu, *(rtx_drafts(for_gpu[0], p, trial.monitor) if for_gpu else [])]
 
 
 def unfit_for_tensorrt(model: ModelProto) -> str:

@@ -15,15 +15,10 @@ miss. Kill at any point leaves the cache as it was, or with a temporary.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
-import os
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,22 +27,22 @@ import onnxruntime as ort
 
 from edgectl.core.bundle import LAYER_RANGES, Recipe, SessionSettings, Variant
 from edgectl.core.errors import EdgectlError, EngineError, IntegrityError, ProfileError
-from edgectl.core.files import atomic_write, file_digest, fsync_dir, storage
+from edgectl.core.files import file_digest, storage
 from edgectl.core.plan import SharedPlan, key_hex
 from edgectl.device_profiles.catalogue import load_profile, profile_names
 from edgectl.device_profiles.machine import probe
 from edgectl.device_profiles.schema import TensorRtSpec
 from edgectl.engines.child import run_child
+from edgectl.engines.finalise.entry import Entry, alone
 from edgectl.engines.finalise.golden import check_golden
 from edgectl.engines.finalise.plan_layers import PlanLayers
+from edgectl.engines.finalise.rtx_engine import rtx_engine
 from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
 __all__ = ["QUICK_LEVEL", "Finalised", "adopt_plan", "finalise", "missing_plan"]
 
 QUICK_LEVEL = 3
 _CHECK_TIMEOUT_S = 300.0
-# engines of one model that are kept for other variants: active and previous ones of a few preferences
-_SIBLINGS = 6
 _ANY_TENSORRT = TensorRtSpec(min="8.6", max="11.99")
 """For a variant whose profile is not one of those that ship with edgectl."""
 
@@ -106,7 +101,7 @@ def finalise(
             return _Made(
                 entry.path(known), known["level"], known["p50_ms"], made=False, layers=known["layers"]
             ).result(entry, started)
-        with _alone(cache, model):
+        with alone(cache, model):
             known = entry.read()
             if known is None or known["level"] < (level or 0):
                 most_s = timeout_s or limits.build_minutes * 60.0
@@ -117,14 +112,20 @@ def finalise(
             return _Made(
                 entry.path(known), known["level"], known["p50_ms"], made=False, layers=known["layers"]
             ).result(entry, started)
+    if runtime == "tensorrt-rtx":
+        made_by, found, made = rtx_engine(variant, model, cache, timeout_s)
+        seconds = time.monotonic() - started
+        return Finalised(
+            made_by.path(found), "plan", made, seconds, made_by.key, p50_ms=float(found["p50_ms"])
+        )
     if runtime == "onnxruntime" and provider == "cpu":
         key = {
             "onnxruntime": ort.__version__,
             "isa": list(probe().isa),
             "settings": variant.config.session.model_dump(),
         }
-        with _alone(cache, model):
-            entry = _Entry.of(variant, model, cache, key, "onnx")
+        with alone(cache, model):
+            entry = Entry.of(variant, model, cache, key, "onnx")
             known = entry.read()
             if known is None:
                 return _Made(_optimise(variant, entry), made=True).result(entry, started)
@@ -155,7 +156,7 @@ def adopt_plan(variant: Variant, cache: Path, file: Path, plan: SharedPlan) -> N
     entry = _plan_entry(variant, model, cache, _limits(variant.config.profile))
     if entry.key != plan.key:
         raise EngineError("the shared plan is for another machine, TensorRT or model than this")
-    with _alone(cache, model):
+    with alone(cache, model):
         if entry.read() is not None:
             return
         entry.invalidate()
@@ -177,7 +178,7 @@ def adopt_plan(variant: Variant, cache: Path, file: Path, plan: SharedPlan) -> N
             )
 
 
-def _plan_entry(variant: Variant, model: Path, cache: Path, limits: TensorRtSpec) -> _Entry:
+def _plan_entry(variant: Variant, model: Path, cache: Path, limits: TensorRtSpec) -> Entry:
     """Where the plan of a variant lies on this machine. Raises :class:`ProfileError` if its TensorRT is
     outside the limits."""
     key = _identity()
@@ -188,7 +189,7 @@ def _plan_entry(variant: Variant, model: Path, cache: Path, limits: TensorRtSpec
         )
     if variant.config.recipe.family == "trt-dla":
         key["dla"] = limits.dla_core or 0
-    return _Entry.of(variant, model, cache, key, "plan")
+    return Entry.of(variant, model, cache, key, "plan")
 
 
 def _limits(profile: str) -> TensorRtSpec:
@@ -216,18 +217,6 @@ class _Wanted:
         ]
 
 
-@contextlib.contextmanager
-def _alone(cache: Path, model: Path) -> Iterator[None]:
-    """One finaliser per model at a time, whatever the process: two slots may get the same one. The lock
-    dies with its holder."""
-    with storage(str(cache)):
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = (cache / f".lock-{model.name[:16]}").open("wb")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _identity() -> dict[str, Any]:
     """Everything that a plan depends on beside the model: exact TensorRT build, device, driver, L4T, power
     mode.
@@ -250,110 +239,6 @@ def _identity() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """One line of the cache: a model on a machine. ``key``: what the machine is, the model's digest, the
-    golden outputs to meet."""
-
-    cache: Path
-    model: Path
-    stem: str
-    suffix: str
-    key: dict[str, Any]
-    recipe: Recipe
-
-    @classmethod
-    def of(cls, variant: Variant, model: Path, cache: Path, key: dict[str, Any], suffix: str) -> _Entry:
-        whole = {**key, "model": model.name, "golden": variant.digest}
-        stem = f"{model.name[:16]}-{key_hex(whole)[:16]}"
-        return cls(cache, model, stem, suffix, whole, variant.config.recipe)
-
-    @property
-    def scratch(self) -> str:
-        """Prefix of the folders in which engines of this model are made."""
-        return f".making-{self.stem.split('-')[0]}-"
-
-    def read(self) -> dict[str, Any] | None:
-        """The record if it is this entry's and its file is what was written; None is a miss."""
-        try:
-            record = json.loads((self.cache / f"{self.stem}.json").read_bytes())
-        except (OSError, ValueError):
-            return None
-        if not isinstance(record, dict) or record.get("key") != self.key:
-            return None
-        if record["file"] == "original":
-            return record
-        path = self.path(record)
-        return (
-            record
-            if path.parent == self.cache and path.is_file() and file_digest(path) == record["digest"]
-            else None
-        )
-
-    def path(self, record: dict[str, Any]) -> Path:
-        return self.model if record["file"] == "original" else self.cache / str(record["file"])
-
-    def invalidate(self) -> None:
-        """Before a new engine of a model is made, its older ones go: other version, other driver, or a torn
-        write of this one.
-
-        Those that other variants have of this model on this machine stay: other streams run them, or a
-        rollback will.
-        """
-        siblings = self._siblings()
-        with storage(str(self.cache)):
-            for old in self.cache.glob(f"{self.stem.split('-')[0]}-*"):
-                if not old.name.startswith(siblings):
-                    old.unlink(missing_ok=True)
-            self.sweep()
-
-    def _siblings(self) -> tuple[str, ...]:
-        """Stems of the newest entries of this model that differ only in what is a variant's own."""
-        found: list[tuple[float, str]] = []
-        for path in self.cache.glob(f"{self.stem.split('-')[0]}-*.json"):
-            try:
-                known, written = json.loads(path.read_bytes()).get("key"), path.stat().st_mtime
-            except (OSError, ValueError, AttributeError):
-                continue
-            if (
-                path.stem != self.stem
-                and isinstance(known, dict)
-                and _of_machine(known) == _of_machine(self.key)
-            ):
-                found.append((written, path.stem))
-        return tuple(stem for _, stem in sorted(found, reverse=True)[:_SIBLINGS])
-
-    def sweep(self) -> None:
-        """Remove what a killed finaliser of this model left."""
-        for torn in self.cache.glob(f"{self.scratch}*"):
-            for file in torn.iterdir():
-                file.unlink(missing_ok=True)
-            torn.rmdir()
-
-    def commit(self, temporary: Path, name: str, **record: Any) -> Path:
-        """Name the engine, durably; the JSON beside it comes last and is what makes it count. Then the one
-        before it goes."""
-        final = self.cache / name
-        digest = file_digest(temporary)
-        with storage(str(final)):
-            with temporary.open("rb") as f:
-                os.fsync(f.fileno())
-            temporary.replace(final)
-            fsync_dir(self.cache)
-        self.record(file=name, digest=digest, **record)
-        for old in self.cache.glob(f"{self.stem}*.{self.suffix}"):
-            if old != final:
-                old.unlink(missing_ok=True)
-        return final
-
-    def record(self, **values: Any) -> None:
-        atomic_write(self.cache / f"{self.stem}.json", json.dumps({"key": self.key, **values}).encode())
-
-
-def _of_machine(key: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in key.items() if k not in ("golden", "settings", "dla")}
-
-
-@dataclass(frozen=True)
 class _Made:
     path: Path
     level: int | None = None
@@ -361,7 +246,7 @@ class _Made:
     made: bool = True
     layers: dict[str, int] | None = None
 
-    def result(self, entry: _Entry, started: float) -> Finalised:
+    def result(self, entry: Entry, started: float) -> Finalised:
         kind: Literal["plan", "optimised", "original"]
         kind = "original" if self.path == entry.model else "plan" if entry.suffix == "plan" else "optimised"
         layers = PlanLayers(**self.layers) if self.layers is not None else None
@@ -379,7 +264,7 @@ class _Made:
         )
 
 
-def _compile(variant: Variant, entry: _Entry, wanted: _Wanted, known: dict[str, Any] | None) -> _Made:
+def _compile(variant: Variant, entry: Entry, wanted: _Wanted, known: dict[str, Any] | None) -> _Made:
     """A new plan, beside the ``known`` one if there is one: that stays if it is the faster."""
     if known is None:
         entry.invalidate()
@@ -441,7 +326,7 @@ def _notes(layers: PlanLayers, recipe: Recipe) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _optimise(variant: Variant, entry: _Entry) -> Path:
+def _optimise(variant: Variant, entry: Entry) -> Path:
     entry.invalidate()
     settings = variant.config.session
     with storage(str(entry.cache)):

@@ -36,7 +36,7 @@ def engine_file(
     if threads is not None:
         settings = settings.model_copy(update={"threads": threads})
     if cache is None:
-        if variant.config.runtime == "tensorrt":
+        if variant.config.runtime in ("tensorrt", "tensorrt-rtx"):
             raise EngineError(
                 f"variant {variant.config.variant} is compiled on the device and needs a folder for its plan",
                 hint="give a cache folder, or take the CPU fallback variant",
@@ -52,15 +52,19 @@ def engine_file(
 def open_model(
     model: Path | bytes, settings: SessionSettings | None = None, *, runtime: str = "onnxruntime"
 ) -> Engine:
-    """Open an ONNX file, or its bytes, in a CPU runtime; for ``tensorrt`` the file of a plan that was
-    compiled here."""
+    """Open an ONNX file, or its bytes, in a CPU runtime; for ``tensorrt`` and ``tensorrt-rtx`` the file of a plan or
+    engine that the finaliser made."""
     settings = settings or SessionSettings()
-    if runtime == "tensorrt":
-        # here: only devices with TensorRT load its module
-        from edgectl.engines.runtimes.tensorrt import TensorRtEngine
-
+    if runtime in ("tensorrt", "tensorrt-rtx"):
         if not isinstance(model, Path):
             raise EngineError("a TensorRT plan is opened from its file")
+        # here: only devices with TensorRT load its module
+        if runtime == "tensorrt-rtx":
+            from edgectl.engines.runtimes.tensorrt_rtx import RtxEngine
+
+            return RtxEngine(model)
+        from edgectl.engines.runtimes.tensorrt import TensorRtEngine
+
         return TensorRtEngine(model)
     if runtime == "openvino":
         return OpenVinoEngine(model, settings)

@@ -15,10 +15,12 @@ from edgectl.core.acceptance import Acceptance
 from edgectl.core.errors import EngineError, UsageError
 from edgectl.engines.child import run_child
 
-__all__ = ["ACCEPTANCE_SM", "accept", "has_compiler", "need_compiler"]
+__all__ = ["ACCEPTANCE_SM", "CURRENT", "accept", "has_compiler", "need_compiler"]
 
 ACCEPTANCE_SM = "8.6"
 """What a graph for any device is tried for: the compiler has no Orin (8.7), whose kernels are nearest to it."""
+CURRENT = "current"
+"""The GPU of this machine, whichever it is."""
 _TIMEOUT_S = 300.0
 _MEMORY_MB = 8192
 
@@ -45,7 +47,8 @@ def accept(
     timeout_s: float = _TIMEOUT_S,
     memory_mb: int = _MEMORY_MB,
 ) -> Acceptance:
-    """Have the compiler try an ONNX file for some compute capabilities; ``engine``: where to write what it made.
+    """Have the compiler try an ONNX file for some compute capabilities, or :data:`CURRENT`; ``engine``: where to write what
+    it made.
 
     Raises :class:`EngineError` where it hangs, crashes or needs too much memory, and for a compute capability that it does not
     have: then it has said nothing about the graph.

@@ -21,6 +21,7 @@ from edgectl.core.acceptance import Acceptance
 from edgectl.core.errors import EngineError
 from edgectl.core.files import atomic_write
 from edgectl.engines.child import answer
+from edgectl.engines.finalise.rtx import CURRENT
 
 __all__ = ["compile_ahead"]
 
@@ -54,14 +55,13 @@ def compile_ahead(onnx: Path, sms: Sequence[str]) -> tuple[Acceptance, bytes]:
 
     ``sms``: compute capabilities, ``8.6``. Raises :class:`EngineError` for one that this compiler does not have.
     """
-    known = {
-        name: value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")
-    }
+    known = _capabilities()
     for sm in sms:
-        if _name(sm) not in known:
+        if sm not in known:
+            there = ", ".join(sorted((k for k in known if k != CURRENT), key=float))
             raise EngineError(
                 f"TensorRT-RTX {trt.__version__} does not compile for SM {sm} ahead of time",
-                hint=f"it does for {', '.join(sorted(_dotted(name) for name in known))}",
+                hint=f"it does for {there}",
             )
     log = _Log()
     builder = trt.Builder(log)
@@ -73,8 +73,8 @@ def compile_ahead(onnx: Path, sms: Sequence[str]) -> tuple[Acceptance, bytes]:
         config = builder.create_builder_config()
         config.num_compute_capabilities = len(sms)
         for i, sm in enumerate(sms):
-            config.set_compute_capability(known[_name(sm)], i)
-        built = builder.build_serialized_network(network, config)
+            config.set_compute_capability(known[sm], i)
+        built: Any = builder.build_serialized_network(network, config)
         engine = b"" if built is None else bytes(built)
         if not engine:
             sentence = log.errors[0] if log.errors else "the builder gives no reason"
@@ -113,13 +113,13 @@ def _tidy(message: str) -> str:
     return _ITS_FILES.sub("", " ".join(message.split()))[:_MOST_CHARACTERS]
 
 
-def _name(sm: str) -> str:
-    return f"SM{sm.replace('.', '')}"
-
-
-def _dotted(name: str) -> str:
-    digits = name.removeprefix("SM")
-    return f"{digits[:-1]}.{digits[-1]}"
+def _capabilities() -> dict[str, Any]:
+    """What it compiles for, as ``8.6``; and :data:`~edgectl.engines.finalise.rtx.CURRENT`."""
+    found = {CURRENT: trt.ComputeCapability.CURRENT}
+    for name, value in trt.ComputeCapability.__members__.items():
+        if digits := name.removeprefix("SM") if name.startswith("SM") else "":
+            found[f"{digits[:-1]}.{digits[-1]}"] = value
+    return found
 
 
 def _main(arguments: list[str]) -> dict[str, Any]:
