@@ -10,6 +10,7 @@ import pytest
 from edgectl.core.errors import IntegrityError, LinkError, UsageError
 from edgectl.core.files import digest_of
 from edgectl.engines.finalise.open import open_model
+from edgectl.engines.finalise.rtx import accept, has_compiler
 from edgectl.models import catalogue, entries, pull, reference, references
 from edgectl.pipelines.tasks import load_task
 
@@ -29,6 +30,13 @@ def test_reference_model_fits_its_task_and_its_card(name: str) -> None:
         assert engine.inputs[0].shape == task.input.shape
         assert engine.outputs[0].shape[1] == len(task.labels)
     engine.close()
+
+
+@pytest.mark.skipif(not has_compiler(), reason="NVIDIA's compiler is for x86-64 alone")
+@pytest.mark.parametrize("name", [r.name for r in references()])
+def test_nvidias_compiler_takes_each_reference_model(name: str) -> None:
+    verdict = accept(reference(name).model, ("8.6", "12.0"))
+    assert verdict.accepted, verdict.told()
 
 
 def test_pull_takes_the_file_from_a_local_folder_by_its_digest(tmp_path: Path, shared: Path) -> None:
