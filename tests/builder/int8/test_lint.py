@@ -84,6 +84,15 @@ def reads_codes(m: ModelProto) -> None:
     m.graph.node.append(helper.make_node("Cast", ["r2_q"], ["peek"], name="peek", to=1))
 
 
+def no_codes(m: ModelProto) -> None:
+    node(m, "r2_DequantizeLinear").input[0] = "r2"
+
+
+def two_scales(m: ModelProto) -> None:
+    m.graph.initializer.append(numpy_helper.from_array(np.float32(9), "other_scale"))
+    node(m, "r2_DequantizeLinear").input[1] = "other_scale"
+
+
 def float_data(m: ModelProto) -> None:
     node(m, "depth").input[0] = "r2"
 
@@ -194,6 +203,8 @@ def no_products(m: ModelProto) -> None:
         ("x86-vnni", signed_activations, "r2_QuantizeLinear: activations are not uint8"),
         ("trt-gpu", shifted_zero, "r2_QuantizeLinear: zero point is not 0"),
         ("x86-vnni", reads_codes, "r2_QuantizeLinear: an operator reads codes directly"),
+        ("trt-gpu", no_codes, "r2_DequantizeLinear: what it reads are no codes"),
+        ("arm64", two_scales, "r2_DequantizeLinear: another scale or zero point than r2_QuantizeLinear has"),
         ("x86-vnni", float_data, "depth: int8 weights but float data"),
         ("x86-avx2", wide_codes, "point: weight codes exceed ±63"),
         ("arm64", unsigned_codes, "point: its weight codes are not int8"),

@@ -80,6 +80,18 @@ def _codes(index: GraphIndex, family: Family) -> Iterator[str]:
             yield f"{n.name}: an operator reads codes directly"
 
 
+def _pairs(index: GraphIndex, family: Family) -> Iterator[str]:
+    """What is dequantized was quantized, and with the same scale and zero point."""
+    for n in _all(index, "DequantizeLinear"):
+        if n.input[0] in index.initializers:
+            continue
+        source = index.producer.get(n.input[0])
+        if source is None or source.op_type != "QuantizeLinear":
+            yield f"{n.name}: what it reads are no codes"
+        elif not all(_same(index, a, b) for a, b in zip(source.input[1:], n.input[1:], strict=False)):
+            yield f"{n.name}: another scale or zero point than {source.name} has"
+
+
 def _weights(index: GraphIndex, family: Family) -> Iterator[str]:
     """A weighted node is float throughout, or reads int8 data and int8 weights with a scale for each
     output channel."""
@@ -221,6 +233,7 @@ RULES: tuple[Callable[[GraphIndex, Family], Iterator[str]], ...] = (
     _payload,
     _activations,
     _codes,
+    _pairs,
     _weights,
     _biases,
     _size,
