@@ -138,6 +138,41 @@ def accept(
         raise typer.Exit(1)
 
 
+@app.command("extract")
+def extract(
+    path: BundleFolder,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="New folder for the files.")],
+    variant: Annotated[
+        str | None, typer.Option("--variant", help="VARIANT or PROFILE/VARIANT; default: the only one.")
+    ] = None,
+    triton: Annotated[
+        bool, typer.Option("--triton", help="Also a model repository for NVIDIA's Triton server.")
+    ] = False,
+    *,
+    out: Printer,
+) -> None:
+    """Write a variant as plain files for other tools, with the commands that run it there as edgectl does.
+
+    trtexec, tensorrt_rtx, onnxruntime_perf_test or benchmark_app, by its runtime.
+    """
+    from edgectl.builder.pack.extract import choose
+    from edgectl.builder.pack.extract import extract as write
+    from edgectl.core.bundle import Bundle
+
+    done = write(choose(Bundle(path), variant), folder, triton=triton)
+    lines = [f"{done.variant} in {done.out}: {', '.join(done.files)}", ""]
+    lines += [line for what, command in done.commands for line in (f"# {what}", command)]
+    out.result(
+        {
+            "variant": done.variant,
+            "out": done.out,
+            "files": list(done.files),
+            "commands": [{"what": what, "command": command} for what, command in done.commands],
+        },
+        "\n".join(lines),
+    )
+
+
 def _layer_report(v: Variant) -> tuple[LayerReport, ...]:
     from pydantic import TypeAdapter, ValidationError
 
