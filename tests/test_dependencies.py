@@ -385,7 +385,8 @@ import importlib, pkgutil
 for component in ("core", "link", "device_profiles", "models", "engines", "pipelines", "agent"):
     package = importlib.import_module(f"edgectl.{component}")
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if module.name.split(".")[-1] in ("tensorrt", "trt_check", "trt_compile"):  # they need a GPU's libraries
+        # they need a GPU's libraries
+        if module.name.split(".")[-1] in ("tensorrt", "trt_check", "trt_compile", "tensorrt_rtx", "rtx_check", "rtx_compile"):
             continue
         try:
             importlib.import_module(module.name)
