@@ -230,7 +230,7 @@ class Analysis:
         looked = None if result.whole else [(m.x, m.y, m.width, m.height) for m in result.metas]
         hidden = self._privacy.step(found, tracks, frame.stamp.t_s, looked)
         if self._hidden is not None and hidden is not None and frame.stamp.pts_s is not None:
-            self._hidden.add(frame.stamp.pts_s, hidden)
+            self._hidden.add(frame.stamp.pts_s, hidden, frame.stamp.seq)
         clean = self._privacy.clean_tracks(tracks)
         shown = (
             ShownFrame(frame, hidden, self.analyser.overlay(clean))
