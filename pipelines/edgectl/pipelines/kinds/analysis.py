@@ -266,7 +266,8 @@ class Analysis:
             ("rules", done - at.looked),
             ("avail_to_event", whole),
         ]
-        if self._realtime:
+        # when it arrived says nothing of when it was taken
+        if self._realtime and stamp.quality != "arrival":
             stages.append(("glass_to_event", done - stamp.t_ns))
         if period is not None:
             stages.append(("period", period))
