@@ -13,6 +13,7 @@ TOPIC = re.compile(r"(?P<prefix>\S+)/device/(?:[a-zA-Z0-9_-]+/)?[a-zA-Z0-9_-]+/c
 MESSAGE = (
     {"dev", "o", "cmps"},
     {
+        "availability",
         "availability_topic",
         "payload_available",
         "payload_not_available",
@@ -47,6 +48,8 @@ ENTITY = {
     "enabled_by_default",
     "qos",
     "json_attributes_topic",
+    "availability",
+    "availability_mode",
 }
 PLATFORMS: dict[str, tuple[set[str], set[str]]] = {
     "sensor": (
@@ -83,6 +86,9 @@ def entities(topic: str, message: dict[str, Any]) -> dict[str, dict[str, Any]]:
     ids = [part["unique_id"] for part in message["cmps"].values()]
     assert len(ids) == len(set(ids))
     for key, part in message["cmps"].items():
+        # an entity takes from the device what it does not say itself, and must not have both of these then
+        assert not ("availability" in part and "availability_topic" in {**message, **part}), key
+        assert part.get("availability_mode", "latest") in ("all", "any", "latest")
         required, optional = PLATFORMS[part["platform"]]
         keys(part, (required | {"platform", "unique_id"}, optional | ENTITY), key)
         if part["platform"] == "binary_sensor":
@@ -113,6 +119,7 @@ def rendered(part: dict[str, Any], state: Any) -> str:
         ast.IfExp,
         ast.Gt,
         ast.NotEq,
+        ast.Eq,
     )
     assert all(isinstance(node, allowed) for node in ast.walk(expression))
     return str(eval(compile(expression, "template", "eval"), {"value_json": state}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -106,3 +107,24 @@ def test_a_stream_that_does_not_run_yet_or_has_no_file_says_so(tmp_path: Path) -
         LiveConfig("surveillance", None).reload()
     with pytest.raises(NewStartNeeded, match="does not run yet"):
         LiveConfig("surveillance", None).apply("", "c.yaml")
+
+
+def test_of_two_that_read_the_file_at_once_the_later_text_holds(
+    running: LiveConfig, pipeline: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = iter(["update_s: 4\n", "update_s: 5\n"])
+    others: list[threading.Thread] = []
+
+    def read(path: Path) -> str:
+        text = next(texts)
+        if not others:
+            # somebody saves the file, and asks again
+            others.append(threading.Thread(target=running.reload))
+            others[0].start()
+            others[0].join(0.5)
+        return text
+
+    monkeypatch.setattr("edgectl.pipelines.host.live_config.read_bounded_text", read)
+    running.reload()
+    others[0].join()
+    assert [cast(VideoConfig, config).update_s for config, _ in pipeline.taken] == [4, 5]

@@ -63,6 +63,8 @@ class Stream:
         self._may = threading.Semaphore(0)
         self._free = bool(source)
         self.ran = 0
+        self.light = 0.0
+        """How bright the last picture was that the detector saw."""
         self.slow_s = 0.0
         self._asked = threading.Event()
         source = source or str(write_clip(tmp_path / "clip.mp4", frames=FRAMES))
@@ -89,6 +91,7 @@ class Stream:
             if not self._free:
                 self._may.acquire()
             self.ran += 1
+            self.light = float(tensor.max())
         x = 0.1 + 0.7 * self.ran / FRAMES
         return [(x, 0.3, x + 0.2, 0.8, 0.9, 0)]
 
@@ -108,6 +111,16 @@ class Stream:
 
     def configure(self, config: dict[str, Any], **told: Any) -> Reconfigured:
         return self.pipeline.configure(parse_config(self.kind, config), told)
+
+    def change(self, frames: int, config: dict[str, Any]) -> None:
+        """Change the configuration, and let so many frames go with it."""
+        self._asked.clear()
+        thread = threading.Thread(target=self.configure, args=(config,))
+        thread.start()
+        assert self._asked.wait(30)
+        self.let(frames)
+        thread.join()
+        self.settle(self.ran)
 
     def change_after(self, frames: int, config: dict[str, Any]) -> Reconfigured:
         """Let so many frames go, change the configuration, let the rest go."""
@@ -342,6 +355,30 @@ def test_warnings_that_nobody_named_are_the_same_after_a_change(stream: Make) ->
     (event,) = s.of("configuration")
     assert (event["kept"], event["begun"]) == (["ldw", "fcw"], [])
     assert np.isfinite(s.frames().processed)
+
+
+def test_a_sink_that_opens_late_does_not_take_off_a_mask_that_came_meanwhile(
+    stream: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, may = threading.Event(), threading.Event()
+
+    def late(*_: Any) -> None:
+        opening.set()
+        assert may.wait(30)
+
+    monkeypatch.setattr(configurable, "open_sink", late)
+    running = stream({})
+    running.change(10, {"snapshots": {"best": True}})
+    assert opening.wait(30)
+    mask = {"masks": [{**EVERYWHERE, "detect": False}]}
+    running.change(10, {"snapshots": {"best": True}, "privacy": mask})
+    dark = running.light
+    may.set()
+    for thread in running.pipeline._sinks._replacing:  # type: ignore[attr-defined]
+        thread.join(30)
+    running.let(FRAMES)
+    running.end()
+    assert running.light == dark
 
 
 def test_a_sink_that_is_made_anew_knows_who_is_there(stream: Make, monkeypatch: pytest.MonkeyPatch) -> None:

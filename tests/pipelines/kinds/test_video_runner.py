@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from edgectl.pipelines.kinds.base import Pipeline, PipelineArgs, make_pipeline
 from edgectl.pipelines.sinks.base import Record
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video import engine_pool
+from edgectl.pipelines.video.capture import Capture
 from edgectl.pipelines.video.engine_pool import EnginePool
 
 
@@ -828,3 +830,23 @@ def test_a_shadow_counts_what_both_engines_found_on_the_same_frames(tmp_path: Pa
     assert (result.frames, result.matched, result.found, result.errors) == (4, 4, 8, 0)
     assert rig.engines[1].runs == 2 + 4
     rig.pipeline.stop()
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_only_a_source_that_knows_when_a_frame_was_taken_has_the_time_from_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knows: bool
+) -> None:
+    rig = Rig(tmp_path, "synth://yard?fps=60&seconds=0.5&width=160&height=96")
+    read = Capture._read
+
+    def as_of_a_network(self: Capture) -> Any:
+        frame = read(self)
+        if frame is not None and not knows:
+            frame.stamp = dataclasses.replace(frame.stamp, quality="arrival")
+        return frame
+
+    monkeypatch.setattr(Capture, "_read", as_of_a_network)
+    rig.run_to_the_end()
+    totals = rig.pipeline.totals()
+    assert totals["avail_to_event"].n > 0
+    assert ("glass_to_event" in totals) == knows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import av
@@ -9,7 +10,7 @@ import pytest
 from support.pipelines import write_h264
 
 from edgectl.core.errors import StorageError
-from edgectl.pipelines.sinks.clip_file import encoded
+from edgectl.pipelines.sinks.clip_file import copied, encoded
 from edgectl.pipelines.sources.media.reader import VideoReader
 from edgectl.pipelines.sources.media.ring import Cut, PacketRing
 from edgectl.pipelines.video.hidden_log import HiddenLog
@@ -39,7 +40,7 @@ def test_what_nobody_looked_at_is_black(cut: Cut, tmp_path: Path) -> None:
     for at_s in (1.0, 2.0, 2.3):
         log.add(at_s, Hidden((160, 96), objects=True))
     path = tmp_path / "made.mp4"
-    bounds = encoded(path, cut, log, start_s=0.5, end_s=3.0, max_width=1920, go_on=lambda: True)
+    bounds = encoded(path, cut, log.at, start_s=0.5, end_s=3.0, max_width=1920, go_on=lambda: True)
     assert bounds is not None
     assert (bounds.start_s, bounds.end_s) == (pytest.approx(0.5), pytest.approx(3.0))
     assert bounds.frames == 25
@@ -51,12 +52,12 @@ def test_what_nobody_looked_at_is_black(cut: Cut, tmp_path: Path) -> None:
 def test_it_ends_where_it_is_told_to_and_one_without_pictures_is_none(cut: Cut, tmp_path: Path) -> None:
     path, asked = tmp_path / "made.mp4", iter([True, True, False])
     log = HiddenLog(60)
-    bounds = encoded(path, cut, log, start_s=0, end_s=9, max_width=80, go_on=lambda: next(asked))
+    bounds = encoded(path, cut, log.at, start_s=0, end_s=9, max_width=80, go_on=lambda: next(asked))
     assert bounds is not None
     assert bounds.frames == len(levels(path)) == 3
     with av.open(str(path)) as video:
         assert video.streams.video[0].codec_context.width == 80
-    assert encoded(path, cut, log, start_s=50, end_s=60, max_width=80, go_on=lambda: True) is None
+    assert encoded(path, cut, log.at, start_s=50, end_s=60, max_width=80, go_on=lambda: True) is None
 
 
 def test_what_is_decoded_before_it_begins_is_progress_too_and_may_be_the_end(
@@ -69,11 +70,11 @@ def test_what_is_decoded_before_it_begins_is_progress_too_and_may_be_the_end(
         return len(asked) < 25
 
     path = tmp_path / "made.mp4"
-    bounds = encoded(path, cut, HiddenLog(60), start_s=1.95, end_s=9, max_width=80, go_on=go_on)
+    bounds = encoded(path, cut, HiddenLog(60).at, start_s=1.95, end_s=9, max_width=80, go_on=go_on)
     assert bounds is not None
     assert bounds.frames == 5
     asked.clear()
-    assert encoded(path, cut, HiddenLog(60), start_s=3.5, end_s=9, max_width=80, go_on=go_on) is None
+    assert encoded(path, cut, HiddenLog(60).at, start_s=3.5, end_s=9, max_width=80, go_on=go_on) is None
     assert len(asked) == 25
 
 
@@ -83,7 +84,7 @@ def test_a_disk_that_takes_nothing_leaves_no_piece(cut: Cut, tmp_path: Path) -> 
         encoded(
             tmp_path / "file/made.mp4",
             cut,
-            HiddenLog(60),
+            HiddenLog(60).at,
             start_s=0,
             end_s=9,
             max_width=80,
@@ -94,10 +95,24 @@ def test_a_disk_that_takes_nothing_leaves_no_piece(cut: Cut, tmp_path: Path) -> 
         encoded(
             tmp_path / "out/made.mp4",
             cut,
-            HiddenLog(60),
+            HiddenLog(60).at,
             start_s=0,
             end_s=9,
             max_width=80,
             go_on=lambda: True,
         )
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["made.mp4"]
+
+
+def test_a_disk_that_is_full_is_called_so(cut: Cut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("edgectl.pipelines.sinks.encode._WholeFile.write", full)
+    path = tmp_path / "made.mp4"
+    with pytest.raises(StorageError, match="the disk is full while writing") as caught:
+        copied(path, cut)
+    assert "free some space" in str(caught.value.hint)
+    with pytest.raises(StorageError, match="the disk is full while writing"):
+        encoded(path, cut, HiddenLog(60).at, start_s=0, end_s=9, max_width=80, go_on=lambda: True)
+    assert list(tmp_path.glob("*made*")) == []

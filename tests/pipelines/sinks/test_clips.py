@@ -14,8 +14,12 @@ from support.pipelines import BoxEngine, box_task, make_variant, turn, write_h26
 from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.kinds.base import PipelineArgs, make_pipeline
-from edgectl.pipelines.sinks.base import Record
-from edgectl.pipelines.sinks.clips import ClipsConfig
+from edgectl.pipelines.sinks.base import Record, StreamOutput
+from edgectl.pipelines.sinks.clips import ClipsConfig, ClipSink
+from edgectl.pipelines.sinks.files import OutFiles
+from edgectl.pipelines.sources.media.reader import VideoReader
+from edgectl.pipelines.sources.media.ring import PacketRing
+from edgectl.pipelines.stream.frame import Stamp
 from edgectl.pipelines.stream.part import PartVariant
 
 ZONE = {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}
@@ -241,3 +245,97 @@ def test_a_sink_that_hides_nothing_in_packets_is_refused_with_privacy(
 def test_a_source_without_packets_says_so(tmp_path: Path) -> None:
     with pytest.raises(EdgectlError, match="this source gives no packets"):
         run(tmp_path, "synth://yard?seconds=1&paced=0", {})
+
+
+class Watched:
+    """A clip sink on its own, and a source whose packets it cuts: ten frames a second, a key frame each second."""
+
+    def __init__(self, folder: Path, **clips: Any) -> None:
+        self.ring = PacketRing(60)
+        self.said: list[dict[str, Any]] = []
+        self.out = folder / "out"
+        self._path = write_h264(folder / "source.mp4", frames=40)
+        self._seq = 0
+        config = ClipsConfig(on=("all",), **clips)
+        self.sink = ClipSink(self.out, config, OutFiles(self.out), self.ring, self._say)
+
+    def _say(self, make: Any) -> None:
+        self.said.append(make(0.0).data)
+
+    def source(self, frames: int, *, ends: bool) -> None:
+        """Its packets are there; the analysis has seen nothing of it yet."""
+        reader = VideoReader(str(self._path), "source")
+        reader.keep_packets(self.ring)
+        for _ in zip(range(frames), reader.frames(), strict=False):
+            pass
+        if ends:
+            reader.close()
+
+    def frame(self, i: int, t_s: float, *, rings: bool = False) -> str | None:
+        """Frame ``i`` of the source, taken at ``t_s``. The name of the clip of its event."""
+        stamp = Stamp(self._seq, round(t_s * 1e9), 0, i / 10)
+        self._seq += 1
+        record = {"id": f"e{self._seq}", "seq": stamp.seq, "t_s": t_s, "rule": "all"}
+        record |= self.sink.file_of(record) if rings else {}
+        self.sink.write(StreamOutput((record,) if rings else (), stamp=stamp))
+        return record.get("clip")
+
+
+def test_an_event_that_comes_when_the_packets_are_there_already_is_in_the_same_clip(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, before_s=0.5, after_s=0.5)
+    watched.source(40, ends=False)
+    names = {watched.frame(i, i / 10, rings=i in (10, 14, 18)) for i in range(30)}
+    assert len(names - {None}) == 1
+    [told] = watched.said
+    assert told["events"] == ["e11", "e15", "e19"]
+    assert told["before_s"] >= 0.5
+    assert told["end_pts_s"] >= 1.8 + 0.5
+
+
+def test_a_clip_is_not_made_longer_than_it_may_be(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, before_s=0.5, after_s=0.5, max_s=1.0)
+    watched.source(40, ends=False)
+    names = [watched.frame(i, i / 10, rings=i >= 5) for i in range(35)]
+    assert len(set(names) - {None}) == 3
+    first, *_ = watched.said
+    # whole groups of pictures: up to 1.5 s is asked for
+    assert first["end_pts_s"] == pytest.approx(2.0)
+
+
+def test_a_camera_that_dies_right_after_an_event_leaves_its_clip(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, before_s=0.5, after_s=5)
+    watched.source(25, ends=True)
+    name = watched.frame(20, 2.0, rings=True)
+    assert name is not None
+    watched.frame(24, 2.4)
+    assert watched.said == []
+    away = {"type": "capability", "name": "source", "available": False, "reason": "refused"}
+    watched.sink.write(StreamOutput((away,)))
+    [told] = watched.said
+    assert told["written"]
+    assert told["events"] == ["e1"]
+    with av.open(str(watched.out / name)) as video:
+        kept = sum(1 for _ in video.decode(video=0))
+    # what belongs to it when the camera is back has a clip of its own, with other packets of the same times
+    watched.source(40, ends=False)
+    other = watched.frame(1, 4.0, rings=True)
+    assert other not in (None, name)
+    for i in range(2, 40):
+        watched.frame(i, 4.0 + i / 10, rings=i == 20)
+    watched.sink.finish()
+    with av.open(str(watched.out / name)) as video:
+        assert sum(1 for _ in video.decode(video=0)) == kept
+    assert (watched.out / str(other)).exists()
+
+
+def test_a_clip_that_the_sink_comes_to_late_is_of_the_source_of_its_event(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, before_s=0.5, after_s=0.5)
+    watched.source(40, ends=True)
+    record = {"id": "e", "seq": 0, "t_s": 2.0, "rule": "all"}
+    record |= watched.sink.file_of(record)
+    watched.source(5, ends=False)
+    watched.sink.write(StreamOutput((record,), stamp=Stamp(0, 2_000_000_000, 0, 2.0)))
+    watched.sink.write(StreamOutput((), stamp=Stamp(1, 2_600_000_000, 0, 2.6)))
+    [told] = watched.said
+    assert told["written"]
+    assert told["start_pts_s"] == pytest.approx(1.0)

@@ -92,6 +92,40 @@ def test_another_source_has_nothing_to_do_with_the_one_before(tmp_path: Path) ->
     cut = ring.cut(-1e9, 1e9)
     assert cut is not None
     assert {f.shape for f in frames(cut.data)} == {(48, 64)}
+    # and what is asked of that is there yet
+    before = ring.cut(-1e9, 1e9, 1)
+    assert before is not None
+    assert [f.shape for f in frames(before.data)] == [(96, 160)] * 40
+    assert ring.newest_s(1) == pytest.approx(before.end_s)
+    assert ring.is_over(1)
+
+
+def test_what_was_before_goes_first(tmp_path: Path) -> None:
+    ring, path = PacketRing(5), write_h264(tmp_path / "a.mp4", frames=40)
+    read(path, ring)
+    read(path, ring)
+    assert ring.cut(-1e9, 1e9, 1) is not None
+    read(path, ring)
+    assert ring.cut(-1e9, 1e9, 1) is None
+    assert ring.cut(-1e9, 1e9, 3) is not None
+
+
+def test_a_first_packet_without_any_time_is_kept(tmp_path: Path) -> None:
+    """As of an RTSP server that does not say when its stream began."""
+    ring = PacketRing(60)
+    with av.open(str(write_h264(tmp_path / "a.mp4", frames=25, codec="mpeg4"))) as video:
+        stream = video.streams.video[0]
+        packets = list(video.demux(stream))
+        base = float(packets[0].pts * packets[0].time_base)
+        packets[0].pts = packets[0].dts = None
+        ring.begin(stream)
+        for packet in packets:
+            ring.add(packet)
+        ring.end()
+    cut = ring.cut(-1e9, 1e9)
+    assert cut is not None
+    assert len(frames(cut.data)) == 25
+    assert cut.start_s == pytest.approx(base)
 
 
 def test_a_clip_that_is_played_in_a_loop_begins_anew(tmp_path: Path) -> None:
@@ -124,3 +158,18 @@ def test_a_codec_that_goes_into_no_mp4_is_said_and_harms_nothing(tmp_path: Path)
     assert len(read(path, ring)) == 5
     assert ring.trouble is not None
     assert ring.cut(-1e9, 1e9) is None
+
+
+def test_a_source_without_key_frames_is_told_and_not_kept_without_end(tmp_path: Path) -> None:
+    clip = write_h264(tmp_path / "clip.mp4", frames=200, gop=80, detail=2)
+    ring = PacketRing(60, max_bytes=20_000)
+    troubles: list[str | None] = []
+    reader = VideoReader(str(clip), clip.name)
+    reader.keep_packets(ring)
+    for _ in reader.frames():
+        troubles.append(ring.trouble)
+        assert ring._group_bytes <= 40_000
+    reader.close()
+    # after the first key frame, and again after each of the next two
+    changes = [b for a, b in zip(troubles, troubles[1:], strict=False) if a != b]
+    assert changes[:3] == ["no key frame comes within 0 MiB", None, "no key frame comes within 0 MiB"]

@@ -67,13 +67,19 @@ def test_a_stall_of_three_seconds_is_no_outage_and_what_crosses_meanwhile_is_see
         server.send_signal(signal.SIGSTOP)
         again = threading.Timer(3, server.send_signal, (signal.SIGCONT,))
         again.start()
-        while (after := next_frame(source)).stamp.t_ns - before.stamp.t_ns < 2e9:
+        while (after := next_frame(source)).stamp.avail_ns - before.stamp.avail_ns < 2e9:
             before = after
         again.join()
         assert source.outage is None
         assert source.reconnects == 0  # type: ignore[attr-defined]
         assert after.stamp.seq == before.stamp.seq + 1
         assert (after.bgr() != before.bgr()).any()
+        # it was taken right behind the one before, and held up
+        assert after.stamp.pts_s is not None
+        assert before.stamp.pts_s is not None
+        assert after.stamp.t_s - before.stamp.t_s == pytest.approx(
+            after.stamp.pts_s - before.stamp.pts_s, abs=1e-6
+        )
     finally:
         source.close()
         rtsp.end(server)

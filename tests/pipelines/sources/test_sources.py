@@ -4,6 +4,7 @@ come and go."""
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,12 @@ def test_a_folder_gives_its_images_in_order(tmp_path: Path) -> None:
     source = open_source(str(tmp_path))
     assert source.open().frames == 3
     assert [round(float(f.bgr().mean()), -1) for f in drain(source)] == [10, 20, 30]
+
+
+def test_a_pipe_with_the_name_of_a_picture_is_said_to_be_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(SourceError, match="neither a picture nor a folder"):
+        open_source(str(tmp_path / "pipe.jpg")).open()
 
 
 def test_a_folder_without_images_or_with_broken_ones_alone_and_a_broken_image_are_errors(

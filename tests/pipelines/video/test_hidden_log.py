@@ -79,6 +79,22 @@ def test_where_nobody_knows_nothing_is_shown(at_s: float) -> None:
     assert HiddenLog(60).at(at_s) is None
 
 
+def test_a_frame_of_the_beginning_before_hides_what_was_found_then() -> None:
+    log, there, elsewhere = HiddenLog(60), (0, 0, 20, 40), (600, 400, 640, 480)
+    for beginning, box in enumerate((there, elsewhere)):
+        for i in range(10):
+            log.add(i / 10, hidden(box), 10 * beginning + i)
+    for seq, box, other in ((4, there, elsewhere), (14, elsewhere, there)):
+        what = log.at(0.35, seq)
+        assert what is not None
+        assert covered(what, box)
+        assert not covered(what, other)
+    # of two beginnings before, nobody knows
+    log.add(0.0, hidden(), 20)
+    assert log.at(0.3, 4) is None
+    assert log.at(0.3, 14) is not None
+
+
 def test_another_size_in_between_shows_nothing() -> None:
     log = HiddenLog(60)
     log.add(1.0, hidden())

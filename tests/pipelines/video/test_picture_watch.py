@@ -109,6 +109,29 @@ def test_the_end_of_a_source_is_told_with_its_reason_at_the_time_of_its_last_fra
     assert taken.told == [("truncated", "start", False, 0.1)]
 
 
+def test_two_threads_that_see_it_go_away_and_come_back_tell_it_in_this_order() -> None:
+    back: list[threading.Thread] = []
+
+    class Slow(Taker):
+        def tell(self, event: Event, stamp: Stamp) -> None:
+            if not back:
+                back.append(threading.Thread(target=capture._tell_outage, args=(None, stamp)))
+                back[0].start()
+                back[0].join(0.5)
+            super().tell(event, stamp)
+
+    taker = Slow()
+    capture = Capture("s", Scripted(frame(0)), Ledger(), target_fps=None, seconds=None, failed=lambda e: None)
+    capture.open()
+    capture.deliver(taker)
+    assert capture.join(10)
+    taker.told.clear()
+    back.clear()
+    capture._tell_outage("stalled")
+    back[0].join()
+    assert [(e.phase, e.data["available"]) for e, _ in taker.told] == [("start", False), ("end", True)]
+
+
 def test_a_source_that_fails_is_told_before_the_stream_ends_of_it() -> None:
     def fail() -> None:
         raise DataError("x does not decode")

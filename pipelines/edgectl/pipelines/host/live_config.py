@@ -40,20 +40,25 @@ class LiveConfig:
         what is wrong, and nothing has changed then."""
         if self._path is None:
             raise UsageError("it was started without a configuration file", hint="start it with --config")
-        return self.apply(read_bounded_text(self._path), str(self._path))
+        # of two that are asked at once the later one has read the later text
+        with self._lock:
+            return self._apply(read_bounded_text(self._path), str(self._path))
 
     def apply(self, text: str, name: str) -> str:
         """``name``: of the file that says ``text``."""
+        with self._lock:
+            return self._apply(text, name)
+
+    def _apply(self, text: str, name: str) -> str:
         file = parse_yaml(text, name=name)
         config = self._adjust(file.validate(KINDS.get(self._kind).config))
         told = {"name": Path(name).name, "digest": digest_of_text(text)}
-        with self._lock:
-            if self._pipeline is None:
-                raise NewStartNeeded("the stream does not run yet")
-            try:
-                return _said(self._pipeline.configure(config, told))
-            except UsageError as e:
-                raise file.locate(e) if not isinstance(e, NewStartNeeded) else e from e
+        if self._pipeline is None:
+            raise NewStartNeeded("the stream does not run yet")
+        try:
+            return _said(self._pipeline.configure(config, told))
+        except UsageError as e:
+            raise file.locate(e) if not isinstance(e, NewStartNeeded) else e from e
 
     def draw(self, text: str, name: str) -> str:
         """The same for what was drawn on the live page, which is written down after it: where it can only hold from the

@@ -230,7 +230,7 @@ class Analysis:
         looked = None if result.whole else [(m.x, m.y, m.width, m.height) for m in result.metas]
         hidden = self._privacy.step(found, tracks, frame.stamp.t_s, looked)
         if self._hidden is not None and hidden is not None and frame.stamp.pts_s is not None:
-            self._hidden.add(frame.stamp.pts_s, hidden)
+            self._hidden.add(frame.stamp.pts_s, hidden, frame.stamp.seq)
         clean = self._privacy.clean_tracks(tracks)
         shown = (
             ShownFrame(frame, hidden, self.analyser.overlay(clean))
@@ -266,7 +266,8 @@ class Analysis:
             ("rules", done - at.looked),
             ("avail_to_event", whole),
         ]
-        if self._realtime:
+        # when it arrived says nothing of when it was taken
+        if self._realtime and stamp.quality != "arrival":
             stages.append(("glass_to_event", done - stamp.t_ns))
         if period is not None:
             stages.append(("period", period))

@@ -114,7 +114,9 @@ class Configurable:
             self._capture.target_fps = flow.target_fps
             self._view.adopt(self._health_of(config))
             self._choice.gate(config.gate if self._info.kind != "images" else None, config.track.lost_s)
-            self._see(config, privacy)
+            camera = config.track.camera_motion and self._info.kind != "images"
+            self._path.see(blind=privacy.blind, camera=camera)
+            self._path.keep_pictures(self._wants_pictures())
 
         def at_analysis() -> None:
             self._analysis.adopt(privacy)
@@ -131,23 +133,19 @@ class Configurable:
                     for name in sinks
                     if name in config.chosen()
                 }
-                self._sinks.replace(gone, make, partial(self._sinks_opened, privacy))
+                self._sinks.replace(gone, make, self._sinks_opened)
 
         return ConfigChange(at_capture, at_analysis)
 
-    def _sinks_opened(self, privacy: Privacy, opened: Mapping[str, Sink]) -> None:
-        """From a thread of the sinks."""
+    def _sinks_opened(self, opened: Mapping[str, Sink]) -> None:
+        """From a thread of the sinks: another configuration may be in force meanwhile."""
         self._named_sinks |= opened
         sinks = [*self._named_sinks.values(), *self._args.sinks]
         self._analysis.naming = naming(sinks)
         self._analysis.pictures = any(sink.pictures for sink in sinks)
-        self._see(self._config, privacy)
+        self._path.keep_pictures(self._wants_pictures())
         known = set(self.outputs)
         self.outputs += tuple(s.path for s in opened.values() if s.path is not None and s.path not in known)
-
-    def _see(self, config: VideoConfig, privacy: Privacy) -> None:
-        camera = config.track.camera_motion and self._info.kind != "images"
-        self._path.see(blind=privacy.blind, pictures=self._wants_pictures(), camera=camera)
 
     def _wants_pictures(self) -> bool:
         return self._analysis.pictures or self._looks or bool(self._second)

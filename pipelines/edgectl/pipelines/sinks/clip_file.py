@@ -20,7 +20,6 @@ from edgectl.pipelines.sinks.encode import add_encoder, encoded_size, fitted, wr
 from edgectl.pipelines.sources.media.reader import VideoReader
 from edgectl.pipelines.sources.media.ring import Cut
 from edgectl.pipelines.stream.frame import Frame, Stamp
-from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.shown import Hidden, ShownFrame
 
 __all__ = ["ClipBounds", "copied", "encoded"]
@@ -60,14 +59,15 @@ def copied(path: Path, cut: Cut) -> ClipBounds:
 def encoded(
     path: Path,
     cut: Cut,
-    hidden: HiddenLog,
+    hidden: Callable[[float], Hidden | None],
     *,
     start_s: float,
     end_s: float,
     max_width: int,
     go_on: Callable[[], bool],
 ) -> ClipBounds | None:
-    """Write the pictures of ``cut`` between two times, each without what ``hidden`` says of it. None: there were none.
+    """Write the pictures of ``cut`` between two times, each without what ``hidden`` says of its time (None: nothing of it may be
+    seen). Returns None where there were no pictures.
 
     ``go_on`` is asked after each picture that was decoded, also before the first that is shown: the clip ends where it says
     no. Raises :class:`StorageError`.
@@ -110,7 +110,7 @@ def _opened(cut: Cut) -> tuple[VideoReader, float]:
 def _shown(
     reader: VideoReader,
     moved_s: float,
-    hidden: HiddenLog,
+    hidden: Callable[[float], Hidden | None],
     start_s: float,
     end_s: float,
     go_on: Callable[[], bool],
@@ -129,7 +129,7 @@ def _shown(
                 return
             size = picture.width, picture.height
             # where nobody knows, nothing is shown
-            what = hidden.at(at_s) or Hidden(size, masks=((0, 0, 1, 0, 1, 1, 0, 1),))
+            what = hidden(at_s) or Hidden(size, masks=((0, 0, 1, 0, 1, 1, 0, 1),))
             frame = Frame(
                 Stamp(0, round(at_s * 1e9), 0),
                 picture.width,

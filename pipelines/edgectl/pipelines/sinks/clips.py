@@ -24,6 +24,7 @@ from edgectl.pipelines.sinks.clip_file import ClipBounds, copied, encoded
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sources.media.ring import Cut, PacketRing
 from edgectl.pipelines.stream.events import Event
+from edgectl.pipelines.stream.frame import Stamp
 from edgectl.pipelines.video.hidden_log import HiddenLog
 
 __all__ = ["SINK", "ClipSink", "ClipsConfig"]
@@ -64,11 +65,17 @@ class ClipsConfig(SinkOptions):
 class _Clip:
     name: str
     events: list[str]
+    first_s: float
+    """Capture time of its first event."""
+    until_s: float
+    """An event up to this capture time is a part of it."""
     start_s: float
     end_s: float
     """Of the container."""
     begun: int
     """The how-manieth beginning of the source it belongs to."""
+    seq: int
+    """Of the frame of its first event."""
 
 
 class ClipSink(Sink):
@@ -99,39 +106,47 @@ class ClipSink(Sink):
         self._hurried_at: float | None = None
         self._open: deque[_Clip] = deque()
         self._files = files
-        self._running: tuple[str, float, float] | None = None
-        """Name, start and end (s of capture time) of the clip that an event may still become a part of. Of the stream's
-        thread."""
+        self._running: tuple[str, float, float, int] | None = None
+        """Name, start and end (s of capture time) and beginning of the source of the clip that an event may still become a
+        part of. Of the stream's thread."""
+        self._begun: dict[str, int] = {}
+        """Name → beginning of the source, of clips that :meth:`write` has not heard of yet."""
 
     def file_of(self, record: Record) -> dict[str, str]:
         if record.get("rule") not in self._config.on:
             return {}
-        t, running = float(record["t_s"]), self._running
-        if running is not None and running[1] <= t <= running[2]:
+        t, begun, running = float(record["t_s"]), self._ring.begun, self._running
+        if running is not None and running[1] <= t <= running[2] and running[3] == begun:
             name, start = running[0], running[1]
         else:
             name, start = f"clips/{record['id']}.mp4", t
-        self._running = (name, start, min(t + self._config.after_s, start + self._config.max_s))
+            self._begun[name] = begun
+            # of events that the sink had no room for
+            for lost in list(self._begun)[:-_MAX_OPEN]:
+                self._begun.pop(lost, None)
+        self._running = (name, start, self._end_s(t, start), begun)
         return {"clip": name}
 
     def write(self, output: StreamOutput) -> None:
         stamp = output.stamp
         for record in output.records:
             if (name := record.get("clip")) and stamp is not None and stamp.pts_s is not None:
-                # capture time to the container's
-                self._ask(name, record["id"], float(record["t_s"]) - stamp.t_s + stamp.pts_s)
-        newest = self._ring.newest_s()
-        while (
-            self._open
-            and newest is not None
-            and (newest >= self._open[0].end_s or len(self._open) > _MAX_OPEN)
-        ):
+                self._ask(name, record, stamp)
+        while self._open and (len(self._open) > _MAX_OPEN or self._is_complete(self._open[0], stamp)):
             self._tell(self._open.popleft())
-        if self._open and stamp is not None and stamp.pts_s is not None:
-            clip = self._open[0]
-            # the source began anew, or a group of pictures has no end
-            if stamp.pts_s < clip.start_s - 1 or stamp.pts_s > clip.end_s + _PATIENCE_S:
-                self._tell(self._open.popleft())
+
+    def _is_complete(self, clip: _Clip, stamp: Stamp | None) -> bool:
+        """Whether every event of it was heard and every packet is there. ``stamp``: of a frame behind those that were heard;
+        None: something else was told."""
+        over = self._ring.is_over(clip.begun)
+        if stamp is None or stamp.pts_s is None:
+            # what becomes of a source is told behind its last frame: it may not come back
+            return over
+        newest = self._ring.newest_s(clip.begun)
+        if stamp.t_s >= clip.until_s and (over or (newest is not None and newest >= clip.end_s)):
+            return True
+        # the source began anew, or a group of pictures has no end
+        return stamp.pts_s < clip.start_s - 1 or stamp.pts_s > clip.end_s + _PATIENCE_S
 
     def progress(self) -> int:
         return self._frames
@@ -145,16 +160,23 @@ class ClipSink(Sink):
             ended.append(self._written(self._open.popleft()))
         return ended
 
-    def _ask(self, name: str, event: str, at_s: float) -> None:
-        for clip in self._open:
-            if clip.name == name:
-                clip.events.append(event)
-                clip.end_s = max(clip.end_s, at_s + self._config.after_s)
-                return
-        config = self._config
-        self._open.append(
-            _Clip(name, [event], at_s - config.before_s, at_s + config.after_s, self._ring.begun)
-        )
+    def _ask(self, name: str, record: Record, stamp: Stamp) -> None:
+        config, t_s = self._config, float(record["t_s"])
+        assert stamp.pts_s is not None
+        clip = next((clip for clip in self._open if clip.name == name), None)
+        if clip is None:
+            # capture time to the container's
+            at_s = t_s - stamp.t_s + stamp.pts_s
+            begun = self._begun.pop(name, self._ring.begun)
+            clip = _Clip(name, [], t_s, t_s, at_s - config.before_s, at_s, begun, record["seq"])
+            self._open.append(clip)
+        clip.events.append(record["id"])
+        more_s = self._end_s(t_s, clip.first_s) - clip.until_s
+        clip.until_s, clip.end_s = clip.until_s + more_s, clip.end_s + more_s
+
+    def _end_s(self, t_s: float, first_s: float) -> float:
+        """Where a clip ends that has an event at ``t_s`` and its first one at ``first_s``."""
+        return min(t_s + self._config.after_s, first_s + self._config.max_s)
 
     def _tell(self, clip: _Clip) -> None:
         self._say(self._written(clip))
@@ -162,8 +184,7 @@ class ClipSink(Sink):
     def _written(self, clip: _Clip) -> Callable[[float], Event]:
         """Write it, and what is to be said of it."""
         data: dict[str, Any] = {"clip": clip.name, "events": clip.events, "written": False}
-        # other packets have the same times, where the source has begun anew
-        cut = self._ring.cut(clip.start_s, clip.end_s) if clip.begun == self._ring.begun else None
+        cut = self._ring.cut(clip.start_s, clip.end_s, clip.begun)
         path = self._out / clip.name
         bounds = None if cut is None else self._write(path, cut, clip)
         if bounds is not None:
@@ -180,7 +201,8 @@ class ClipSink(Sink):
         return lambda t_s: Event("clip", t_s, None, None, data)
 
     def _write(self, path: Path, cut: Cut, clip: _Clip) -> ClipBounds | None:
-        if self._hidden is None:
+        hidden = self._hidden
+        if hidden is None:
             return copied(path, cut)
         if not self._nice:
             # for this thread alone (setpriority(2)): the frames of the streams come first
@@ -190,7 +212,7 @@ class ClipSink(Sink):
         return encoded(
             path,
             cut,
-            self._hidden,
+            lambda at_s: hidden.at(at_s, clip.seq),
             start_s=clip.start_s,
             end_s=clip.end_s,
             max_width=self._config.max_width,

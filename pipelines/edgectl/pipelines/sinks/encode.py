@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import av.container
+import av.error
 import cv2
 from numpy.typing import NDArray
 
@@ -44,11 +45,18 @@ def written_by_python(
     def again(name: str, flags: int, options: dict[str, str]) -> FileIO:
         return FileIO(path, "r+" if flags & _AVIO_FLAG_WRITE else "r")
 
-    with (
-        _WholeFile(path, "w") as file,
-        av.open(file, "w", format=format, options=options, io_open=again) as container,
-    ):
-        yield container
+    try:
+        with (
+            _WholeFile(path, "w") as file,
+            av.open(file, "w", format=format, options=options, io_open=again) as container,
+        ):
+            yield container
+    except av.error.PyAVCallbackError as e:
+        # what our own file said: the disk is full
+        said = e.__cause__ or e.__context__
+        if isinstance(said, OSError):
+            raise OSError(said.errno, said.strerror) from e
+        raise
 
 
 class _WholeFile(FileIO):

@@ -139,7 +139,7 @@ class SinkPool:
             name=f"sinks-{self._name}-change",
             daemon=True,
         )
-        self._replacing.append(thread)
+        self._replacing = [*(t for t in self._replacing if t.is_alive()), thread]
         thread.start()
 
     def _replace(

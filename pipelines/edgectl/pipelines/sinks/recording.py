@@ -170,7 +170,7 @@ class RecordingSink(Sink):
         if not self._is_live:
             return container_s
         if self._wall_offset_s is None:
-            newest = self._ring.newest_s()
+            newest = self._ring.newest_s(self._ring.begun)
             # nobody has looked at a picture yet
             self._wall_offset_s = self._wall_s() - (container_s if newest is None else newest)
         return container_s + self._wall_offset_s

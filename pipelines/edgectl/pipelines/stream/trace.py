@@ -29,7 +29,7 @@ Stage = Literal[
 ]
 """``wait``: all the time in which a frame that was processed waited between two stages.
 ``first_after_idle``: what ``engine`` is, of a call after a pause; such a call is not in ``engine``. ``publish``: offered → written by the sinks. ``avail_to_event``: available
-→ events ready. ``glass_to_event``: from exposure, only where the capture clock is the monotonic one.
+→ events ready. ``glass_to_event``: from exposure, only of a live source that knows when a frame was taken.
 ``avail_to_vote``: the frame of a crop is available → its answer is counted. ``period``: between processed frames."""
 
 EngineStage = NewType("EngineStage", str)

@@ -237,15 +237,15 @@ class Capture:
         self._watch.damaged(errors + corrupt)
 
     def _tell_outage(self, outage: str | None, stamp: Stamp | None = None) -> None:
-        """One ``capability`` event when the source goes away, one when it is back."""
+        """One ``capability`` event when the source goes away, one when it is back: in this order, whichever threads see it."""
         with self._telling:
             before, self.outage = self.outage, outage
-        if (outage is None) != (before is None):
-            reason = str(outage or before)
-            self._tell(
-                Notice("source", reason, outage is None, "end" if outage is None else "start"),
-                stamp or self.now(),
-            )
+            if (outage is None) != (before is None):
+                reason = str(outage or before)
+                self._tell(
+                    Notice("source", reason, outage is None, "end" if outage is None else "start"),
+                    stamp or self.now(),
+                )
 
     def _tell(self, notice: Notice, stamp: Stamp) -> None:
         data = {"name": notice.name, "available": notice.available, "reason": notice.reason, **notice.data}

@@ -206,10 +206,13 @@ class FramePath:
         """Before the next frame. From any thread."""
         self._changes.append(change)
 
-    def see(self, *, blind: Callable[[Frame], Frame], pictures: bool, camera: bool) -> None:
-        """What the detector may see, whether pictures are kept, and whether the camera's own motion is looked for, from
-        the next frame on."""
-        self._blind, self._pictures, self._camera = blind, pictures, camera
+    def see(self, *, blind: Callable[[Frame], Frame], camera: bool) -> None:
+        """What the detector may see, and whether the camera's own motion is looked for, from the next frame on."""
+        self._blind, self._camera = blind, camera
+
+    def keep_pictures(self, on: bool) -> None:
+        """Whether pictures are kept, from the next frame on. From any thread."""
+        self._pictures = on
 
     def limit(self, budget_ms: float | None, max_age_ms: float | None) -> None:
         """How old frames may become, from now on."""

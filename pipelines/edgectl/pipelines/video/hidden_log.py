@@ -16,6 +16,7 @@ import dataclasses
 import threading
 from bisect import bisect_left
 from collections import deque
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,44 +33,66 @@ _NEAR = 2.0
 """So many times their size two boxes may be apart, and be of one object in two frames."""
 _MAX_BOXES = 256
 """More places than that are the whole picture."""
+_MAX_BEGINNINGS = 2
+"""The source's last ones: a clip of the one before may be written yet when it has begun anew."""
 _MAX_ENTRIES = 20_000
 _MAX_HELD = 1 << 20
 """Boxes, of all frames: 16 MiB."""
 
 
+@dataclass
+class _Beginning:
+    """What came since a source began."""
+
+    seq: int
+    """Of its first frame."""
+    entries: deque[tuple[float, Hidden]] = field(default_factory=deque)
+
+
 class HiddenLog:
-    """Of one source; usable from several threads. Times are the container's, in seconds."""
+    """Of one source; usable from several threads. Times are the container's, in seconds. Where they go back the source has
+    begun anew: the frames of the beginning before are known yet, and those before that are not."""
 
     def __init__(self, seconds: float) -> None:
         """``seconds``: how long it remembers."""
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._entries: deque[tuple[float, Hidden]] = deque()
+        self._beginnings: deque[_Beginning] = deque()
         self._held = 0
 
-    def add(self, pts_s: float, hidden: Hidden) -> None:
-        """What of a frame must not be seen, in the order of the frames. A time that goes back: the source began anew."""
+    def add(self, pts_s: float, hidden: Hidden, seq: int = 0) -> None:
+        """What of a frame must not be seen, in the order of the frames. ``seq``: its number."""
         with self._lock:
-            if self._entries and pts_s <= self._entries[-1][0]:
-                self._entries.clear()
-                self._held = 0
-            self._entries.append((pts_s, hidden))
+            if not self._beginnings or pts_s <= self._beginnings[-1].entries[-1][0]:
+                self._beginnings.append(_Beginning(seq))
+            entries = self._beginnings[-1].entries
+            entries.append((pts_s, hidden))
             self._held += len(hidden.boxes)
-            while (
-                self._entries[0][0] < pts_s - self._seconds
-                or self._held > _MAX_HELD
-                or len(self._entries) > _MAX_ENTRIES
-            ):
-                self._held -= len(self._entries.popleft()[1].boxes)
-                if not self._entries:
-                    break
+            while len(self._beginnings) > _MAX_BEGINNINGS or self._is_too_much():
+                self._forget(self._beginnings[0])
+            while entries and entries[0][0] < pts_s - self._seconds:
+                self._forget(self._beginnings[-1])
 
-    def at(self, pts_s: float) -> Hidden | None:
-        """What of the frame at that time must not be seen; None: nothing of it may."""
+    def _is_too_much(self) -> bool:
+        entries = sum(len(beginning.entries) for beginning in self._beginnings)
+        return bool(self._beginnings) and (self._held > _MAX_HELD or entries > _MAX_ENTRIES)
+
+    def _forget(self, beginning: _Beginning) -> None:
+        """Its first frame."""
+        self._held -= len(beginning.entries.popleft()[1].boxes)
+        if not beginning.entries:
+            self._beginnings.remove(beginning)
+
+    def at(self, pts_s: float, seq: int = 0) -> Hidden | None:
+        """What of the frame at that time must not be seen; None: nothing of it may. ``seq``: number of a frame of the same
+        beginning, because the times of another one may be the same."""
         with self._lock:
-            i = bisect_left(self._entries, pts_s - _SAME_S, key=lambda e: e[0])
-            after = self._entries[i] if i < len(self._entries) else None
-            before = self._entries[i - 1] if i else None
+            entries = next((b.entries for b in reversed(self._beginnings) if b.seq <= seq), None)
+            if entries is None:
+                return None
+            i = bisect_left(entries, pts_s - _SAME_S, key=lambda e: e[0])
+            after = entries[i] if i < len(entries) else None
+            before = entries[i - 1] if i else None
         if after is not None and after[0] <= pts_s + _SAME_S:
             return after[1]
         known = after or before

@@ -58,6 +58,19 @@ def test_every_entity_is_one_that_home_assistant_takes_and_shows_its_part_of_the
     assert rendered(found["problem"], {**STATE, "source": "timeout"}) == "ON"
 
 
+def test_what_a_camera_sees_is_unknown_while_it_is_away() -> None:
+    away = {**STATE, "source": "refused"}
+    for key, part in device().items():
+        seen = key in ("objects", "motion") or key.startswith(("label_", "zone_"))
+        assert ("availability" in part) == seen, key
+        if seen:
+            assert part["availability_mode"] == "all"
+            lives, sees = part["availability"]
+            assert lives == {"topic": "edgectl/live/nas/gate 1/available"}
+            assert sees["topic"] == "edgectl/live/nas/gate 1/state"
+            assert [rendered(sees, state) for state in (STATE, away)] == ["online", "offline"]
+
+
 def test_what_a_second_stage_decides_has_a_sensor_for_each_value() -> None:
     known = {"gear": ("helmet", "o'hat"), "plate": (), "make": tuple(f"m{i}" for i in range(13))}
     topic, message = discovery(

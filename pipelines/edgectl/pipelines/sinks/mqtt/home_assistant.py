@@ -21,6 +21,8 @@ __all__ = ["HomeAssistantConfig", "discovery"]
 
 _MANY = 12
 """Labels beyond which none gets a sensor unless it is named."""
+_SEEN = ("objects", "motion", "label_", "attribute_", "scene_", "zone_")
+"""What the keys of entities begin with that say what the camera sees now."""
 
 
 class HomeAssistantConfig(Config):
@@ -131,8 +133,13 @@ def discovery(
             "command_topic": f"{topic}/arm/{rule}/set",
             "state_topic": f"{topic}/arm/{rule}/state",
         }
+    lives = {"topic": f"{topic}/available"}
+    sees = {"topic": state, "value_template": "{{ 'online' if value_json['source'] == 'ok' else 'offline' }}"}
     for key, part in parts.items():
         part["unique_id"] = f"{device}_{key}"
+        if key.startswith(_SEEN):
+            # while the camera is away nobody knows whether somebody is there
+            part |= {"availability": [lives, sees], "availability_mode": "all"}
     message = {
         "dev": {
             "identifiers": [device],
@@ -142,7 +149,7 @@ def discovery(
             "sw_version": version("edgectl"),
         },
         "o": {"name": "edgectl", "sw_version": version("edgectl")},
-        "availability_topic": f"{topic}/available",
+        "availability": [lives],
         "cmps": parts,
     }
     return f"{config.prefix}/device/{device}/config", message

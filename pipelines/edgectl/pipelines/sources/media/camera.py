@@ -12,6 +12,7 @@ from typing import Protocol
 
 from edgectl.core.errors import DataError, SourceError
 from edgectl.pipelines.sources.base import EndOfStream, SourceInfo, redact
+from edgectl.pipelines.sources.media.arrival import ArrivalClock
 from edgectl.pipelines.sources.media.clock import MediaClock
 from edgectl.pipelines.sources.media.picture import Picture
 from edgectl.pipelines.sources.media.reader import Away, VideoReader, reason_of
@@ -82,7 +83,8 @@ def backoff_s(attempt: int, ceiling_s: float, away_s: float, jitter: float) -> f
 class LiveSource:
     """Latest-wins belongs to the reader: this delivers each frame as it decodes, stamped on arrival.
 
-    The camera's own times are watched, not used: where they restart or go missing, the frame says so.
+    The camera's own times are watched: where they restart or go missing, the frame says so. They are used for what a
+    stall held up (:class:`ArrivalClock`).
     """
 
     def __init__(self, uri: str, camera: Camera, *, patient: bool = False) -> None:
@@ -93,6 +95,7 @@ class LiveSource:
         self._reader: CameraReader | None = None
         self._frames: Iterator[Picture | None] | None = None
         self._clock: MediaClock | None = None
+        self._arrival = ArrivalClock()
         self._tilted = self._deinterlaced = False
         self._told_decoder: object = None
         self._missed = 0
@@ -102,7 +105,6 @@ class LiveSource:
         self._away_since = 0.0
         self._told_at = float("-inf")
         self._seq = 0
-        self._last_ns = 0
         self._earlier_errors = self._earlier_corrupt = self._earlier_left_out = self._earlier_skipped = 0
         self._only_keys = False
         self.reconnects = 0
@@ -173,15 +175,15 @@ class LiveSource:
             picture = item if isinstance(item, Picture) else None
             if picture is None and time.monotonic() >= deadline:
                 return None  # nothing but damage
-        now = max(picture.arrived_ns or time.monotonic_ns(), self._last_ns + 1)
-        self._last_ns = now
+        now = picture.arrived_ns or time.monotonic_ns()
         if self.outage is not None:
             _log.info("%s is back after %s", self._what, self.outage)
             self.outage = None
             self.reconnects += 1
         self._attempt = 0
         pts_s = None if picture.pts_ns is None else picture.pts_ns / 1e9
-        stamp = Stamp(self._seq, now, now, pts_s, time.time_ns() - now, "arrival")
+        t_ns = self._arrival.step(now, picture.pts_ns)
+        stamp = Stamp(self._seq, t_ns, now, pts_s, time.time_ns() - time.monotonic_ns(), "arrival")
         self._seq += 1
         notices = self._watch(picture)
         return Frame(
@@ -241,6 +243,7 @@ class LiveSource:
             self._clock = MediaClock(period_ns, start_ns=self._reader.start_ns, jumps_expected=True)
         else:
             self._clock.join()
+            self._arrival.join()
 
     def _failed(self, e: Exception) -> None:
         self.close()

@@ -50,7 +50,13 @@ class ImagesSource:
         self.outage: str | None = None
 
     def open(self) -> SourceInfo:
-        files = [self._path] if self._path.is_file() else sorted(self._path.iterdir())
+        try:
+            files = [self._path] if self._path.is_file() else sorted(self._path.iterdir())
+        except OSError as e:
+            raise SourceError(
+                f"{self._path} is neither a picture nor a folder that can be read: {e.strerror}",
+                hint="check the path and its permissions",
+            ) from e
         self._files = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()]
         if not self._files:
             raise SourceError(

@@ -17,8 +17,6 @@ import av.error
 
 __all__ = ["Cut", "Group", "PacketRing", "PacketSource"]
 
-_LEFTOVER_S = 5.0
-"""So much of a new beginning must be there before what was before it goes."""
 _MOST_EARLY = 16
 """The longest delay of a decoder of H.264 and H.265, in pictures."""
 _FLAGS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
@@ -50,13 +48,17 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class _Fragment:
     number: int
-    begun: int
-    head: bytes
-    """The beginning of the file that it needs."""
     data: bytes
+    head: bytes
+    """What stands before the first fragment."""
+    begun: int
     start_s: float
     end_s: float
     key_s: float
+
+    @property
+    def seconds(self) -> float:
+        return max(0.0, self.end_s - self.start_s)
 
     def cut(self) -> Cut:
         return Cut(self.head + self.data, self.start_s, self.end_s, self.key_s)
@@ -82,20 +84,23 @@ class PacketRing:
     """Filled by the thread that reads the source; :meth:`cut` may be called from any."""
 
     def __init__(self, seconds: float, max_bytes: int = 64 << 20) -> None:
-        """At least ``seconds`` are kept, unless they are more than ``max_bytes``."""
+        """At least ``seconds`` are kept, unless they are more than ``max_bytes``; also of what a source had before it began
+        anew."""
         self.trouble: str | None = None
         """Why nothing is kept."""
         self.begun = 0
-        """How often a source has begun. Times may come again, so :meth:`cut` knows nothing of what was before."""
+        """How often a source has begun. Times of another beginning may be the same."""
         self.seconds = seconds
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._fragments: deque[_Fragment] = deque()
         self._bytes = 0
+        self._kept_s = 0.0
         self._closed = 0
         """Groups that were ever kept."""
         self._group_bytes = 0
         """Of the packets of the group that is being written."""
+        self._over = True
         self._head = b""
         self._source: Any = None
         self._muxer: Any = None
@@ -112,6 +117,7 @@ class PacketRing:
         with self._lock:
             self._head = b""
             self.begun += 1
+            self._over = False
         self.trouble = None
         self._source, self._written, self._last_dts, self._early = stream, _Bytes(), None, []
         try:
@@ -122,13 +128,14 @@ class PacketRing:
 
     def add(self, packet: Any) -> None:
         """One packet of the stream, before it is decoded."""
-        if self._muxer is None or packet.pts is None or not packet.size:
+        if self._muxer is None or not packet.size:
             return
-        if packet.dts is not None:
+        if packet.dts is not None and packet.pts is not None:
             self._add_early(packet)
             self._add(packet, packet.dts)
         elif self._last_dts is None and (self._early or packet.is_keyframe):
-            # Matroska states no times of decoding; the first ones are known once the decoder's delay is
+            # Matroska states no times of decoding; the first ones are known once the decoder's delay is. RTSP states none
+            # at all of its first packet, where the server does not say when it began
             self._early.append(packet)
             del self._early[_MOST_EARLY:]
 
@@ -137,7 +144,10 @@ class PacketRing:
         early, self._early = self._early, []
         step = packet.duration or 1
         for i, one in enumerate(early):
-            self._add(one, packet.dts - (len(early) - i) * step)
+            dts = packet.dts - (len(early) - i) * step
+            if one.pts is None:
+                one.pts = dts
+            self._add(one, dts)
 
     def _add(self, packet: Any, dts: int) -> None:
         if self._last_dts is not None and dts <= self._last_dts:
@@ -171,37 +181,43 @@ class PacketRing:
     def end(self) -> None:
         """The source is closed: its last group is complete."""
         muxer, self._muxer = self._muxer, None
-        if muxer is not None:
-            try:
+        try:
+            if muxer is not None:
                 muxer.close()
-            except (av.error.FFmpegError, OSError):
-                return
-            self._close_group()
+                self._close_group()
+        except (av.error.FFmpegError, OSError):
+            return
+        finally:
+            with self._lock:
+                self._over = True
         self._source = None
 
-    def newest_s(self) -> float | None:
-        """Where the last whole group ends."""
+    def is_over(self, begun: int) -> bool:
+        """Whether nothing comes any more of a beginning: the source was closed, or has begun anew."""
         with self._lock:
-            last = self._fragments[-1] if self._fragments else None
-            return last.end_s if last is not None and last.begun == self.begun else None
+            return self._over or begun != self.begun
+
+    def newest_s(self, begun: int) -> float | None:
+        """Where the last whole group of a beginning ends."""
+        with self._lock:
+            return next((f.end_s for f in reversed(self._fragments) if f.begun == begun), None)
 
     def since(self, number: int) -> list[Group]:
-        """The whole groups that came after the ``number``-th and are still kept. A few seconds of what was before the
-        latest beginning are among them."""
+        """The whole groups that came after the ``number``-th and are still kept, also of earlier beginnings."""
         with self._lock:
             return [Group(f.number, f.begun, f.cut()) for f in self._fragments if f.number > number]
 
-    def cut(self, start_s: float, end_s: float) -> Cut | None:
-        """The groups that hold something of that time. None where there is nothing of it any more, or not yet."""
+    def cut(self, start_s: float, end_s: float, begun: int | None = None) -> Cut | None:
+        """The groups that hold something of that time. None where there is nothing of it any more, or not yet.
+        ``begun``: of which beginning; None: of the last one."""
         with self._lock:
+            wanted = self.begun if begun is None else begun
             found = [
-                f
-                for f in self._fragments
-                if f.begun == self.begun and f.end_s > start_s and f.start_s < end_s
+                f for f in self._fragments if f.begun == wanted and f.end_s > start_s and f.start_s < end_s
             ]
             if not found:
                 return None
-            data = b"".join([self._head, *(f.data for f in found)])
+            data = b"".join([found[0].head, *(f.data for f in found)])
             return Cut(data, found[0].start_s, found[-1].end_s, found[0].key_s)
 
     def _close_group(self) -> None:
@@ -215,20 +231,15 @@ class PacketRing:
             if not self._head:
                 return
             self._closed += 1
-            self._fragments.append(_Fragment(self._closed, self.begun, self._head, data, *group))
+            self._fragments.append(_Fragment(self._closed, data, self._head, self.begun, *group))
             self._bytes += len(data)
-            while len(self._fragments) > 1 and self._is_over():
-                self._bytes -= len(self._fragments.popleft().data)
-
-    def _is_over(self) -> bool:
-        """Whether the oldest must go."""
-        oldest, next_, newest = self._fragments[0], self._fragments[1], self._fragments[-1]
-        if self._bytes > self._max_bytes:
-            return True
-        if oldest.begun == newest.begun:
-            return next_.start_s < newest.end_s - self.seconds
-        first = next(f for f in self._fragments if f.begun == newest.begun)
-        return newest.end_s - first.start_s > _LEFTOVER_S
+            self._kept_s += self._fragments[-1].seconds
+            while len(self._fragments) > 1 and (
+                self._bytes > self._max_bytes or self._kept_s - self._fragments[0].seconds > self.seconds
+            ):
+                gone = self._fragments.popleft()
+                self._bytes -= len(gone.data)
+                self._kept_s -= gone.seconds
 
     def _gone(self, why: str) -> None:
         self.trouble = why[:200]
