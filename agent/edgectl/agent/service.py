@@ -27,7 +27,7 @@ import psutil
 
 from edgectl.agent.config import AgentConfig, ViewConfig
 from edgectl.agent.deploy.commands import Commands
-from edgectl.agent.deploy.dependencies import DeployerDependencies, WarmUp
+from edgectl.agent.deploy.dependencies import DeployerDependencies, WarmUp, engine_ref
 from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.deployment import WORKING
 from edgectl.agent.deploy.inbox import Inbox
@@ -222,6 +222,7 @@ class _Agent:
             warm_runs=config.warm_runs,
             engine_cache=engine_cache,
             prefer=config.prefer,
+            lighter=config.lighter,
             make_room=self._make_room,
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
@@ -551,7 +552,7 @@ class _Agent:
             i = over.instead
         if i is None:
             return None
-        return EngineRef(blobs=self._store.blobs, manifest=i.manifest, release=i.release, bundle=i.bundle)
+        return engine_ref(self._store, i)
 
     def _bulk_link(self) -> Link:
         name = f"{self._config.name}-bulk"

@@ -303,6 +303,8 @@ class StreamStats(Message):
     slots: dict[str, str] = {}
     """Slot name → digest of the engine (bundle digest) that made these numbers."""
     releases: dict[str, str] = {}
+    stand_ins: dict[str, str] = Field(default={}, max_length=8)
+    """Slot name → preference of the lighter variant that made some of these numbers in the engine's place."""
     stages: dict[str, HistogramData] = Field(default={}, max_length=32)
     frames: Frames = Frames()
     crops: dict[str, Frames] = Field(default={}, max_length=8)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from edgectl.agent.deploy.dependencies import DeployerDependencies
 from edgectl.agent.deploy.deployment import DEADLINE_S
-from edgectl.agent.deploy.start_check import damage
+from edgectl.agent.deploy.start_check import damage, verified_lighter
 from edgectl.agent.state.records import Deployment, Installed, Slot, ways_back
 from edgectl.core.errors import EngineError
 from edgectl.core.states import State
@@ -48,7 +48,8 @@ class EngineRollback:
                 f"every engine to go back to is damaged: {'; '.join(wrong for _, wrong in ways if wrong)}"
             )
         after = Slot(
-            active=whole[0] if whole else None, factory=slot.factory if slot.factory in whole else None
+            active=verified_lighter(self._c.store, whole[0]) if whole else None,
+            factory=slot.factory if slot.factory in whole else None,
         )
         self._c.journal.save_slot(self._slot, after, d)
         return after

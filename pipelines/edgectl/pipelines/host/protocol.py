@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from edgectl.core.bundle import LighterPreference
 from edgectl.core.errors import ProtocolError
 from edgectl.core.schema import Message, Name, first_problem
 from edgectl.core.wire import Failure, StreamStats
@@ -64,6 +65,8 @@ class EngineRef(Message):
     release: str = ""
     bundle: str = ""
     """Bundle digest, for telemetry."""
+    lighter: dict[LighterPreference, str] = {}
+    """Manifests of other variants of the same bundle, proven like this one: for less work."""
 
 
 class Start(Message):

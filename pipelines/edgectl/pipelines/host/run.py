@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import Counter
@@ -12,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgectl.core.bundle import Bundle, Preference, Variant
-from edgectl.core.errors import BundleError, EdgectlError, StorageError, UsageError
+from edgectl.core.bundle import LIGHTER, Bundle, Preference, Variant, select_lighter
+from edgectl.core.errors import EdgectlError, StorageError, UsageError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
 from edgectl.pipelines.decoders import DECODERS
@@ -409,7 +408,7 @@ def part_variants(
             variant,
             f"{bundle.name}@{bundle.version}",
             bundle.digest,
-            lighter=_lighter(bundle, variant, facts, runtimes),
+            lighter=select_lighter(bundle.variants, variant, facts, runtimes=runtimes, names=LIGHTER),
         )
     return slots
 
@@ -420,20 +419,6 @@ def engines_for(
     """Those that a stream of this configuration has a part for."""
     parts = {*KINDS.get(kind).parts, *config.further_parts()}
     return {part: variant for part, variant in engines.items() if part in parts}
-
-
-def _lighter(
-    bundle: Bundle, variant: Variant, facts: frozenset[str], runtimes: Sequence[str]
-) -> dict[Preference, Variant]:
-    """Variants of less work than ``variant``, and of its profile."""
-    found: dict[Preference, Variant] = {}
-    names: tuple[Preference, ...] = ("low-power", "small-input")
-    for name in names:
-        with contextlib.suppress(BundleError):
-            other = bundle.select(facts, profile=variant.config.profile, runtimes=runtimes, prefer=name)
-            if name in other.config.preferences and other.digest != variant.digest:
-                found[name] = other
-    return found
 
 
 def part_of(variant: Variant) -> str:

@@ -446,6 +446,9 @@ class VideoPipeline(Configurable):
             kind=self._kind,
             slots={PART: slot.bundle or slot.variant.digest} | self._second.slots(),
             releases=releases_of(slot, self._second),
+            stand_ins={}
+            if (other := self._engines.stood_in()) is None
+            else {PART: other.slot.stands_in or ""},
             stages=self.tracer.window(),
             frames=frames,
             crops=self._second.crops(),

@@ -47,6 +47,8 @@ class HotSwap(Generic[E]):
         self._lock = threading.Lock()
         self._previous: E | None = None
         self._stand_in: E | None = None
+        self._stood_in: E | None = None
+        """Since it was asked last."""
         self._leaving: tuple[E, ...] = ()
         """Taken over by others, and not closed before their last frames are through."""
         self._watch: _Watch | None = None
@@ -55,8 +57,20 @@ class HotSwap(Generic[E]):
         """The engine of the next frame, which is under way with it from now on."""
         with self._lock:
             engine = self._stand_in or self.engine
+            self._stood_in = self._stand_in or self._stood_in
             engine.begin()
             return engine
+
+    @property
+    def on_trial(self) -> bool:
+        """The engine that the last switch replaced is still kept warm."""
+        return self._previous is not None
+
+    def stood_in(self) -> E | None:
+        """What stood in for the slot's engine at a frame since this was asked last; None: nothing."""
+        with self._lock:
+            found, self._stood_in = self._stood_in, self._stand_in
+            return found
 
     @property
     def running(self) -> E:
