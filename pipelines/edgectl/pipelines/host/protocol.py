@@ -187,8 +187,8 @@ class SwapFailed(Message):
 
 
 class Shadowed(Message):
-    """What the other engine did with ``frames`` frames. ``found`` counts what the two found together,
-    ``matched`` the pairs."""
+    """What the other engine did with ``frames`` frames, or crops of a second stage. ``found`` counts what the two found
+    together, ``matched`` the pairs."""
 
     op: Literal["shadowed"] = "shadowed"
     stream: Name
