@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from support.pipelines import make_variant
 from ten_objects import TenObjects
 
-from edgectl.core.bundle import LAYER_ENGINE, Preference, SessionSettings, Variant
+from edgectl.core.bundle import LAYER_ENGINE, Preference, Variant
 from edgectl.engines.base import Engine
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import load_1m
@@ -101,8 +101,9 @@ def detector(folder: Path, model: Path | None) -> Variant:
 
 
 def opened(variant: Variant) -> Engine:
-    """In ONNX Runtime, on one thread."""
-    return open_model(variant.need(LAYER_ENGINE).read_bytes(), SessionSettings(threads=1))
+    """In its runtime, on one thread."""
+    settings = variant.config.session.model_copy(update={"threads": 1})
+    return open_model(variant.need(LAYER_ENGINE).read_bytes(), settings, runtime=variant.config.runtime)
 
 
 class Slowed:
