@@ -178,6 +178,7 @@ class _Agent:
                 lambda stream, engines: self._news.crash_loop(stream, engines),
                 lambda stream, lease: self._news.lease(stream, lease),
             ),
+            on_trial=lambda slot: self._deployers[slot].on_trial,
             command=dependencies.worker,
             stats_every_s=config.stats_every_s,
             timing=dependencies.timing,

@@ -111,6 +111,7 @@ def test_the_way_back_has_its_own_lighter_variant(device: Device) -> None:
     device.want("crash", 2)
     assert device.run() is State.ROLLED_BACK
     assert served(device) == {"low-power": low(device, "1")}
+    assert device.standby is None, "what failed is unloaded: the engine before is not on trial"
 
 
 def test_a_configuration_that_asks_for_it_later_gets_it_and_the_way_back_stays(device: Device) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ class Rig:
     """A stream whose governor does what it is told."""
 
     def __init__(
-        self, folder: Path, config: dict[str, Any] | None = None, kind: str = "surveillance"
+        self,
+        folder: Path,
+        config: dict[str, Any] | None = None,
+        kind: str = "surveillance",
+        *,
+        on_trial: bool = False,
     ) -> None:
         self.events: list[Record] = []
         self.heard = threading.Condition()
@@ -58,7 +64,7 @@ class Rig:
                 "synth://yard?fps=60&width=320&height=192"
                 if kind == "surveillance"
                 else "synth://road?fps=60&width=320&height=192",
-                {"detector": slot_of(folder)},
+                {"detector": replace(slot_of(folder), on_trial=on_trial)},
                 parse_config(kind, config),
                 self.hear,
                 self.open,
@@ -200,6 +206,16 @@ def test_a_new_engine_on_trial_runs_alone_and_brings_its_own_variants_once_it_st
     wait_for(lambda: bool(variants_of(rig)))
     rig.go(Rung(1, SMALL))
     rig.wait_for_calls("small-new", 5)
+
+
+def test_an_engine_that_starts_on_trial_runs_alone_until_it_stays(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, on_trial=True)
+    rig.pipeline.start()
+    rig.wait_for_calls("own", 5)
+    assert not variants_of(rig)
+    rig.pipeline.commit("detector")
+    wait_for(lambda: bool(variants_of(rig)))
+    rig.stop()
 
 
 def test_an_engine_that_comes_back_has_its_variants_again(rig: Rig, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class EngineRollback:
         """Switch back, warm if the old engine is still there; else by a new worker, so that what failed does
         not go on serving.
 
-        Raises :class:`EngineError` if it does not start either way.
+        What failed is unloaded then. Raises :class:`EngineError` if it does not start either way.
         """
         ref = self._c.ref(installed) if installed else None
         try:
@@ -67,3 +67,5 @@ class EngineRollback:
             log.warning("%s: %s; a new worker is started", self._slot, e.message)
             self._c.pipelines.restart(self._slot)
             self._c.pipelines.ensure(self._slot, ref, _LIMIT_S, self._stopping)
+        if ref is not None:
+            self._c.pipelines.commit(self._slot)

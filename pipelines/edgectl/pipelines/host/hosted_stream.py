@@ -159,7 +159,10 @@ class HostedStream:
         began, start = time.monotonic(), self._start
         config = parse_config(start.kind, start.config, what=f"the configuration of stream {self.name}")
         self._lock(config)
-        engines = {part: _part_variant(ref) for part, ref in start.engines.items()}
+        engines = {
+            part: replace(_part_variant(ref), on_trial=part in start.on_trial)
+            for part, ref in start.engines.items()
+        }
         args = PipelineArgs(
             self.name,
             start.source,

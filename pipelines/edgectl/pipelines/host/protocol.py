@@ -79,6 +79,8 @@ class Start(Message):
     """The pipeline configuration (zones, lines, flow, budget …), validated by the pipeline."""
     engines: dict[Name, EngineRef]
     """Part (``detector``, ``vad``, ``keyword``) → engine."""
+    on_trial: tuple[Name, ...] = ()
+    """Parts whose engine is judged: no lighter variant takes its place before Commit."""
     out: Path | None = None
     """Folder for snapshots, tracks and annotated video; None: none are written."""
     cache: Path | None = None
@@ -87,8 +89,8 @@ class Start(Message):
 
 
 class Swap(Message):
-    """Load, warm up and switch a part to another engine between two frames. The old one stays warm until
-    Commit or Revert."""
+    """Load, warm up and switch a part to another engine between two frames. The old one stays warm, and the new one
+    is on trial, until Commit or Revert."""
 
     op: Literal["swap"] = "swap"
     stream: Name

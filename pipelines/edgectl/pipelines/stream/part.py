@@ -22,6 +22,8 @@ class PartVariant:
     """How often the finalised file of its engine has become a better one since the worker was started."""
     lighter: Mapping[LighterPreference, Variant] = field(default_factory=dict)
     """Other variants of the same bundle that this machine can run, by what they are best at: for less work."""
+    on_trial: bool = False
+    """It is judged: no other variant takes its place before it is known to stay."""
     stands_in: LighterPreference | None = None
     """Which of those it is, where it takes another one's place."""
 
