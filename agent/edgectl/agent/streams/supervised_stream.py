@@ -167,6 +167,11 @@ class SupervisedStream:
             self.config = config
             self.changed.notify_all()
 
+    def adopt_all_but_config(self, config: StreamConfig) -> None:
+        """Its other settings, from now on."""
+        with self.changed:
+            self.adopt(config.model_copy(update={"config": self.config.config}))
+
     def restart(self, why: str | None = None) -> None:
         """Leave the worker and enter one again; ``why``, for people."""
         with self.changed:
