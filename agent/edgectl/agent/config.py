@@ -116,8 +116,9 @@ class AgentConfig(Config):
     @model_validator(mode="after")
     def _lighter_for_slots(self) -> AgentConfig:
         if unknown := sorted(set(self.lighter) - set(self.slots)):
+            known = ", ".join(self.slots) or "none"
             raise ValueError(
-                f"lighter names the slot {unknown[0]!r}, which no pipeline uses: there are {', '.join(self.slots) or 'none'}"
+                f"lighter names the slot {unknown[0]!r}, which no pipeline uses: there are {known}"
             )
         return self
 

@@ -16,7 +16,7 @@ from support.graphs import network, onnx_file, tuned
 from edgectl.agent.state.records import Installed, LighterEngine
 from edgectl.agent.state.store import PartialBlob, Store
 from edgectl.agent.transfer.download import Cancelled, FetchProgress
-from edgectl.agent.transfer.fetch import Fetcher, variant_blobs
+from edgectl.agent.transfer.fetch import Fetcher
 from edgectl.core.bundle import (
     CHUNK_SIZE,
     LAYER_ENGINE,
@@ -234,9 +234,7 @@ def test_packed_engine_arrives_packed_and_lies_there_decoded(tmp_path: Path, mos
     variant = Variant.open(world.store.blobs, world.bundle.variants[0].digest)
     assert variant.need(LAYER_ENGINE).stat().st_size == 1_000_000
     assert sum(p.total for p in world.progress if p.done == p.total) < 200_000
-    installed = variant_blobs(
-        world.store.blobs, [Installed(release="m@1", bundle=world.bundle.digest, manifest=variant.digest)]
-    )
+    installed = list(variant.installed())
     world.store.verify(installed)
     world.store.collect_garbage({d.digest for d in installed} | {variant.digest, world.bundle.digest})
     variant.need(LAYER_ENGINE).write_bytes(b"what a dying disk left")

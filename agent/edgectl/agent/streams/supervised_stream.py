@@ -96,8 +96,8 @@ class SupervisedStream:
         timing: Timing | None = None,
         cache: Path | None = None,
     ) -> None:
-        """``engine_of``: slot → the engine that it is to run now; ``on_trial``: slot → whether that is still judged. ``own_worker`` makes one that it shares with
-        nobody. ``cache``: folder of finalised engines."""
+        """``engine_of``: slot → the engine that it is to run now; ``on_trial``: slot → whether that is still judged.
+        ``own_worker`` makes one that it shares with nobody. ``cache``: folder of finalised engines."""
         self.stream = stream
         self.config = config
         self.engine_of = engine_of

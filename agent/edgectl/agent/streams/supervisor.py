@@ -53,8 +53,8 @@ class Supervisor:
         cache: Path | None = None,
         pictures: Path | None = None,
     ) -> None:
-        """``on_trial``: slot → whether its engine is still judged. ``cache``: folder of finalised engines. ``pictures``: folder of the sockets at which workers serve pictures;
-        None: they serve none."""
+        """``on_trial``: slot → whether its engine is still judged. ``cache``: folder of finalised engines. ``pictures``:
+        folder of the sockets at which workers serve pictures; None: they serve none."""
         numbers = itertools.count()
         timing = timing or Timing()
         self._edition = 0

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from edgectl.agent.state.records import Installed, LighterEngine
@@ -34,7 +33,7 @@ from edgectl.core.schema import parse_json
 from edgectl.core.wire import Topics
 from edgectl.link.mqtt import Link
 
-__all__ = ["Fetched", "Fetcher", "MachineFacts", "variant_blobs"]
+__all__ = ["Fetched", "Fetcher", "MachineFacts"]
 
 
 class MachineFacts(Protocol):
@@ -53,12 +52,6 @@ class Fetched:
 
     chosen: Installed
     fallback: Installed | None
-
-
-def variant_blobs(store: Path, installed: Iterable[Installed]) -> list[Descriptor]:
-    """What lies on disk of installed variants: config, layers, decoded engines. Raises
-    :class:`BundleError` / :class:`IntegrityError`."""
-    return [d for i in installed for m in i.manifests for d in Variant.open(store, m).installed()]
 
 
 @dataclass
