@@ -261,6 +261,8 @@ class ReportedSlot(Message):
     active: Digest | None = None
     active_release: str | None = None
     previous: Digest | None = None
+    lighter: dict[str, str] = Field(default={}, max_length=4)
+    """Preference → what became of the lighter variant of the active release: ``ready``, or why it is left out."""
     error: Failure | None = None
 
 

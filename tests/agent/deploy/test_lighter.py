@@ -50,6 +50,7 @@ def served(device: Device) -> dict[str, str]:
 
 def test_it_comes_along_and_goes_with_its_release(device: Device) -> None:
     assert served(device) == {"low-power": low(device, "1")}
+    assert device.deployer.report().lighter == {"low-power": "ready"}
     device.want("2", 2)
     assert device.run() is State.COMMITTED
     assert served(device) == {"low-power": low(device, "2")}
@@ -58,6 +59,7 @@ def test_it_comes_along_and_goes_with_its_release(device: Device) -> None:
     assert device.run() is State.COMMITTED
     assert served(device) == {}
     assert recorded(device) == LighterEngine(preference="low-power", why="there is none")
+    assert device.deployer.report().lighter == {"low-power": "there is none"}
     assert not device.store.has(low(device, "1"))
     assert device.resting, "what the release does not have is not asked for again"
     assert check(device.folder).problems == ()

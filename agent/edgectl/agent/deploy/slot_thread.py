@@ -151,6 +151,9 @@ class SlotThread(ABC):
             active=slot.active.bundle if slot.active else None,
             active_release=slot.active.release if slot.active else None,
             previous=slot.previous.bundle if slot.previous else None,
+            lighter={one.preference: one.why or "ready" for one in slot.active.lighter}
+            if slot.active
+            else {},
             error=(d.error if d else None) or note,
         )
 
