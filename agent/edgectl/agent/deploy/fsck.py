@@ -187,8 +187,8 @@ class _Needed:
         wrong = None
         for i in installed:
             self.names.add(hex_of(i.bundle))
-            own, *_ = [self._variant(manifest) for manifest in i.manifests]
-            wrong = wrong or own
+            whys = [self._variant(manifest) for manifest in i.manifests]
+            wrong = wrong or whys[0]
         return wrong
 
     def _variant(self, manifest: str) -> str | None:
