@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from support.pipelines import make_variant
 from ten_objects import TenObjects
 
-from edgectl.core.bundle import LAYER_ENGINE, Preference, SessionSettings, Variant
+from edgectl.builder.variants.batched import open_batch
+from edgectl.core.bundle import LAYER_ENGINE, Preference, Variant
 from edgectl.engines.base import Engine
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import load_1m
@@ -92,17 +93,20 @@ def clip_idle(folder: Path, *, fps: int = 15, seconds: int = 10, size: str = "19
     return path
 
 
-def detector(folder: Path, model: Path | None) -> Variant:
-    """FastestDet from its file, or edgectl's own yard detector."""
-    if model is not None:
-        return make_variant(folder, load_task("fastestdet"), model.read_bytes(), name="fastestdet")
+def detector(folder: Path, model: Path | None, batch: int = 1) -> Variant:
+    """FastestDet from its file, or edgectl's own yard detector; for so many pictures a call."""
     ours = reference("yard-detector")
-    return make_variant(folder, load_task(str(ours.task)), ours.model.read_bytes(), name="yard")
+    task, name = ("fastestdet", "fastestdet") if model is not None else (str(ours.task), "yard")
+    blob = (ours.model if model is None else model).read_bytes()
+    variant = make_variant(folder, load_task(task), open_batch(blob) if batch > 1 else blob, name=name)
+    variant.config = variant.config.model_copy(update={"batch": batch})
+    return variant
 
 
 def opened(variant: Variant) -> Engine:
-    """In ONNX Runtime, on one thread."""
-    return open_model(variant.need(LAYER_ENGINE).read_bytes(), SessionSettings(threads=1))
+    """In its runtime, on one thread."""
+    settings = variant.config.session.model_copy(update={"threads": 1})
+    return open_model(variant.need(LAYER_ENGINE).read_bytes(), settings, runtime=variant.config.runtime)
 
 
 class Slowed:

@@ -1,6 +1,8 @@
 """Eight streams at ten frames a second with one engine, and the age of what they say.
 
     python bench/live/streams.py            # edgectl's yard detector, 720p
+    python bench/live/streams.py --bundle out/yard      # built with `edgectl build … --batch 1,4`
+    python bench/live/streams.py --batch 4              # as that opens the model, where no batch is faster here
 
 Missed is a frame whose events came more than 250 ms after it was there, or that was dropped for its deadline.
 """
@@ -16,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from common import clip_1080p, detector, parser, percentiles, quiet_process, report, stream
 
+from edgectl.core.bundle import Bundle, Variant
+from edgectl.device_profiles.machine import probe
 from edgectl.pipelines.video.engine_pool import EnginePool
 
 
@@ -26,12 +30,14 @@ def main() -> None:
     p.add_argument("--seconds", type=float, default=30.0)
     p.add_argument("--size", default="1280x720")
     p.add_argument("--model", type=Path, help="FastestDet instead")
+    p.add_argument("--bundle", type=Path, help="the variant of it that this machine would take")
+    p.add_argument("--batch", type=int, default=1, help="pictures a call, whether that is faster here or not")
     a = p.parse_args()
     quiet_process()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clip = clip_1080p(folder, fps=a.fps, size=a.size)
-        variant = detector(folder / "blobs", a.model)
+        variant = detector(folder / "blobs", a.model, a.batch) if a.bundle is None else chosen(a.bundle)
         pool = EnginePool()
         config = {"budget_ms": 250}
         all_ = [
@@ -60,10 +66,17 @@ def main() -> None:
                 f.captured == f.processed + sum(f.dropped.values()) and not f.in_flight for f in frames
             ),
             "cores_used": round(cpu / took, 3),
+            "variant": variant.config.variant,
+            "pictures_a_call": variant.config.batch,
             "goal": "missed 0, age p99 <= 150",
         },
         a.json,
     )
+
+
+def chosen(bundle: Path) -> Variant:
+    machine = probe()
+    return Bundle(bundle).select(machine.facts, runtimes=machine.runtimes)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,26 @@ from edgectl.core.errors import UsageError
 from edgectl.fleet.keys.enroll import write_enrolment
 
 
+def test_lighter_variants_are_for_slots_that_there_are(tmp_path: Path) -> None:
+    path = write_enrolment(
+        tmp_path,
+        "gate-1",
+        root=b"{}",
+        fleet="home",
+        broker={"host": "broker.example"},
+        pipelines={"yard": {"kind": "surveillance", "source": "synth://yard", "slots": {"detector": "gate"}}},
+    )
+    text = path.read_text()
+    path.write_text(text + '\n[lighter]\ngate = ["low-power", "small-input"]\n')
+    assert load_agent_config(path).lighter == {"gate": ("low-power", "small-input")}
+    path.write_text(text + '\n[lighter]\nyard = ["low-power"]\n')
+    with pytest.raises(UsageError, match="the slot 'yard', which no pipeline uses: there are gate"):
+        load_agent_config(path)
+    path.write_text(text + '\n[lighter]\ngate = ["fast"]\n')
+    with pytest.raises(UsageError, match=r"lighter\.gate"):
+        load_agent_config(path)
+
+
 def test_enrolment_writes_what_the_agent_reads(tmp_path: Path) -> None:
     path = write_enrolment(
         tmp_path,

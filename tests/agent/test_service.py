@@ -68,12 +68,12 @@ def test_telemetry_gives_way_on_a_full_disk_only(
 ) -> None:
     agent = boot()
     for i in range(40):
-        agent._spool.put("tele", "t", bytes(20_000), 1.7e9 + i)
-    agent._make_room()
-    assert agent._spool.size == 800_000
-    monkeypatch.setattr("edgectl.agent.service.shutil.disk_usage", lambda _: SimpleNamespace(free=4096))
-    agent._make_room()
-    assert agent._spool.size == 0
+        agent._outbox.spool.put("tele", "t", bytes(20_000), 1.7e9 + i)
+    agent._outbox.make_room()
+    assert agent._outbox.spool.size == 800_000
+    monkeypatch.setattr("edgectl.agent.outbox.shutil.disk_usage", lambda _: SimpleNamespace(free=4096))
+    agent._outbox.make_room()
+    assert agent._outbox.spool.size == 0
 
 
 def test_without_the_extra_there_is_no_page_and_an_agent_that_says_so(

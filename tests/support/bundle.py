@@ -28,6 +28,7 @@ from edgectl.core.bundle import (
     GoldenSpec,
     Index,
     Manifest,
+    Preference,
     Recipe,
     TensorSpec,
     Tolerance,
@@ -54,6 +55,7 @@ def make_bundle(
     packed: bool = False,
     unpacked: Unpacked | None = None,
     engine: bytes | None = None,
+    preferences: tuple[Preference, ...] = (),
     **behaviour: Any,
 ) -> Path:
     """Write a bundle with one fallback variant of ``size`` engine bytes. Returns ``root``.
@@ -100,6 +102,7 @@ def make_bundle(
         outputs=(TensorSpec(name="y", shape=(1, 4), dtype="float32"),),
         golden=GoldenSpec(samples=1, tolerances={"y": Tolerance(cosine=0.99, max_abs=0.1)}),
         fallback=True,
+        preferences=preferences,
         unpacked=unpacked,
     )
     manifest = Manifest(

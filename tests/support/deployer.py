@@ -4,7 +4,7 @@ real."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from edgectl.agent.state.records import Deployment, Installed
 from edgectl.agent.state.store import Store
 from edgectl.agent.transfer.download import Cancelled, FetchProgress
 from edgectl.agent.transfer.fetch import Fetched
-from edgectl.core.bundle import MEDIA_INDEX, Bundle, Descriptor, Preference
+from edgectl.core.bundle import MEDIA_INDEX, Bundle, Descriptor, LighterPreference, Preference
 from edgectl.core.errors import EdgectlError
 from edgectl.core.files import hex_of
 from edgectl.core.states import TERMINAL, State
@@ -114,6 +114,7 @@ class World:
         cancelled: Callable[[], bool],
         progress: Callable[[FetchProgress], None],
         prefer: Preference | None = None,
+        lighter: Collection[LighterPreference] = (),
     ) -> Fetched:
         self.calls.append("fetch")
         while "fetch" in self.hold and not self.hold["fetch"].is_set():
@@ -127,7 +128,7 @@ class World:
         for digest in (v.digest, *(d.digest for d in v.descriptors())):
             self.store.put(digest, (bundle.blobs / hex_of(digest)).read_bytes())
         i = Installed(release=release, bundle=bundle.digest, manifest=v.digest, preference=prefer)
-        return Fetched(i, i, ())
+        return Fetched(i, i)
 
     def warm_up(self, blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None) -> Warm:
         self.enter("warm")

@@ -12,27 +12,35 @@ import contextlib
 import functools
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from support.bundle import behaviour_of, make_bundle
+from support.bundle import behaviour_of, join_bundles, make_bundle
 from support.deployer import Warm
 
-from edgectl.agent.deploy.dependencies import DeployerDependencies
+from edgectl.agent.deploy.dependencies import DeployerDependencies, engine_ref
 from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.deployment import WORKING
 from edgectl.agent.deploy.leases import Leases
 from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.deploy.start_check import check_slots, damage
 from edgectl.agent.state.journal import Journal
-from edgectl.agent.state.records import Installed, Slot
+from edgectl.agent.state.records import Installed, LighterEngine, Slot
 from edgectl.agent.state.store import Store
 from edgectl.agent.transfer.download import Cancelled, FetchProgress
 from edgectl.agent.transfer.fetch import Fetched
 from edgectl.agent.trust.store import StaleTrust
-from edgectl.core.bundle import MEDIA_INDEX, MEDIA_MANIFEST, Bundle, Descriptor, Preference
+from edgectl.core.bundle import (
+    MEDIA_INDEX,
+    MEDIA_MANIFEST,
+    Bundle,
+    Descriptor,
+    LighterPreference,
+    Preference,
+    Variant,
+)
 from edgectl.core.errors import EngineError, IntegrityError, ProtocolError, StorageError, TrustError
 from edgectl.core.files import hex_of
 from edgectl.core.histogram import Histogram, HistogramData
@@ -75,8 +83,23 @@ class Catalogue:
     """Of the metadata."""
     stale: bool = False
 
-    def add(self, version: str, size: int = 150_000, *, signed: bool = True, **behaviour: object) -> None:
+    def add(
+        self,
+        version: str,
+        size: int = 150_000,
+        *,
+        signed: bool = True,
+        low_power: dict[str, object] | None = None,
+        **behaviour: object,
+    ) -> None:
+        """``low_power``: how another variant of it behaves; None: it has none."""
         root = make_bundle(self.folder / f"release-{version}", version=version, size=size, **behaviour)
+        if low_power is not None:
+            other = self.folder / f"low-{version}"
+            make_bundle(
+                other, version=version, size=2000, variant="low", preferences=("low-power",), **low_power
+            )
+            root = join_bundles(self.folder / f"joined-{version}", root, other)
         self.bundles[version] = Bundle(root)
         if signed:
             self.signed.add(version)
@@ -137,6 +160,8 @@ class Device:
     standby: EngineRef | None = None
     retained: tuple[int, int] | None = None
     """Generation and number of a wish to clear the slot, as the broker keeps it."""
+    lighter: tuple[LighterPreference, ...] = ()
+    """Variants that the device's configuration asks for beside that of each release."""
     repaired: bool = False
     """A committed engine was found damaged: its wish is deployed once more."""
 
@@ -159,7 +184,7 @@ class Device:
         if over is not None:
             active = over.instead
         if active is not None:
-            self._start(self._ref(active))
+            self._start(engine_ref(self.store, active))
         context = DeployerDependencies(
             journal=self.journal,
             store=self.store,
@@ -172,6 +197,7 @@ class Device:
             changed=self._changed,
             disk=threading.Lock(),
             leases=self.leases,
+            lighter={SLOT: self.lighter},
             clock=lambda: self.now_s,
             wall=lambda: self.wall_s,
             local=self._local,
@@ -287,18 +313,32 @@ class Device:
         cancelled: Callable[[], bool],
         progress: Callable[[FetchProgress], None],
         prefer: Preference | None = None,
+        lighter: Collection[LighterPreference] = (),
     ) -> Fetched:
         self._do("fetch")
         bundle = self.world.bundles[release.partition("@")[2]]
-        v = bundle.variants[0]
+        own = bundle.variants[0]
+        self._receive(index, (bundle.root / "index.json").read_bytes(), cancelled)
+        self._receive_variant(bundle, own, cancelled)
+        brought = []
+        for name in lighter:
+            found = [v for v in bundle.variants[1:] if name in v.config.preferences]
+            for v in found:
+                self._receive_variant(bundle, v, cancelled)
+            manifest = found[0].digest if found else None
+            brought.append(
+                LighterEngine(preference=name, manifest=manifest, why=None if found else "there is none")
+            )
+        self._do("fetched")
+        i = Installed(release=release, bundle=bundle.digest, manifest=own.digest)
+        asked = {"preference": prefer, "lighter": tuple(brought)}
+        return Fetched(i.model_copy(update=asked), i)
+
+    def _receive_variant(self, bundle: Bundle, v: Variant, cancelled: Callable[[], bool]) -> None:
         entry = (bundle.blobs / hex_of(v.digest)).stat().st_size
         manifest = Descriptor(mediaType=MEDIA_MANIFEST, digest=v.digest, size=entry)
-        self._receive(index, (bundle.root / "index.json").read_bytes(), cancelled)
         for blob in (manifest, *v.descriptors()):
             self._receive(blob, (bundle.blobs / hex_of(blob.digest)).read_bytes(), cancelled)
-        self._do("fetched")
-        i = Installed(release=release, bundle=bundle.digest, manifest=v.digest, preference=prefer)
-        return Fetched(i, i, ())
 
     def _receive(self, blob: Descriptor, data: bytes, cancelled: Callable[[], bool]) -> None:
         """As the real fetcher does it, with frames that come as they like."""
@@ -433,9 +473,13 @@ class Device:
         version = self.world.of_bundle(ref.bundle)
         if version not in self.world.signed:
             raise Violation(f"an engine that nobody signed is started: {version}")
-        i = Installed(release=ref.release, bundle=ref.bundle, manifest=ref.manifest)
-        if why := damage(self.store, i):
-            raise Violation(f"an engine that is not whole is started: {why}")
+        for manifest in (ref.manifest, *ref.lighter.values()):
+            i = Installed(release=ref.release, bundle=ref.bundle, manifest=manifest)
+            if why := damage(self.store, i):
+                raise Violation(f"an engine that is not whole is started: {why}")
+        for name, manifest in ref.lighter.items():
+            if not behaviour_of(ref.blobs, manifest).get("warm", True):
+                raise Violation(f"a {name} variant is started that did not pass its warm-up")
 
     def _report_frames(self) -> None:
         """A window of the engine that serves."""
@@ -464,9 +508,6 @@ class Device:
         self.effect(what)
         if what in self.fail:
             raise self.fail[what]
-
-    def _ref(self, i: Installed) -> EngineRef:
-        return EngineRef(blobs=self.store.blobs, manifest=i.manifest, release=i.release, bundle=i.bundle)
 
     def _local(self) -> datetime:
         return datetime(2026, 11, 23) + timedelta(seconds=self.now_s)  # noqa: DTZ001

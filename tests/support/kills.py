@@ -129,8 +129,10 @@ class Kills:
 
     def __post_init__(self) -> None:
         w = self.world = Catalogue(self.folder)
-        for version in ("0", "1", "2", "3"):
-            w.add(version)
+        w.add("0")
+        w.add("1", low_power={})
+        w.add("2", low_power={})
+        w.add("3", low_power={"warm": False})
         w.add("rogue", signed=False)
         w.add("cold", warm=False)
         w.add("stuck", swap=False)
@@ -139,7 +141,7 @@ class Kills:
         w.add("slow", latency_ms=50.0)
         w.add("other", agreement=0.4)
         self.template = self.folder / "template"
-        device = Device(self.template, w).boot()
+        device = Device(self.template, w, lighter=("low-power",)).boot()
         for gen, version in enumerate(("0", "1"), 1):
             device.want(version, gen)
             device.run()
@@ -175,6 +177,7 @@ class Kills:
                 loss=scenario.loss,
                 seen=past.seen,
                 floor=past.floor,
+                lighter=("low-power",),
             )
             device.retained = past.retained
             device.repaired = scenario.damage is not None

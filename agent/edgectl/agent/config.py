@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from edgectl.core.bundle import Preference
+from edgectl.core.bundle import LighterPreference, Preference
 from edgectl.core.config_file import ConfigFile, read_toml
 from edgectl.core.errors import UsageError
 from edgectl.core.schema import Config, Name
@@ -86,6 +86,9 @@ class AgentConfig(Config):
     """The live page; None: there is none."""
     prefer: dict[Name, Preference] = {}
     """Slot → the variant of a release that it prefers. A change takes effect when the agent starts again."""
+    lighter: dict[Name, tuple[LighterPreference, ...]] = {}
+    """Slot → other variants of a release that come along, for a stream whose `govern` has too much to do. A change
+    takes effect when the agent starts again."""
     heartbeat_s: float = Field(default=30.0, ge=1, le=3600)
     """The device shows that it lives at least this often, and is taken for away after one and a half times
     that."""
@@ -109,6 +112,15 @@ class AgentConfig(Config):
     improve_after_s: float = Field(default=900.0, ge=0)
     """Seconds with nothing to deploy and cores to spare after which a TensorRT plan is built again at the
     best level. 0: never."""
+
+    @model_validator(mode="after")
+    def _lighter_for_slots(self) -> AgentConfig:
+        if unknown := sorted(set(self.lighter) - set(self.slots)):
+            known = ", ".join(self.slots) or "none"
+            raise ValueError(
+                f"lighter names the slot {unknown[0]!r}, which no pipeline uses: there are {known}"
+            )
+        return self
 
     @property
     def slots(self) -> tuple[str, ...]:

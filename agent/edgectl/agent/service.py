@@ -7,18 +7,11 @@ fetched.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
-import json
 import logging
 import random
-import secrets
-import shutil
-import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +20,7 @@ import psutil
 
 from edgectl.agent.config import AgentConfig, ViewConfig
 from edgectl.agent.deploy.commands import Commands
-from edgectl.agent.deploy.dependencies import DeployerDependencies, WarmUp
+from edgectl.agent.deploy.dependencies import DeployerDependencies, WarmUp, engine_ref
 from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.deployment import WORKING
 from edgectl.agent.deploy.inbox import Inbox
@@ -36,26 +29,27 @@ from edgectl.agent.deploy.plan_improver import PlanImprover
 from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.deploy.reporter import Reporter
 from edgectl.agent.deploy.start_check import check_slots, damage
+from edgectl.agent.outbox import Outbox
+from edgectl.agent.presence import Presence
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.lock import hold_folder
 from edgectl.agent.state.store import Store
 from edgectl.agent.streams.config_reload import ConfigReload
 from edgectl.agent.streams.supervised_stream import WorkerCallbacks
 from edgectl.agent.streams.supervisor import WORKER, Supervisor
-from edgectl.agent.streams.telemetry import TelemetryCollector, by_slot, machine_health, telemetry_payload
+from edgectl.agent.streams.telemetry import TelemetryCollector, machine_health
 from edgectl.agent.streams.worker_life import Timing
 from edgectl.agent.transfer.fetch import Fetcher, MachineFacts
 from edgectl.agent.transfer.peer import PeerSeeder
-from edgectl.agent.trust.store import ENROLLED, TrustStore
+from edgectl.agent.trust.root_copy import open_trust
+from edgectl.agent.worker_news import WorkerNews
 from edgectl.core.errors import EdgectlError, StorageError, TrustError
 from edgectl.core.files import forget_unfinished, storage
 from edgectl.core.transfer import FRAME_BYTES
-from edgectl.core.wire import Conn, Failure, Reply, Reported, Topics
+from edgectl.core.wire import Failure, Reply, Reported, Topics
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog, notify
-from edgectl.link.spool import Kind, Spool, SpoolSender
-from edgectl.pipelines.host.protocol import EngineRef, EventMessage, LeaseMessage, Stats
-from edgectl.pipelines.stream.events import SCHEMA, is_update
+from edgectl.pipelines.host.protocol import EngineRef
 
 if TYPE_CHECKING:
     from edgectl.agent.streams.device_page import DevicePage
@@ -67,12 +61,8 @@ log = logging.getLogger(__name__)
 _BULK_QUEUE = 32  # chunks
 # of messages that wait to be handled: eight of the largest metadata sets
 _CONTROL_BYTES = 8 << 20
-# of an event that the command `logs` repeats: the reply stays within one message
-_LOGGED_BYTES = 2048
 _REFRESH_S = 120.0
 _MAX_BACKOFF_S = 60.0
-# of disk, below which a journal may not find room
-_FULL_BYTES = 1 << 20
 _RETRY_S = 5.0
 _REPORT_AGAIN = 10
 """Heartbeats after which the device says again what it has: somebody may have deleted it at the broker, or
@@ -137,32 +127,30 @@ class _Agent:
         self._topics = Topics(config.fleet)
         self._journal = Journal(config.state_dir / "journal.db")
         self._epoch, uncounted = _count_start(self._journal)
-        self._instance = secrets.token_hex(8)  # not kept: the copy of a disk must not have it
-        self._profile = dependencies.profile if config.profile == "auto" else config.profile
-        self._machine = dependencies.machine
-        self._root_notice: Failure | None = None
-        self._trust = self._open_trust()
+        profile = dependencies.profile if config.profile == "auto" else config.profile
+        self._presence = Presence(config, self._epoch, profile, dependencies.machine)
+        try:
+            self._trust, self._root_notice = open_trust(
+                config.state_dir / "trust", config.root, self._journal, profile
+            )
+        except TrustError:
+            self._journal.close()
+            raise
         quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
         self._leases = Leases(self._journal)
         checked = check_slots(self._journal, self._store, config.slots)
         self._skipped = checked.skipped
-        self._spool = Spool(
-            config.state_dir / "spool.db",
-            max_bytes=config.spool_mb << 20,
-            max_age_s=config.spool_hours * 3600,
-        )
         self._live = HealthBook()
         self._collector = TelemetryCollector(self._epoch)
-        self._events: deque[dict[str, object]] = deque(maxlen=64)
         self._wake = threading.Event()
         self._reporter = Reporter(
-            self._epoch, self._trust, self._send_report, self._wake.set, instance=self._instance
+            self._epoch, self._trust, self._send_report, self._wake.set, instance=self._presence.instance
         )
         for trouble in filter(None, (uncounted, checked.trouble)):
             log.error("%s", trouble.message)
             self._reporter.storage_fails(trouble)
-        will = (self._topics.conn(config.name), self._death(clean=False).encode())
+        will = (self._topics.conn(config.name), self._presence.death(clean=False).encode())
         self._link = Link(
             config.broker.options(),
             config.name,
@@ -172,18 +160,25 @@ class _Agent:
             # Once the broker is back, the device is heard within the time that it promised.
             max_backoff_s=min(_MAX_BACKOFF_S, config.heartbeat_s),
         )
-        self._sender = SpoolSender(
-            self._spool,
+        self._outbox = Outbox(
+            config.state_dir,
             self._link,
-            payload=lambda row: telemetry_payload(row, time.time()),
-            name="telemetry",
+            self._reporter,
+            max_bytes=config.spool_mb << 20,
+            max_age_s=config.spool_hours * 3600,
         )
         engine_cache = config.state_dir / "engines"
         self._supervisor = Supervisor(
             config.pipelines,
             self._engine_of,
             self._journal,
-            WorkerCallbacks(self._on_stats, self._on_event, self._on_crash_loop, self._on_lease),
+            WorkerCallbacks(
+                lambda stream, stats: self._news.stats(stream, stats),
+                lambda stream, event: self._news.event(stream, event),
+                lambda stream, engines: self._news.crash_loop(stream, engines),
+                lambda stream, lease: self._news.lease(stream, lease),
+            ),
+            on_trial=lambda slot: self._deployers[slot].on_trial,
             command=dependencies.worker,
             stats_every_s=config.stats_every_s,
             timing=dependencies.timing,
@@ -192,7 +187,7 @@ class _Agent:
         )
         self._reload = reload
         if reload is not None:
-            reload.serves(self._supervisor, self._on_refused_config)
+            reload.serves(self._supervisor, lambda stream, why: self._news.refused_config(stream, why))
         self._page_notice: Failure | None = None
         self._page = None if config.view is None else self._open_page(config.view)
         fetcher = Fetcher(
@@ -202,7 +197,7 @@ class _Agent:
             self._epoch,
             self._store,
             dependencies.machine,
-            profile=self._profile,
+            profile=profile,
             bps=config.download_kb_s and config.download_kb_s * 1000,
             site=config.site,
         )
@@ -222,11 +217,30 @@ class _Agent:
             warm_runs=config.warm_runs,
             engine_cache=engine_cache,
             prefer=config.prefer,
-            make_room=self._make_room,
+            lighter=config.lighter,
+            make_room=self._outbox.make_room,
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
+        self._news = WorkerNews(
+            config.pipelines,
+            self._supervisor,
+            self._deployers,
+            self._engine_of,
+            self._live,
+            self._collector,
+            self._leases,
+            self._outbox,
+            lambda stream: self._topics.event(config.name, stream),
+            self._epoch,
+            self._page,
+        )
         commands = Commands(
-            config.state_dir, dependencies.machine, self._journal, self._leases, self._deployers, self._events
+            config.state_dir,
+            dependencies.machine,
+            self._journal,
+            self._leases,
+            self._deployers,
+            self._news.recent,
         )
         self._inbox = Inbox(
             self._topics,
@@ -238,7 +252,7 @@ class _Agent:
             obey=commands.obey,
             reply=self._send_reply,
             allow_peers=self._peer.allow,
-            make_room=self._drop_telemetry,
+            make_room=self._outbox.give_way,
         )
         self._improver = PlanImprover(
             config.slots,
@@ -248,27 +262,6 @@ class _Agent:
             lambda slot, ref: self._supervisor.refresh(slot, ref, _REFRESH_S),
             config.improve_after_s,
         )
-
-    def _open_trust(self) -> TrustStore:
-        """Root metadata that have rotted since a start before must not cost the device its agent: a copy
-        was kept then."""
-        folder, hint = self._config.state_dir / "trust", "`edgectl device enroll NAME` writes it"
-        try:
-            return TrustStore(folder, self._config.root.read_bytes(), self._journal, profile=self._profile)
-        except OSError as e:
-            why = TrustError(f"cannot read {self._config.root}: {e.strerror}", hint=hint)
-        except TrustError as e:
-            why = e
-        try:
-            store = TrustStore(folder, (folder / ENROLLED).read_bytes(), self._journal, profile=self._profile)
-        except (OSError, TrustError):
-            self._journal.close()
-            raise why from None
-        self._root_notice = Failure(
-            code="trust", detail=f"{why.message[:800]}; the copy of it in the state folder is used"
-        )
-        log.error("%s", self._root_notice.detail)
-        return store
 
     def _open_page(self, config: ViewConfig) -> DevicePage | None:
         """Without the page the device does its work as with it: what is wrong is said, and that is all."""
@@ -300,7 +293,7 @@ class _Agent:
         self._supervisor.start()
         for deployer in self._deployers.values():
             deployer.thread.start()
-        self._sender.thread.start()
+        self._outbox.thread.start()
         if self._config.improve_after_s:
             self._improver.thread.start()
         next_window = time.monotonic() + self._config.telemetry_s
@@ -350,18 +343,16 @@ class _Agent:
         for deployer in self._deployers.values():
             if deployer.thread.ident is not None:
                 deployer.thread.join()
-        self._sender.stop()
-        if self._sender.thread.ident is not None:
-            self._sender.thread.join()
+        self._outbox.stop()
         if self._link.is_up:
             self._link.publish(
                 self._topics.conn(self._config.name),
-                self._death(clean=True).encode(),
+                self._presence.death(clean=True).encode(),
                 retain=True,
                 timeout_s=1.0,
             )
         self._link.close()
-        self._spool.close()
+        self._outbox.close()
         self._journal.close()
 
     def _busy(self) -> bool:
@@ -372,96 +363,16 @@ class _Agent:
     # ---- from the link (dispatcher thread: nothing here waits)
 
     def _on_up(self) -> None:
-        self._link.publish(self._topics.conn(self._config.name), self._birth().encode(), retain=True)
-        self._reporter.again()  # the broker may have lost what it retained
-        self._sender.nudge()
-
-    def _birth(self) -> Conn:
-        c = self._config
-        return Conn(
-            epoch=self._epoch,
-            online=True,
-            agent=_version(),
-            profile=self._profile,
-            facts=tuple(sorted(self._machine.facts)),
-            labels=c.labels,
-            slots=c.slots,
-            streams={stream: p.kind for stream, p in c.pipelines.items()},
-            heartbeat_s=c.heartbeat_s,
-            instance=self._instance,
-            host=socket.gethostname()[:255] or None,
-            address=self._link.address,
+        self._link.publish(
+            self._topics.conn(self._config.name),
+            self._presence.birth(self._link.address).encode(),
+            retain=True,
         )
-
-    def _death(self, *, clean: bool) -> Conn:
-        return Conn(epoch=self._epoch, online=False, clean=clean, instance=self._instance)
+        self._reporter.again()  # the broker may have lost what it retained
+        self._outbox.nudge()
 
     def _send_reply(self, reply: Reply) -> None:
         self._link.publish(self._topics.reply(self._config.name), reply.encode())
-
-    # ---- a full disk (any thread)
-
-    def _make_room(self) -> None:
-        """For what a deployment has to write down, a way back before all. On a full disk only."""
-        with contextlib.suppress(OSError):
-            if shutil.disk_usage(self._config.state_dir).free < _FULL_BYTES:
-                self._drop_telemetry()
-
-    def _drop_telemetry(self) -> None:
-        """What the device must not forget is worth more than the telemetry that waits."""
-        with contextlib.suppress(StorageError):
-            if self._spool.give_way():
-                log.warning("unsent telemetry was deleted to make room")
-
-    # ---- from the workers (pipeline threads)
-
-    def _on_stats(self, stream: str, stats: Stats) -> None:
-        if self._page is not None:
-            self._page.update(stream, stats)
-        slot_of = self._config.pipelines[stream].slots
-        self._live.record(stream, stats, slot_of)
-        self._collector.record(stream, by_slot(stats, slot_of), self._supervisor.worker_of(stream))
-
-    def _on_event(self, stream: str, message: EventMessage) -> None:
-        if self._page is not None:
-            self._page.heard(stream, message)
-        event = {"epoch": self._epoch, "stream": stream, "wall_s": time.time(), **message.event}
-        payload = json.dumps(event).encode()
-        if len(payload) <= _LOGGED_BYTES:
-            self._events.append(event)
-        kind: Kind = "update" if is_update(message.event) else "event"
-        self._put(kind, self._topics.event(self._config.name, stream), payload)
-
-    def _on_refused_config(self, stream: str, why: str) -> None:
-        now = time.time()
-        event = {
-            "schema": SCHEMA,
-            "id": f"{now:017.6f}-config",
-            "type": "configuration",
-            "phase": "refused",
-            "stream": stream,
-            "time": round(now, 6),
-            "detail": why[:500],
-        }
-        self._on_event(stream, EventMessage(stream=stream, event=event))
-
-    def _on_crash_loop(self, stream: str, engines: Mapping[str, EngineRef]) -> None:
-        """A new engine is the first suspect, then every engine that serves no other stream well."""
-        slot_of = self._config.pipelines[stream].slots
-        try:
-            # a stream that shares its slots may say so when the engine has just been taken back for another
-            blamed = {
-                slot_of[part]: ref for part, ref in engines.items() if self._engine_of(slot_of[part]) == ref
-            }
-        except StorageError as e:
-            log.error("%s: %s", stream, e.message)
-            return  # it is said again with the next start
-        new = [slot for slot in sorted(blamed) if self._deployers[slot].on_trial]
-        for slot in new or [s for s in sorted(blamed) if not self._supervisor.proven(stream, blamed[s])]:
-            self._deployers[slot].crash_loop()
-
-    def _on_lease(self, stream: str, lease: LeaseMessage) -> None:
-        self._leases.take(stream, lease.ttl_s, lease.reason)
 
     # ---- the caller's thread
 
@@ -469,7 +380,10 @@ class _Agent:
         """The birth again: whoever deleted or overwrote it at the broker finds it there again."""
         try:
             self._link.publish(
-                self._topics.conn(self._config.name), self._birth().encode(), retain=True, timeout_s=0.0
+                self._topics.conn(self._config.name),
+                self._presence.birth(self._link.address).encode(),
+                retain=True,
+                timeout_s=0.0,
             )
         except EdgectlError as e:
             log.info("the heartbeat waits for the next: %s", e.message)
@@ -508,18 +422,9 @@ class _Agent:
             self._supervisor.states(),
             kinds,
             machine_health(self._config.state_dir),
-            self._spool.dropped,
+            self._outbox.spool.dropped,
         )
-        self._put("tele", self._topics.telemetry(self._config.name), telemetry.encode())
-
-    def _put(self, kind: Kind, topic: str, payload: bytes) -> None:
-        try:
-            self._spool.put(kind, topic, payload, time.time())
-            self._reporter.storage_works()
-        except StorageError as e:
-            self._reporter.storage_fails(e)
-            log.error("%s", e.message)
-        self._sender.nudge()
+        self._outbox.put("tele", self._topics.telemetry(self._config.name), telemetry.encode())
 
     def _check_threads(self) -> None:
         """A thread that ended by a defect, or a journal that rots, must not go unseen: the agent ends, and
@@ -529,7 +434,7 @@ class _Agent:
                 "the journal was damaged while it was in use", hint="start the agent again: it mends it"
             )
         threads = [d.thread for d in self._deployers.values()] + [
-            self._sender.thread,
+            self._outbox.thread,
             *self._supervisor.threads,
         ]
         if dead := [t.name for t in threads if not t.is_alive()]:
@@ -551,7 +456,7 @@ class _Agent:
             i = over.instead
         if i is None:
             return None
-        return EngineRef(blobs=self._store.blobs, manifest=i.manifest, release=i.release, bundle=i.bundle)
+        return engine_ref(self._store, i)
 
     def _bulk_link(self) -> Link:
         name = f"{self._config.name}-bulk"
@@ -573,10 +478,3 @@ def _make_private(folder: Path) -> None:
     with storage(str(folder)):
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("edgectl")
-    except importlib.metadata.PackageNotFoundError:
-        return "checkout"

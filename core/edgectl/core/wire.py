@@ -261,6 +261,8 @@ class ReportedSlot(Message):
     active: Digest | None = None
     active_release: str | None = None
     previous: Digest | None = None
+    lighter: dict[str, str] = Field(default={}, max_length=4)
+    """Preference → what became of the lighter variant of the active release: ``ready``, or why it is left out."""
     error: Failure | None = None
 
 
@@ -303,6 +305,8 @@ class StreamStats(Message):
     slots: dict[str, str] = {}
     """Slot name → digest of the engine (bundle digest) that made these numbers."""
     releases: dict[str, str] = {}
+    stand_ins: dict[str, str] = Field(default={}, max_length=8)
+    """Slot name → preference of the lighter variant that made some of these numbers in the engine's place."""
     stages: dict[str, HistogramData] = Field(default={}, max_length=32)
     frames: Frames = Frames()
     crops: dict[str, Frames] = Field(default={}, max_length=8)

@@ -76,6 +76,16 @@ def test_book_gives_each_engine_its_own_windows() -> None:
     assert book.of("gate", "new").processed == 0
 
 
+def test_the_latency_of_a_lighter_variant_is_not_the_engines() -> None:
+    book, window = HealthBook(), stats(10, "old")
+    light = window.stats.model_copy(update={"stand_ins": {"detector": "low-power"}})
+    book.record("yard", window.model_copy(update={"stats": light}), {"detector": "gate"})
+    assert book.of("gate", "old").latency.n == 0
+    assert book.of("gate", "old").processed == 10
+    book.record("yard", stats(20, "old"), {"detector": "gate"})
+    assert book.of("gate", "old").latency.n == 10
+
+
 def test_book_understands_a_worker_that_started_anew() -> None:
     book = HealthBook()
     book.record("yard", stats(1000, "a", errors=5), {"detector": "gate"})

@@ -13,6 +13,7 @@ from agent.streams.test_supervisor import Bench, ref
 from support.fleet import wait_until
 
 from edgectl.agent.config import StreamConfig, read_agent_config
+from edgectl.agent.streams import config_requests
 from edgectl.agent.streams.config_reload import ConfigReload
 from edgectl.agent.streams.config_requests import configure_stream
 from edgectl.core.errors import ConfigError
@@ -141,6 +142,24 @@ def test_it_has_gone_back_however_late_the_one_who_asked_looks(bench: Bench, tmp
     back = {"type": "configuration", "phase": "reverted", "detail": "rule 'x' failed"}
     stream._handle(EventMessage(stream="yard", event=back))
     assert config_of(bench) == {}
+
+
+def test_what_it_has_gone_back_from_does_not_come_with_the_other_settings(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.activate(ref(tmp_path, "1"))
+    started(bench)
+    ask = config_requests._ask
+
+    def look_late(*about: Any) -> Any:
+        answer = ask(*about)
+        wait_until(lambda: config_of(bench) == {}, "it has gone back")
+        return answer
+
+    monkeypatch.setattr(config_requests, "_ask", look_late)
+    assert change(bench, with_update(bench, 5, stall_s=0.7)) == "in force"
+    assert config_of(bench) == {}
+    assert bench.supervisor._streams["yard"].config.stall_s == 0.7
 
 
 def reload(bench: Bench, tmp_path: Path, text: str, refused: list[tuple[str, str]]) -> ConfigReload:

@@ -47,6 +47,19 @@ def test_window_adds_histograms_and_keeps_totals() -> None:
     assert (second.epoch, second.seq) == (7, 2)
 
 
+def test_what_stood_in_for_an_engine_in_a_part_of_the_window_is_told() -> None:
+    c = TelemetryCollector(epoch=1)
+    low = stats(20)
+    low = low.model_copy(
+        update={"stats": low.stats.model_copy(update={"stand_ins": {"detector": "low-power"}})}
+    )
+    c.record("yard", by_slot(low, {"detector": "gate"}), "yard")
+    c.record("yard", stats(40), "yard")
+    assert window(c, yard=("running", None)).streams["yard"].stand_ins == {"gate": "low-power"}
+    c.record("yard", stats(60), "yard")
+    assert window(c, yard=("running", None)).streams["yard"].stand_ins == {}
+
+
 def test_parts_become_slots_on_the_wire() -> None:
     h = Histogram().data()
     s = StreamStats(

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from conftest import Broker, free_port
 from support.agent import Machine
-from support.bundle import make_bundle
+from support.bundle import join_bundles, make_bundle
 from support.graphs import network, onnx_file, tuned
 
-from edgectl.agent.state.records import Installed
+from edgectl.agent.state.records import Installed, LighterEngine
 from edgectl.agent.state.store import PartialBlob, Store
 from edgectl.agent.transfer.download import Cancelled, FetchProgress
-from edgectl.agent.transfer.fetch import Fetcher, variant_blobs
+from edgectl.agent.transfer.fetch import Fetcher
 from edgectl.core.bundle import (
     CHUNK_SIZE,
     LAYER_ENGINE,
@@ -234,9 +234,7 @@ def test_packed_engine_arrives_packed_and_lies_there_decoded(tmp_path: Path, mos
     variant = Variant.open(world.store.blobs, world.bundle.variants[0].digest)
     assert variant.need(LAYER_ENGINE).stat().st_size == 1_000_000
     assert sum(p.total for p in world.progress if p.done == p.total) < 200_000
-    installed = variant_blobs(
-        world.store.blobs, [Installed(release="m@1", bundle=world.bundle.digest, manifest=variant.digest)]
-    )
+    installed = list(variant.installed())
     world.store.verify(installed)
     world.store.collect_garbage({d.digest for d in installed} | {variant.digest, world.bundle.digest})
     variant.need(LAYER_ENGINE).write_bytes(b"what a dying disk left")
@@ -265,6 +263,76 @@ def test_packed_engine_that_decodes_to_what_nobody_signed_is_refused(
         world.fetch()
     assert not world.store.has("sha256:" + "0" * 64)
     world.seeder.close()
+
+
+# ---- lighter variants
+
+
+@pytest.fixture
+def several(tmp_path: Path, mosquitto: Broker) -> Iterator[tuple[World, Bundle]]:
+    """A bundle with its own variant, one for low power and one with a small input."""
+    world = World(tmp_path, mosquitto, 3000)
+    parts = [make_bundle(tmp_path / "own", size=3000, version="2.0.0")]
+    for i, name in enumerate(("low-power", "small-input")):
+        folder = tmp_path / name
+        made = make_bundle(folder, size=200_000, version="2.0.0", variant=name, seed=i, preferences=(name,))
+        parts.append(made)
+    bundle = world.add(join_bundles(tmp_path / "several", *parts))
+    world.seed()
+    yield world, bundle
+    world.seeder.close()
+
+
+def bring(world: World, bundle: Bundle, store: Store | None = None) -> Installed:
+    index = Descriptor(mediaType=MEDIA_INDEX, digest=bundle.digest, size=len(bundle.index_bytes))
+    fetched = world.fetcher(store).fetch(
+        "m@1", index, lambda: False, world.progress.append, None, ("low-power",)
+    )
+    return fetched.chosen
+
+
+def test_a_lighter_variant_that_is_asked_for_comes_along_and_the_others_do_not(
+    several: tuple[World, Bundle],
+) -> None:
+    world, bundle = several
+    own, low, small = bundle.variants
+    installed = bring(world, bundle)
+    assert installed.manifests == (own.digest, low.digest)
+    for manifest in installed.manifests:
+        world.store.verify_variant(manifest)
+    (engine,) = (d for d in small.descriptors() if d.mediaType == LAYER_ENGINE)
+    assert not world.store.has(engine.digest)
+
+
+def test_without_room_for_it_the_release_comes_without_it(
+    several: tuple[World, Bundle], tmp_path: Path
+) -> None:
+    world, bundle = several
+    store = Store(tmp_path / "tight", reserve=0, quota=100_000)
+    (one,) = bring(world, bundle, store).lighter
+    assert one.manifest is None
+    assert "quota" in (one.why or "")
+    store.verify_variant(bundle.variants[0].digest)
+
+
+def test_one_that_the_controller_lost_costs_the_release_nothing(several: tuple[World, Bundle]) -> None:
+    world, bundle = several
+    (engine,) = (d for d in bundle.variants[1].descriptors() if d.mediaType == LAYER_ENGINE)
+    with Link(world.options, "tidy") as link:
+        link.connect()
+        link.publish(TOPICS.manifest(engine.digest, 0), b"", retain=True).wait(5)
+    (world.blobs.folder / hex_of(engine.digest)).unlink()
+    (one,) = bring(world, bundle).lighter
+    assert one.manifest is None
+    assert "not at the controller" in (one.why or "")
+
+
+def test_what_a_bundle_has_no_other_variant_for_is_left_out(world: World) -> None:
+    world.seed()
+    (one,) = bring(world, world.bundle).lighter
+    assert one == LighterEngine(
+        preference="low-power", why="the bundle has no other variant of this kind for this machine"
+    )
 
 
 # ---- what is here already

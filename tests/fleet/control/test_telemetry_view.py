@@ -42,6 +42,15 @@ def test_row_shows_latency_of_the_engine_drops_and_the_slot() -> None:
     assert 4.9 < row.p50_ms < 5.1
 
 
+def test_the_latency_of_a_lighter_variant_is_not_the_engines() -> None:
+    book, t = LatencyBook(), telemetry(1)
+    light = t.streams["yard"].model_copy(update={"stand_ins": {"gate": "low-power"}})
+    assert book.add("cam", t.model_copy(update={"streams": {"yard": light}}))
+    assert book.engine("gate", D).n == 0
+    assert book.add("cam", telemetry(2))
+    assert book.engine("gate", D).n == 100
+
+
 def test_device_without_telemetry_has_its_streams_and_its_error() -> None:
     conn = Conn(epoch=1, online=False, streams={"yard": "surveillance"})
     slot = ReportedSlot(state=State.FAILED, error=Failure(code="storage", detail="disk full"))

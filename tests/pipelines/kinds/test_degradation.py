@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ def middle(_: NDArray[Any]) -> list[tuple[float, float, float, float, float, int
     return [(0.4, 0.3, 0.6, 0.8, 0.9, 0)]
 
 
-def slot_of(folder: Path) -> PartVariant:
-    small = make_variant(folder / "blobs", box_task(size=(32, 32)), name="small")
+def slot_of(folder: Path, name: str = "own", small: str = "small") -> PartVariant:
+    """``small``: the name of the variant that goes along for less work."""
+    other = make_variant(folder / "blobs", box_task(size=(32, 32)), name=small)
     return PartVariant(
-        make_variant(folder / "blobs", box_task(), name="own"), "yard@1", lighter={"small-input": small}
+        make_variant(folder / "blobs", box_task(), name=name), "yard@1", lighter={"small-input": other}
     )
 
 
@@ -40,7 +42,12 @@ class Rig:
     """A stream whose governor does what it is told."""
 
     def __init__(
-        self, folder: Path, config: dict[str, Any] | None = None, kind: str = "surveillance"
+        self,
+        folder: Path,
+        config: dict[str, Any] | None = None,
+        kind: str = "surveillance",
+        *,
+        on_trial: bool = False,
     ) -> None:
         self.events: list[Record] = []
         self.heard = threading.Condition()
@@ -57,7 +64,7 @@ class Rig:
                 "synth://yard?fps=60&width=320&height=192"
                 if kind == "surveillance"
                 else "synth://road?fps=60&width=320&height=192",
-                {"detector": slot_of(folder)},
+                {"detector": replace(slot_of(folder), on_trial=on_trial)},
                 parse_config(kind, config),
                 self.hear,
                 self.open,
@@ -66,9 +73,9 @@ class Rig:
 
     def open(self, variant: Variant) -> BoxEngine:
         name = variant.config.name
-        if name == "small" and self.broken:
+        if name.startswith("small") and self.broken:
             raise EngineError("no memory")
-        self.engines[name] = BoxEngine(middle, size=(32, 32) if name == "small" else (64, 64))
+        self.engines[name] = BoxEngine(middle, size=(32, 32) if name.startswith("small") else (64, 64))
         return self.engines[name]
 
     def hear(self, record: Record) -> None:
@@ -179,6 +186,71 @@ def test_a_swap_of_the_slots_engine_ends_the_other_variant(rig: Rig, tmp_path: P
     rig.wait_for_calls("new", 12)
     assert rig.engines["small"].closed.wait(10)
     assert not any(rung.variant for rung in rig.pipeline._degradation._load._governor._rungs)
+
+
+def variants_of(rig: Rig) -> list[str]:
+    return [rung.variant.name for rung in rig.pipeline._degradation._load._governor._rungs if rung.variant]
+
+
+def test_a_new_engine_on_trial_runs_alone_and_brings_its_own_variants_once_it_stays(
+    rig: Rig, tmp_path: Path
+) -> None:
+    rig.go(Rung(1, SMALL))
+    rig.wait_for_calls("small", 5)
+    rig.pipeline.swap("detector", slot_of(tmp_path, "new", "small-new"))
+    wait_for(lambda: not variants_of(rig))
+    rig.wait_for_calls("new", 12)
+    assert rig.engines["small"].closed.wait(10)
+    assert "small-new" not in rig.engines
+    rig.pipeline.commit("detector")
+    wait_for(lambda: bool(variants_of(rig)))
+    rig.go(Rung(1, SMALL))
+    rig.wait_for_calls("small-new", 5)
+
+
+def test_an_engine_that_starts_on_trial_runs_alone_until_it_stays(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, on_trial=True)
+    rig.pipeline.start()
+    rig.wait_for_calls("own", 5)
+    assert not variants_of(rig)
+    rig.pipeline.commit("detector")
+    wait_for(lambda: bool(variants_of(rig)))
+    rig.stop()
+
+
+def test_an_engine_that_comes_back_has_its_variants_again(rig: Rig, tmp_path: Path) -> None:
+    wait_for(lambda: bool(variants_of(rig)))
+    rig.pipeline.swap("detector", PartVariant(make_variant(tmp_path / "new", box_task(), name="new")))
+    wait_for(lambda: not variants_of(rig))
+    rig.pipeline.revert("detector")
+    wait_for(lambda: bool(variants_of(rig)))
+    rig.go(Rung(1, SMALL))
+    rig.wait_for_calls("small", 5)
+
+
+def test_a_variant_that_failed_is_not_the_next_engines_fault(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.broken = True
+    rig.pipeline.start()
+    rig.go(Rung(1, SMALL))
+    wait_for(lambda: not variants_of(rig))
+    rig.broken = False
+    rig.pipeline.swap("detector", slot_of(tmp_path, "new", "small-new"))
+    rig.pipeline.commit("detector")
+    wait_for(lambda: bool(variants_of(rig)))
+    rig.stop()
+
+
+def test_telemetry_says_what_stood_in_in_its_window(rig: Rig) -> None:
+    assert rig.pipeline.stats().stand_ins == {}
+    rig.go(Rung(1, SMALL))
+    rig.wait_for_calls("small", 5)
+    assert rig.pipeline.stats().stand_ins == {"detector": "small-input"}
+    runs = rig.engines["own"].runs
+    rig.go(Rung())
+    rig.wait_for_calls("own", runs + 5)
+    assert rig.pipeline.stats().stand_ins == {"detector": "small-input"}, "for a part of the window"
+    assert rig.pipeline.stats().stand_ins == {}
 
 
 def test_a_source_that_gives_key_frames_alone_goes_on_so_when_the_variants_have_gone(tmp_path: Path) -> None:

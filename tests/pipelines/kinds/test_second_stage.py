@@ -1,12 +1,9 @@
-"""The second stage of a stream: what crops decide, in recordings and from cameras, and what happens when the second
-model fails, hangs or is another one. The detector's stream goes on in every case."""
+"""The second stage of a stream: what crops decide, in recordings and from cameras."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,124 +11,18 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.pipelines import BoxEngine, ClassEngine, box_task, class_task, make_variant, write_clip
+from support.pipelines import BoxEngine, ClassEngine, box_task, class_task, make_variant
+from support.second_stage import ASKED, Rig
 
 from edgectl.core.bundle import TensorSpec, Variant
-from edgectl.core.errors import EdgectlError, ModelError, UsageError
+from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.core.task import TaskSpec
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.replay import open_track_log, recorded_config, replay
 from edgectl.pipelines.host.why import Moment, why
-from edgectl.pipelines.kinds.base import Pipeline, PipelineArgs, make_pipeline
-from edgectl.pipelines.sinks.base import Record
 from edgectl.pipelines.stream.part import PartVariant
-from edgectl.pipelines.video import engine_pool
-from edgectl.pipelines.video.engine_pool import EnginePool
 
-Boxes = list[tuple[float, float, float, float, float, int]]
 ALL = {"polygon": [0, 0, 1, 0, 1, 1, 0, 1]}
-ASKED: dict[str, Any] = {"part": "gear", "min_height_px": 8, "every_s": 0, "votes": 3}
-
-
-def two(_: NDArray[Any]) -> Boxes:
-    """A person on the left, a vehicle on the right."""
-    return [(0.1, 0.3, 0.3, 0.9, 0.9, 0), (0.6, 0.3, 0.9, 0.9, 0.9, 1)]
-
-
-def bright(crop: NDArray[Any]) -> list[float]:
-    """A helmet where the crop is dark: the clip becomes brighter by 8 grey levels a frame."""
-    return [4.0, 0.0] if float(crop.mean()) < 0.5 else [0.0, 4.0]
-
-
-class Rig:
-    """A stream with a detector and a second stage, both doubles."""
-
-    def __init__(
-        self,
-        folder: Path,
-        source: str,
-        config: dict[str, Any] | None = None,
-        *,
-        boxes_at: Callable[[NDArray[Any]], Boxes] = two,
-        logits_at: Callable[[NDArray[Any]], list[float]] = bright,
-        labels: tuple[str, ...] = ("helmet", "no-helmet"),
-        background: tuple[str, ...] = (),
-        parts: tuple[str, ...] = ("gear",),
-        out: bool = False,
-        kind: str = "surveillance",
-    ) -> None:
-        self.folder = folder
-        self.heard = threading.Condition()
-        self.events: list[Record] = []
-        self.second: list[ClassEngine] = []
-        self.set_up: Callable[[ClassEngine], None] = lambda engine: None
-        self._boxes_at, self._logits_at, self._classes = boxes_at, logits_at, len(labels)
-        self.out = folder / "out" if out else None
-        slots = {"detector": PartVariant(make_variant(folder / "blobs", box_task()), "yard@1")}
-        for part in parts:
-            variant = make_variant(folder / part, class_task(labels, background), name=part)
-            slots[part] = PartVariant(variant, f"{part}@1", f"sha256:{'3' * 64}")
-        parsed = parse_config(kind, {"second_stage": [ASKED], **(config or {})})
-        self.pipeline: Pipeline = make_pipeline(
-            kind,
-            PipelineArgs("gate", source, slots, parsed, self.emit, self.open, self.out, pool=EnginePool()),
-        )
-
-    def open(self, variant: Variant) -> BoxEngine | ClassEngine:
-        if variant.config.task.name != "gear":
-            return BoxEngine(self._boxes_at)
-        engine = ClassEngine(self._logits_at, classes=self._classes)
-        self.second.append(engine)
-        return engine
-
-    def emit(self, record: Record) -> None:
-        with self.heard:
-            self.events.append(record)
-            self.heard.notify_all()
-
-    def hear(self, wanted: Callable[[Record], bool], what: str) -> Record:
-        with self.heard:
-            assert self.heard.wait_for(lambda: any(map(wanted, self.events)), 20), (
-                f"nothing was heard: {what}"
-            )
-            return next(filter(wanted, self.events))
-
-    def of(self, type_: str) -> list[Record]:
-        return [e for e in self.events if e["type"] == type_]
-
-    def values(self, track: int) -> list[str | None]:
-        """What each word on a track says, the same once."""
-        said: list[str | None] = []
-        for e in self.of("tracked_object"):
-            value = e.get("attributes", {}).get("gear", {}).get("value")
-            if e["track"] == track and said[-1:] != [value]:
-                said.append(value)
-        return said
-
-    def run(self) -> Rig:
-        self.pipeline.start()
-        assert self.pipeline.wait(60)
-        self.pipeline.stop()
-        return self
-
-    @property
-    def crops(self) -> Any:
-        return self.pipeline.stats().crops["gear"]
-
-    @property
-    def processed(self) -> int:
-        return self.pipeline.stats().frames.processed
-
-    def variant(self, labels: tuple[str, ...] = ("helmet", "no-helmet")) -> PartVariant:
-        return PartVariant(make_variant(self.folder / "new", class_task(labels), name="new"), "gear@2")
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    return write_clip(tmp_path / "clip.mp4", frames=40)
-
-
-# -- what it says ---------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_votes_decide_is_told_with_the_object_and_follows_a_change(
@@ -248,9 +139,6 @@ def test_a_zone_and_a_rule_see_only_whom_they_ask_for(tmp_path: Path, clip: Path
     ]
 
 
-# -- the same again ---------------------------------------------------------------------------------------------------------
-
-
 def _said(path: Path) -> list[dict[str, Any]]:
     lines = (path / "events.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "latency_ms"} for line in lines]
@@ -306,208 +194,6 @@ def test_why_says_that_it_was_undecided_or_something_else(tmp_path: Path, clip: 
     assert (asked[0.13].what, asked[0.13].holds) == ("gear is no-helmet (it is undecided)", False)
     assert (asked[1.0].what, asked[1.0].holds) == ("gear is no-helmet (it is helmet)", False)
     assert (asked[2.5].what, asked[2.5].holds) == ("gear is no-helmet", True)
-
-
-# -- when the second model fails ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_failed_answer_is_no_vote_and_is_told(tmp_path: Path, clip: Path) -> None:
-    rig = Rig(tmp_path, str(clip))
-    rig.pipeline.start()
-    rig.second[0].fails = True
-    assert rig.pipeline.wait(60)
-    rig.pipeline.stop()
-    assert rig.values(1) == [None]
-    assert rig.processed == 40
-    failures = rig.of("inference_failed")
-    assert failures[0]["part"] == "gear"
-    assert "the accelerator is gone" in failures[0]["detail"]
-    # at most one a second of 2.7 s, each failure counted
-    assert len(failures) == 3
-    assert rig.crops.dropped["engine_error"] == rig.crops.captured
-    assert rig.pipeline.stats().errors == 0
-
-
-def test_a_decoder_that_fails_does_not_end_the_stream(tmp_path: Path, clip: Path) -> None:
-    rig = Rig(tmp_path, str(clip))
-    rig.pipeline.start()
-    rig.second[0]._logits_at = lambda crop: [float("nan"), 0.0]
-    assert rig.pipeline.wait(60)
-    rig.pipeline.stop()
-    assert rig.pipeline.error is None
-    assert rig.processed == 40
-    assert "not finite" in rig.of("inference_failed")[0]["detail"]
-
-
-def _hang(engine: ClassEngine) -> None:
-    engine.free.clear()
-
-
-@pytest.mark.parametrize("paced", [False, True])
-def test_a_second_model_that_hangs_does_not_stop_the_stream_and_goes_on_when_it_is_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paced: bool
-) -> None:
-    monkeypatch.setattr(engine_pool, "_RUN_LIMIT_S", 0.1)
-    clip = write_clip(tmp_path / "clip.mp4", frames=90)
-    # ends with nothing but the first crops hanging; a recording would be over before it is let go
-    rig = Rig(
-        tmp_path,
-        f"{clip}?paced=1" if paced else str(clip),
-        {"budget_ms": 5000, "govern": {"on": False}} if paced else None,
-    )
-    rig.pipeline.start()
-    engine = rig.second[0]
-    _hang(engine)
-    try:
-        told = rig.hear(lambda e: e.get("reason") == "engine_stuck", "the engine hangs")
-        assert (told["name"], told["part"], told["phase"], told["available"]) == (
-            "engine",
-            "gear",
-            "start",
-            False,
-        )
-        assert rig.pipeline.stuck() == ("engine:gear",)
-        if not paced:
-            assert rig.pipeline.wait(60)
-            assert rig.processed == 90
-            assert rig.values(1) == [None]
-    finally:
-        engine.free.set()
-    if paced:
-        rig.hear(lambda e: e.get("reason") == "engine_stuck" and e["phase"] == "end", "it is back")
-        assert rig.pipeline.wait(60)
-        assert rig.values(1)[:2] != [None]
-        assert rig.processed + sum(rig.pipeline.stats().frames.dropped.values()) == 90
-    rig.pipeline.stop()
-    assert rig.pipeline.error is None
-    assert rig.crops.in_flight == 0
-
-
-def test_a_camera_never_waits_for_a_slow_second_model(tmp_path: Path, clip: Path) -> None:
-    """Each crop takes as long as the whole clip: every frame is processed, and crops that are too old are dropped."""
-    rig = Rig(
-        tmp_path,
-        f"{clip}?paced=1",
-        {"second_stage": [{**ASKED, "within_s": 0.1}], "budget_ms": 5000, "govern": {"on": False}},
-    )
-    rig.pipeline.start()
-    engine = rig.second[0]
-    _hang(engine)
-    assert engine.hangs.wait(20)
-    assert rig.pipeline.wait(60)
-    engine.free.set()
-    rig.pipeline.stop()
-    crops = rig.crops
-    # one frame, and it waited; a busy machine loses some
-    assert rig.processed > 20
-    assert crops.captured == crops.processed + sum(crops.dropped.values())
-    assert crops.in_flight == 0
-
-
-def test_crops_that_waited_too_long_are_dropped_as_stale(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_pool, "_RUN_LIMIT_S", 0.1)
-    clip = write_clip(tmp_path / "clip.mp4", frames=60)
-    rig = Rig(
-        tmp_path,
-        f"{clip}?paced=1",
-        {"second_stage": [{**ASKED, "within_s": 0.05}], "budget_ms": 5000, "govern": {"on": False}},
-    )
-    rig.pipeline.start()
-    engine = rig.second[0]
-    _hang(engine)
-    assert engine.hangs.wait(20)
-    rig.hear(lambda e: e.get("reason") == "engine_stuck", "the engine hangs, for longer than a crop may wait")
-    engine.free.set()
-    assert rig.pipeline.wait(60)
-    rig.pipeline.stop()
-    assert rig.crops.dropped.get("stale", 0) >= 1
-    assert rig.crops.in_flight == 0
-
-
-# -- another second model ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_second_model_is_swapped_and_taken_back_while_the_stream_runs(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", frames=90)
-    rig = Rig(
-        tmp_path,
-        f"{clip}?paced=1",
-        {"second_stage": [{**ASKED, "again_s": 0}], "budget_ms": 5000, "govern": {"on": False}},
-        logits_at=lambda c: [4.0, 0.0],
-    )
-    rig.pipeline.start()
-    rig.hear(lambda e: "attributes" in e, "the first model's answer")
-    rig._logits_at = lambda c: [0.0, 4.0]
-    rig.pipeline.swap("gear", rig.variant())
-    told = rig.hear(
-        lambda e: e.get("attributes", {}).get("gear", {}).get("value") == "no-helmet", "the new model's"
-    )
-    assert told["releases"]["gear"] == "gear@2"
-    assert rig.pipeline.stats().releases == {"detector": "yard@1", "gear": "gear@2"}
-    rig.pipeline.revert("gear")
-    assert rig.second[1].closed.is_set()
-    assert not rig.second[0].closed.is_set()
-    assert rig.pipeline.wait(60)
-    rig.pipeline.stop()
-    frames = rig.pipeline.stats().frames
-    assert (frames.in_flight, rig.pipeline.stats().errors) == (0, 0)
-    # those of the last frames
-    assert set(rig.crops.dropped) <= {"shutdown"}
-    assert rig.second[0].closed.is_set()
-
-
-@pytest.mark.parametrize("paced", [False, True])
-def test_a_second_model_that_hangs_is_replaced_and_the_new_one_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paced: bool
-) -> None:
-    monkeypatch.setattr(engine_pool, "_RUN_LIMIT_S", 0.1)
-    clip = write_clip(tmp_path / "clip.mp4", frames=120)
-    rig = Rig(
-        tmp_path,
-        f"{clip}?paced=1" if paced else f"{clip}?loop=1",
-        {"second_stage": [{**ASKED, "again_s": 0}], "govern": {"on": False}}
-        | ({"budget_ms": 5000} if paced else {}),
-        logits_at=lambda c: [0.0, 4.0],
-    )
-    rig.pipeline.start()
-    hung = rig.second[0]
-    _hang(hung)
-    try:
-        rig.hear(lambda e: e.get("reason") == "engine_stuck", "the engine hangs")
-        # the crop in the call, and the one behind it
-        rig.pipeline.swap("gear", rig.variant())
-        for track in (1, 2):
-            rig.hear(
-                lambda e, track=track: e.get("track") == track and "attributes" in e, "the new model's answer"
-            )
-        rig.hear(lambda e: e.get("reason") == "engine_stuck" and e["phase"] == "end", "it is well")
-    finally:
-        hung.free.set()
-    rig.pipeline.stop()
-    crops = rig.crops
-    assert crops.in_flight == 0
-    assert crops.captured == crops.processed + sum(crops.dropped.values())
-    # the one behind that which hung
-    assert crops.dropped["superseded"] >= 1
-
-
-def test_another_set_of_labels_is_refused_and_the_old_model_goes_on(tmp_path: Path, clip: Path) -> None:
-    rig = Rig(tmp_path, f"{clip}?paced=1")
-    rig.pipeline.start()
-    with pytest.raises(ModelError, match="labels are not"):
-        rig.pipeline.swap("gear", rig.variant(("a", "b")))
-    assert rig.second[1].closed.is_set()
-    with pytest.raises(UsageError, match="not compared"):
-        rig.pipeline.shadow("gear", rig.variant(), 100, 1, lambda result: None)
-    with pytest.raises(UsageError, match="no engine for the part 'vest'") as e:
-        rig.pipeline.commit("vest")
-    assert e.value.hint == "its parts: detector, gear"
-    rig.pipeline.stop()
-
-
-# -- what cannot be ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -572,9 +258,6 @@ def test_a_model_that_names_nothing_cannot_look_at_crops(tmp_path: Path, clip: P
         rig.pipeline.start()
 
 
-# -- a second detector --------------------------------------------------------------------------------------------------------
-
-
 def _confirming(
     tmp_path: Path,
     source: str,
@@ -616,9 +299,6 @@ def test_a_second_detector_must_know_what_it_is_to_confirm(tmp_path: Path, clip:
         None,
         "confirmed",
     ]
-
-
-# -- a reader --------------------------------------------------------------------------------------------------------
 
 
 class _Plate:

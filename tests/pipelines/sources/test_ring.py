@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -171,5 +172,5 @@ def test_a_source_without_key_frames_is_told_and_not_kept_without_end(tmp_path: 
         assert ring._group_bytes <= 40_000
     reader.close()
     # after the first key frame, and again after each of the next two
-    changes = [b for a, b in zip(troubles, troubles[1:], strict=False) if a != b]
+    changes = [b for a, b in itertools.pairwise(troubles) if a != b]
     assert changes[:3] == ["no key frame comes within 0 MiB", None, "no key frame comes within 0 MiB"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,13 @@ class Rig:
         self.over = False
         self.may_open = threading.Event()
         self.may_open.set()
-        self.failed: list[tuple[str, EdgectlError]] = []
+        self.failed: list[tuple[str | None, EdgectlError]] = []
         self.own = self.slot("own")
         self.swap = HotSwap(self.opened(self.own), lambda: self.over)
         self.changed = threading.Condition()
-        small = PartVariant(make_variant(folder / "small", box_task(labels, (32, 32)), name="small"))
-        self.stand_in = StandIn("s", self.swap, {"small-input": small}, self.opened, self.hear)
+        small = make_variant(folder / "small", box_task(labels, (32, 32)), name="small")
+        self.small = PartVariant(small, stands_in="small-input")
+        self.stand_in = StandIn("s", self.swap, self.opened, self.hear)
 
     def slot(self, name: str) -> PartVariant:
         return PartVariant(make_variant(self.folder / name, box_task(), name=name))
@@ -51,9 +53,12 @@ class Rig:
 
         return Detector(slot, self.pool.join(slot.variant, engine))
 
-    def hear(self, name: str, e: EdgectlError) -> None:
+    def want(self, variant: PartVariant | None) -> None:
+        self.stand_in.want(self.swap.engine, variant)
+
+    def hear(self, variant: PartVariant, e: EdgectlError) -> None:
         with self.changed:
-            self.failed.append((name, e))
+            self.failed.append((variant.stands_in, e))
             self.changed.notify_all()
 
     def running(self) -> str:
@@ -83,7 +88,7 @@ def rig(tmp_path: Path) -> Rig:
 
 def test_frames_run_on_another_variant_while_it_is_wanted_and_on_their_own_before_and_after(rig: Rig) -> None:
     rig.may_open.clear()
-    rig.stand_in.want("small-input")
+    rig.want(rig.small)
     assert not rig.stand_in.settled
     assert rig.swap.begin() is rig.swap.engine, "the stream goes on while it is opened"
     rig.swap.engine.end()
@@ -92,7 +97,7 @@ def test_frames_run_on_another_variant_while_it_is_wanted_and_on_their_own_befor
     assert rig.running() == "small"
     detector = rig.swap.begin()
     assert detector.size == (32, 32)
-    rig.stand_in.want(None)
+    rig.want(None)
     # its frame is still under way
     assert not rig.engines["small"].closed.is_set()
     detector.end()
@@ -104,21 +109,21 @@ def test_frames_run_on_another_variant_while_it_is_wanted_and_on_their_own_befor
 
 
 def test_a_stream_that_ends_closes_it(rig: Rig) -> None:
-    rig.stand_in.want("small-input")
+    rig.want(rig.small)
     wait_for(lambda: rig.stand_in.settled)
     rig.finish()
 
 
 def test_a_stream_that_ends_while_it_is_opened_keeps_nothing(rig: Rig) -> None:
     rig.may_open.clear()
-    rig.stand_in.want("small-input")
+    rig.want(rig.small)
     rig.over = True
     rig.may_open.set()
     rig.finish()
 
 
 def test_a_swap_of_the_slots_engine_ends_it(rig: Rig) -> None:
-    rig.stand_in.want("small-input")
+    rig.want(rig.small)
     wait_for(lambda: rig.stand_in.settled)
     rig.swap.switch(rig.opened(rig.slot("new")))
     assert rig.running() == "new"
@@ -128,9 +133,30 @@ def test_a_swap_of_the_slots_engine_ends_it(rig: Rig) -> None:
     rig.finish()
 
 
+def test_after_a_swap_one_of_the_new_engine_takes_its_place(rig: Rig) -> None:
+    rig.want(rig.small)
+    wait_for(lambda: rig.stand_in.settled)
+    first = rig.engines["small"]
+    rig.swap.switch(rig.opened(rig.slot("new")))
+    rig.want(rig.small)
+    wait_for(lambda: rig.stand_in.settled)
+    assert rig.running() == "small"
+    assert first.closed.is_set()
+    rig.finish()
+
+
+def test_one_that_is_wanted_for_an_engine_that_has_gone_is_not_taken(rig: Rig) -> None:
+    gone = rig.swap.engine
+    rig.swap.switch(rig.opened(rig.slot("new")))
+    rig.stand_in.want(gone, rig.small)
+    wait_for(lambda: rig.stand_in.settled)
+    assert rig.running() == "new"
+    rig.finish()
+
+
 def test_one_that_is_ready_only_after_a_swap_comes_too_late(rig: Rig) -> None:
     rig.may_open.clear()
-    rig.stand_in.want("small-input")
+    rig.want(rig.small)
     rig.swap.switch(rig.opened(rig.slot("new")))
     rig.may_open.set()
     wait_for(lambda: rig.stand_in.settled)
@@ -141,8 +167,7 @@ def test_one_that_is_ready_only_after_a_swap_comes_too_late(rig: Rig) -> None:
 
 def test_one_that_cannot_be_opened_is_told_and_the_own_one_goes_on(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
-    rig.stand_in = StandIn("s", rig.swap, {"low-power": rig.slot("broken")}, rig.opened, rig.hear)
-    rig.stand_in.want("low-power")
+    rig.want(replace(rig.slot("broken"), stands_in="low-power"))
     with rig.changed:
         assert rig.changed.wait_for(lambda: bool(rig.failed), 10)
     ((name, e),) = rig.failed
@@ -154,7 +179,7 @@ def test_one_that_cannot_be_opened_is_told_and_the_own_one_goes_on(tmp_path: Pat
 
 def test_one_with_other_labels_is_not_taken(tmp_path: Path) -> None:
     rig = Rig(tmp_path, labels=("cat",))
-    rig.stand_in.want("small-input")
+    rig.want(rig.small)
     with rig.changed:
         assert rig.changed.wait_for(lambda: bool(rig.failed), 10)
     assert "has 1 labels, the detector has 2" in rig.failed[0][1].message
@@ -164,7 +189,7 @@ def test_one_with_other_labels_is_not_taken(tmp_path: Path) -> None:
 
 def test_one_with_other_keypoints_is_not_taken(rig: Rig) -> None:
     rig.swap.engine.keypoints = ENDS
-    rig.stand_in.want("small-input")
+    rig.want(rig.small)
     with rig.changed:
         assert rig.changed.wait_for(lambda: bool(rig.failed), 10)
     assert "the keypoints of variant small-input" in rig.failed[0][1].message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,11 +18,11 @@ from edgectl.agent.state.store import Store
 from edgectl.agent.transfer.download import FetchProgress
 from edgectl.agent.transfer.fetch import Fetched
 from edgectl.agent.trust.store import TrustStore
-from edgectl.core.bundle import Descriptor, Preference
+from edgectl.core.bundle import Descriptor, LighterPreference, Preference
 from edgectl.core.wire import ShadowGate
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed
 
-__all__ = ["DeployerDependencies", "Fetch", "Pipelines", "WarmUp", "WarmUpReport"]
+__all__ = ["DeployerDependencies", "Fetch", "Pipelines", "WarmUp", "WarmUpReport", "engine_ref"]
 
 
 class WarmUpReport(Protocol):
@@ -66,6 +66,7 @@ class Fetch(Protocol):
         cancelled: Callable[[], bool],
         progress: Callable[[FetchProgress], None],
         prefer: Preference | None = None,
+        lighter: Collection[LighterPreference] = (),
     ) -> Fetched: ...
     def fetch_blob(
         self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[FetchProgress], None]
@@ -94,6 +95,8 @@ class DeployerDependencies:
     """Folder of finalised engines: TensorRT plans, optimised files."""
     prefer: Mapping[str, Preference] = field(default_factory=dict)
     """Slot → which variant of a release it prefers; a slot that is not named takes the fast one."""
+    lighter: Mapping[str, Collection[LighterPreference]] = field(default_factory=dict)
+    """Slot → which other variants of a release come along, for less work."""
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     local: Callable[[], datetime] = datetime.now
@@ -104,10 +107,15 @@ class DeployerDependencies:
     """How a deployer waits, holding the condition, for at most so many seconds."""
 
     def ref(self, installed: Installed) -> EngineRef:
-        """Where an installed engine lies, for the workers."""
-        return EngineRef(
-            blobs=self.store.blobs,
-            manifest=installed.manifest,
-            release=installed.release,
-            bundle=installed.bundle,
-        )
+        return engine_ref(self.store, installed)
+
+
+def engine_ref(store: Store, installed: Installed) -> EngineRef:
+    """Where an installed engine lies, for the workers."""
+    return EngineRef(
+        blobs=store.blobs,
+        manifest=installed.manifest,
+        release=installed.release,
+        bundle=installed.bundle,
+        lighter={one.preference: one.manifest for one in installed.lighter if one.manifest is not None},
+    )

@@ -16,6 +16,7 @@ from edgectl.agent.deploy.outcomes import StateEnded, failure, named
 from edgectl.agent.deploy.probation import judge, judge_shadow
 from edgectl.agent.deploy.shared_plan import take_shared_plan
 from edgectl.agent.deploy.slot_thread import SlotThread
+from edgectl.agent.deploy.start_check import verified_lighter
 from edgectl.agent.state.records import Installed, Slot, ways_back
 from edgectl.agent.streams.engine_requests import Interrupted
 from edgectl.agent.transfer.download import Cancelled
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 _TRUST_GRACE_S = 5.0
 """How long a ``desired`` may be ahead of the metadata that signs it: the two are separate messages."""
+
+_LIGHTER_MARGIN_S = 30.0
+"""Of the time to warm up, kept for what comes behind a lighter variant."""
 
 _BASELINE_S = 60.0
 """How long the engine before may take to show its latency, where it has not yet."""
@@ -132,7 +136,12 @@ class SlotDeployer(SlotThread):
             self._guard(State.FETCHING)
         try:
             fetched = self._c.fetcher.fetch(
-                d.brings.release, index, self._cancelled(State.FETCHING), self._progress, self._preference
+                d.brings.release,
+                index,
+                self._cancelled(State.FETCHING),
+                self._progress,
+                self._preference,
+                self._lighter,
             )
             # Saved before the lock is free, so that nobody tidies these blobs away.
             d = replace(self._deployment(), installed=fetched.chosen, fallback=fetched.fallback)
@@ -150,7 +159,13 @@ class SlotDeployer(SlotThread):
         d = self._deployment()
         for installed in filter(None, (d.installed, d.fallback)):
             self._c.store.verify_variant(installed.manifest)
+        if d.installed is not None:
+            self._install(verified_lighter(self._c.store, d.installed))
         return DeploymentEvent.VERIFIED
+
+    def _install(self, installed: Installed) -> None:
+        """Saved with the end of the state."""
+        self._d = replace(self._deployment(), installed=installed)
 
     def _staged(self) -> DeploymentEvent:
         while obstacle := self._obstacle():
@@ -194,6 +209,7 @@ class SlotDeployer(SlotThread):
         limit = d.brings.policy.max_latency_ms
         if limit is not None and report.p50_ms is not None and report.p50_ms > limit:
             raise EngineError(f"warm-up latency is {report.p50_ms:.2f} ms, {limit:g} ms are allowed")
+        self._prove_lighter(d.tries)
         active = self._c.journal.slot(self.slot).active
         compared = (
             d.brings.policy.shadow is not None
@@ -201,6 +217,35 @@ class SlotDeployer(SlotThread):
             and not self._c.pipelines.idle(self.slot)
         )
         return DeploymentEvent.OBSERVE if compared else DeploymentEvent.WARM
+
+    def _prove_lighter(self, tries: int) -> None:
+        """Lighter variants pass the same checks as the release's own before any stream may run one. What fails them is
+        left out, and so are all of them where the device may have gone down over one."""
+        installed = self._deployment().installed
+        assert installed is not None
+        proven = []
+        for one in verified_lighter(self._c.store, installed).lighter:
+            left_s = DEADLINE_S[State.WARMING] - (self._c.clock() - self._entered) - _LIGHTER_MARGIN_S
+            if one.manifest is not None and tries > 1:
+                one = one.left_out("the warm-up was interrupted before")
+            elif one.manifest is not None and left_s <= 0:
+                one = one.left_out("there was no time left to warm it up")
+            elif one.manifest is not None:
+                self._show(f"warming up the {one.preference} variant")
+                report = self._c.warm_up(
+                    self._c.store.blobs,
+                    one.manifest,
+                    runs=self._c.warm_runs,
+                    timeout_s=left_s,
+                    cache=self._c.engine_cache,
+                )
+                self._guard(State.WARMING)
+                if not report.ok:
+                    one = one.left_out(report.error or "it failed its warm-up")
+            if one.why is not None:
+                log.warning("%s: the %s variant is left out: %s", self.slot, one.preference, one.why)
+            proven.append(one)
+        self._install(installed.model_copy(update={"lighter": tuple(proven)}))
 
     def _shared_plan(self, installed: Installed) -> Failure | None:
         """Once: one that took the device down with it is not tried again. Its time is not the warm-up's,
@@ -257,7 +302,9 @@ class SlotDeployer(SlotThread):
             if not_now := self._still_signed():
                 return not_now
             # From here on the record says "new": a worker that starts now starts with it.
-            self._c.journal.save_slot(self.slot, replace(slot, active=installed, previous=slot.active), d)
+            same = slot.active is not None and slot.active.manifest == installed.manifest
+            previous = slot.previous if same else slot.active
+            self._c.journal.save_slot(self.slot, replace(slot, active=installed, previous=previous), d)
             self._d = d
             self._crashed = False  # that was the engine before
         cancelled = self._cancelled(State.ACTIVATING)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from edgectl.agent.deploy.dependencies import DeployerDependencies
 from edgectl.agent.deploy.deployment import DEADLINE_S
-from edgectl.agent.deploy.start_check import damage
+from edgectl.agent.deploy.start_check import damage, verified_lighter
 from edgectl.agent.state.records import Deployment, Installed, Slot, ways_back
 from edgectl.core.errors import EngineError
 from edgectl.core.states import State
@@ -48,7 +48,8 @@ class EngineRollback:
                 f"every engine to go back to is damaged: {'; '.join(wrong for _, wrong in ways if wrong)}"
             )
         after = Slot(
-            active=whole[0] if whole else None, factory=slot.factory if slot.factory in whole else None
+            active=verified_lighter(self._c.store, whole[0]) if whole else None,
+            factory=slot.factory if slot.factory in whole else None,
         )
         self._c.journal.save_slot(self._slot, after, d)
         return after
@@ -57,7 +58,7 @@ class EngineRollback:
         """Switch back, warm if the old engine is still there; else by a new worker, so that what failed does
         not go on serving.
 
-        Raises :class:`EngineError` if it does not start either way.
+        What failed is unloaded then. Raises :class:`EngineError` if it does not start either way.
         """
         ref = self._c.ref(installed) if installed else None
         try:
@@ -66,3 +67,5 @@ class EngineRollback:
             log.warning("%s: %s; a new worker is started", self._slot, e.message)
             self._c.pipelines.restart(self._slot)
             self._c.pipelines.ensure(self._slot, ref, _LIMIT_S, self._stopping)
+        if ref is not None:
+            self._c.pipelines.commit(self._slot)

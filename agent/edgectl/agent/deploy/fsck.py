@@ -171,28 +171,38 @@ class _Needed:
             ("previous", slot.previous),
             ("factory", slot.factory),
         ):
-            if installed is not None and (why := self.blobs_of([installed])):
+            if installed is None:
+                continue
+            if why := self.blobs_of([installed]):
                 yield Problem(
                     "slot", name, f"its {place} engine {installed.release} is not whole: {why}", True
                 )
+            for one in installed.lighter:
+                if one.manifest is not None and (why := self._variant(one.manifest)):
+                    detail = f"the {one.preference} variant of its {place} engine is not whole: {why}"
+                    yield Problem("slot", name, detail, False)
 
     def blobs_of(self, installed: Iterable[Installed]) -> str | None:
-        """Why one of these engines is not whole; None if all are."""
+        """Why one of these engines is not whole; None if all are. Their lighter variants are needed, too."""
         wrong = None
         for i in installed:
-            self.names |= {hex_of(i.bundle), hex_of(i.manifest)}
-            try:
-                names = {hex_of(d.digest) for d in Variant.open(self._blobs, i.manifest).installed()}
-            except BundleError as e:
-                wrong = wrong or e.message
-                continue
-            self.names |= names
-            for blob in sorted(names):
-                if blob in self._rotten or not (self._blobs / blob).is_file():
-                    wrong = (
-                        wrong or f"blob {blob[:12]}… is {'corrupt' if blob in self._rotten else 'missing'}"
-                    )
+            self.names.add(hex_of(i.bundle))
+            whys = [self._variant(manifest) for manifest in i.manifests]
+            wrong = wrong or whys[0]
         return wrong
+
+    def _variant(self, manifest: str) -> str | None:
+        """Why it is not whole; None if it is."""
+        self.names.add(hex_of(manifest))
+        try:
+            names = {hex_of(d.digest) for d in Variant.open(self._blobs, manifest).installed()}
+        except BundleError as e:
+            return e.message
+        self.names |= names
+        for blob in sorted(names):
+            if blob in self._rotten or not (self._blobs / blob).is_file():
+                return f"blob {blob[:12]}… is {'corrupt' if blob in self._rotten else 'missing'}"
+        return None
 
 
 def _read(journal: Path, problems: list[Problem]) -> Essentials | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from edgectl.agent.deploy.dependencies import DeployerDependencies
@@ -27,8 +27,7 @@ from edgectl.agent.deploy.engine_rollback import EngineRollback
 from edgectl.agent.deploy.outcomes import EVENT_OF, NEEDS_SPACE, StateEnded, failure, more, named
 from edgectl.agent.state.records import Deployment, Installed, Slot
 from edgectl.agent.transfer.download import FetchProgress
-from edgectl.agent.transfer.fetch import variant_blobs
-from edgectl.core.bundle import Descriptor, Preference
+from edgectl.core.bundle import Descriptor, LighterPreference, Preference, Variant
 from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, StorageError
 from edgectl.core.states import TERMINAL, State
@@ -152,6 +151,9 @@ class SlotThread(ABC):
             active=slot.active.bundle if slot.active else None,
             active_release=slot.active.release if slot.active else None,
             previous=slot.previous.bundle if slot.previous else None,
+            lighter={one.preference: one.why or "ready" for one in slot.active.lighter}
+            if slot.active
+            else {},
             error=(d.error if d else None) or note,
         )
 
@@ -204,11 +206,7 @@ class SlotThread(ABC):
             event = DeploymentEvent.CLEAR
         else:
             active = self._c.journal.slot(self.slot).active
-            same = (
-                active is not None
-                and active.bundle == desired.digest
-                and active.preference == self._preference
-            )
+            same = active is not None and active.bundle == desired.digest and self._is_as_configured(active)
             event = DeploymentEvent.ALREADY if same else DeploymentEvent.DESIRED
         self._note = None
         self._forced = False
@@ -219,9 +217,16 @@ class SlotThread(ABC):
     def _preference(self) -> Preference | None:
         return self._c.prefer.get(self.slot)
 
+    @property
+    def _lighter(self) -> Collection[LighterPreference]:
+        return self._c.lighter.get(self.slot, ())
+
+    def _is_as_configured(self, installed: Installed) -> bool:
+        return installed.is_what(self._preference, self._lighter)
+
     def _has_news(self) -> bool:
         """Whether the desired state names another digest or attempt than the deployment on record, or the
-        configuration another preference."""
+        configuration another preference or other lighter variants."""
         if self._desired is None:
             return False
         gen, desired, _ = self._desired
@@ -242,7 +247,7 @@ class SlotThread(ABC):
         ):
             return True
         ours = d.state is State.COMMITTED and active is not None and active.bundle == d.desired.digest
-        return ours and active is not None and active.preference != self._preference
+        return ours and active is not None and not self._is_as_configured(active)
 
     def _adopt_document(self) -> None:
         """The same desired state in a newer document: only the generation and the policy are new."""
@@ -466,7 +471,8 @@ class SlotThread(ABC):
             return  # another slot is fetching; its own end tidies up
         try:
             kept = self._c.journal.kept()
-            blobs = {d.digest for i in kept for d in self._blobs_of(i)} | {i.manifest for i in kept}
+            manifests = {manifest for i in kept for manifest in i.manifests}
+            blobs = {d.digest for manifest in manifests for d in self._blobs_of(manifest)} | manifests
             freed = self._c.store.collect_garbage(blobs | {i.bundle for i in kept})
             freed += forget_others(self._c.engine_cache, blobs) if self._c.engine_cache is not None else 0
             log.info("%s: freed %d bytes", self.slot, freed)
@@ -475,11 +481,11 @@ class SlotThread(ABC):
         finally:
             self._c.disk.release()
 
-    def _blobs_of(self, installed: Installed) -> list[Descriptor]:
+    def _blobs_of(self, manifest: str) -> list[Descriptor]:
         """None of an engine that has rotted: its rest is of no use, and must not keep the disk full for
         ever."""
         try:
-            return variant_blobs(self._c.store.blobs, [installed])
+            return list(Variant.open(self._c.store.blobs, manifest).installed())
         except BundleError as e:
-            log.warning("%s: %s is damaged: %s", self.slot, installed.release, e.message)
+            log.warning("%s: the variant %s is damaged: %s", self.slot, manifest[:19], e.message)
             return []

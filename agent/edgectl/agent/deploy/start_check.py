@@ -20,7 +20,7 @@ from edgectl.core.errors import BundleError, StorageError
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import Failure
 
-__all__ = ["SkippedEngine", "StartCheck", "check_slots", "damage"]
+__all__ = ["SkippedEngine", "StartCheck", "check_slots", "damage", "verified_lighter"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,24 @@ def damage(store: Store, installed: Installed) -> str | None:
     except BundleError as e:  # IntegrityError is one
         return e.message
     return None
+
+
+def verified_lighter(store: Store, installed: Installed) -> Installed:
+    """The same with the lighter variants whose bytes are right; another one is missing then, and so it is fetched again.
+
+    Raises :class:`StorageError` where the disk cannot be read at all.
+    """
+    kept = [one for one in installed.lighter if one.manifest is None or _is_whole(store, one.manifest)]
+    return installed.model_copy(update={"lighter": tuple(kept)})
+
+
+def _is_whole(store: Store, manifest: str) -> bool:
+    try:
+        store.verify_variant(manifest)
+    except BundleError as e:
+        log.error("a lighter variant is damaged: %s", e.message)
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,7 @@ def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> Start
                 _give_way(journal, name, slot, whole, why)
                 del skipped[name]
             _check_next(journal, store, name)
+            _check_lighter(journal, store, name)
         except StorageError as e:
             trouble = e
     return StartCheck(skipped, trouble)
@@ -104,6 +123,18 @@ def _check_next(journal: Journal, store: Store, name: str) -> None:
         failure = Failure(code="damaged", detail=f"the new engine is damaged ({why})", retryable=True)
         log.error("%s: %s", name, failure.detail)
         journal.save(d.at(step(d.state, E.DAMAGED), failure))
+
+
+def _check_lighter(journal: Journal, store: Store, name: str) -> None:
+    """A lighter variant that has rotted is forgotten: nothing but less work depends on it."""
+    slot, d = journal.slot(name), journal.deployment(name)
+    if slot.active is None:
+        return
+    active = verified_lighter(store, slot.active)
+    if active != slot.active:
+        if d is not None and d.installed == slot.active:
+            d = replace(d, installed=active)
+        journal.save_slot(name, replace(slot, active=active), d)
 
 
 def _after(d: Deployment, slot: Slot, failure: Failure) -> Deployment:

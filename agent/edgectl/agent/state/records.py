@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from edgectl.core.bundle import Preference
+from edgectl.core.bundle import LighterPreference, Preference
 from edgectl.core.histogram import HistogramData
 from edgectl.core.schema import Message
 from edgectl.core.states import State
 from edgectl.core.wire import ClearSlot, DesiredSlot, Failure
 
-__all__ = ["Deployment", "Installed", "Slot", "ways_back"]
+__all__ = ["Deployment", "Installed", "LighterEngine", "Slot", "ways_back"]
+
+
+class LighterEngine(Message):
+    """Another variant of an installed bundle, for less work, that the device's configuration asks for."""
+
+    preference: LighterPreference
+    manifest: str | None = None
+    """None: it is left out."""
+    why: str | None = None
+    """Why it is."""
+
+    def left_out(self, why: str) -> LighterEngine:
+        return LighterEngine(preference=self.preference, why=why[:500])
 
 
 class Installed(Message):
@@ -21,6 +35,17 @@ class Installed(Message):
     manifest: str
     preference: Preference | None = None
     """What the device's configuration asked for when it was chosen."""
+    lighter: tuple[LighterEngine, ...] = ()
+    """One for each that it asked for then; one that has rotted since is missing."""
+
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """Its own, and those of the lighter engines that are there."""
+        return (self.manifest, *(one.manifest for one in self.lighter if one.manifest is not None))
+
+    def is_what(self, prefer: Preference | None, lighter: Collection[LighterPreference]) -> bool:
+        """Whether the configuration asked for the same when it was chosen."""
+        return self.preference == prefer and {one.preference for one in self.lighter} == set(lighter)
 
 
 @dataclass(frozen=True)

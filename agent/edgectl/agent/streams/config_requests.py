@@ -42,7 +42,8 @@ def configure_stream(
     changed = [
         name for name in ("source", "out", "stall_s") if getattr(config, name) != getattr(before, name)
     ]
-    stream.adopt(config)
+    # what came of ``config`` is known, and the stream may have gone back from it by now
+    stream.adopt_all_but_config(config)
     if changed == ["stall_s"] or not changed:
         return "in force"
     stream.restart(f"its {' and '.join(changed)} changed")

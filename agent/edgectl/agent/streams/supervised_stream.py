@@ -37,6 +37,7 @@ from edgectl.core.errors import ProtocolError, StorageError
 from edgectl.core.schema import Key
 from edgectl.core.wire import Failure
 from edgectl.pipelines.host.protocol import (
+    Commit,
     Configured,
     ConfigureFailed,
     EngineRef,
@@ -44,6 +45,7 @@ from edgectl.pipelines.host.protocol import (
     Fault,
     FromWorker,
     LeaseMessage,
+    Ready,
     Shadowed,
     ShadowFailed,
     Start,
@@ -89,15 +91,17 @@ class SupervisedStream:
         worker: WorkerProcess,
         own_worker: Callable[[], WorkerProcess],
         *,
+        on_trial: Callable[[str], bool] = lambda slot: False,
         stats_every_s: float = 2.0,
         timing: Timing | None = None,
         cache: Path | None = None,
     ) -> None:
-        """``engine_of``: slot → the engine that it is to run now. ``own_worker`` makes one that it shares with
-        nobody. ``cache``: folder of finalised engines."""
+        """``engine_of``: slot → the engine that it is to run now; ``on_trial``: slot → whether that is still judged.
+        ``own_worker`` makes one that it shares with nobody. ``cache``: folder of finalised engines."""
         self.stream = stream
         self.config = config
         self.engine_of = engine_of
+        self._on_trial = on_trial
         self.timing = timing or Timing()
         self._hooks = hooks
         self.worker = worker
@@ -162,6 +166,11 @@ class SupervisedStream:
                 self._config_before = self.config.config
             self.config = config
             self.changed.notify_all()
+
+    def adopt_all_but_config(self, config: StreamConfig) -> None:
+        """Its other settings, from now on."""
+        with self.changed:
+            self.adopt(config.model_copy(update={"config": self.config.config}))
 
     def restart(self, why: str | None = None) -> None:
         """Leave the worker and enter one again; ``why``, for people."""
@@ -250,6 +259,7 @@ class SupervisedStream:
             source=c.source,
             config=c.config,
             engines=dict(engines),
+            on_trial=tuple(part for part, slot in c.slots.items() if self._on_trial(slot)),
             out=c.out,
             cache=self._cache,
             stats_every_s=self._stats_every_s,
@@ -305,10 +315,19 @@ class SupervisedStream:
                 self._config_before = None
             if isinstance(message, Shadowed | ShadowFailed):
                 self.shadow_answers[message.part] = message
+            if isinstance(message, Ready):
+                self._end_trials()
             self.changed.notify_all()
         if self.life.steady and not before.steady:
             self._starts.clear(before.launched)
         self._tell(message)
+
+    def _end_trials(self) -> None:
+        """What was said of an engine while it was being started did not reach the worker. With the lock held: before any
+        swap."""
+        for part, slot in self.config.slots.items():
+            if not self._on_trial(slot):
+                self.send(Commit(stream=self.stream, part=part))
 
     def _take_answer(self, answer: Configured | ConfigureFailed) -> None:
         """In the order of the worker's messages: what it takes back a moment later is back, however late the thread that

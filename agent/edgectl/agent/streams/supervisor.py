@@ -46,14 +46,15 @@ class Supervisor:
         journal: Journal,
         hooks: WorkerCallbacks,
         *,
+        on_trial: Callable[[str], bool] = lambda slot: False,
         command: Sequence[str] = WORKER,
         stats_every_s: float = 2.0,
         timing: Timing | None = None,
         cache: Path | None = None,
         pictures: Path | None = None,
     ) -> None:
-        """``cache``: folder of finalised engines. ``pictures``: folder of the sockets at which workers serve pictures;
-        None: they serve none."""
+        """``on_trial``: slot → whether its engine is still judged. ``cache``: folder of finalised engines. ``pictures``:
+        folder of the sockets at which workers serve pictures; None: they serve none."""
         numbers = itertools.count()
         timing = timing or Timing()
         self._edition = 0
@@ -75,6 +76,7 @@ class Supervisor:
                     hooks,
                     worker,
                     partial(worker_of, stream),
+                    on_trial=on_trial,
                     stats_every_s=stats_every_s,
                     timing=timing,
                     cache=cache,

@@ -38,8 +38,8 @@ def machine_health(disk: Path) -> dict[str, float]:
 
 
 def by_slot(stats: Stats, slot_of: Mapping[str, str]) -> Stats:
-    """A worker speaks of parts, the fleet of slots: rename the keys of ``slots``, ``releases``, ``crops`` and the
-    engine stages."""
+    """A worker speaks of parts, the fleet of slots: rename the keys of ``slots``, ``releases``, ``stand_ins``, ``crops``
+    and the engine stages."""
     s = stats.stats
 
     def stage(name: str) -> str:
@@ -50,6 +50,7 @@ def by_slot(stats: Stats, slot_of: Mapping[str, str]) -> Stats:
         update={
             "slots": {slot_of.get(part, part): digest for part, digest in s.slots.items()},
             "releases": {slot_of.get(part, part): release for part, release in s.releases.items()},
+            "stand_ins": {slot_of.get(part, part): name for part, name in s.stand_ins.items()},
             "crops": {slot_of.get(part, part): crops for part, crops in s.crops.items()},
             "stages": {stage(name): h for name, h in s.stages.items()},
         }
@@ -68,6 +69,8 @@ class TelemetryCollector:
         self._rss_mb: dict[str, float] = {}
         """Of each worker that was heard since the last message."""
         self._stages: dict[str, dict[str, Histogram]] = {}
+        self._stand_ins: dict[str, dict[str, str]] = {}
+        """Stream → what stood in for an engine in any of the windows."""
         # processed at the last message, seconds covered since
         self._busy: dict[str, tuple[int, float]] = {}
 
@@ -79,6 +82,7 @@ class TelemetryCollector:
             stages = self._stages.setdefault(stream, {})
             for name, data in stats.stats.stages.items():
                 stages.setdefault(name, Histogram()).merge(Histogram.of(data))
+            self._stand_ins.setdefault(stream, {}).update(stats.stats.stand_ins)
             processed, covered = self._busy.get(stream, (0, 0.0))
             self._busy[stream] = (processed, covered + stats.window_s)
 
@@ -96,6 +100,7 @@ class TelemetryCollector:
             self._seq += 1
             streams = {s: self._stream(s, kinds[s], state, reason) for s, (state, reason) in states.items()}
             self._stages.clear()
+            self._stand_ins.clear()
             measured |= {f"rss_mb.{worker}": rss_mb for worker, rss_mb in self._rss_mb.items()}
             self._rss_mb.clear()
             for stream, last in self._last.items():
@@ -121,6 +126,7 @@ class TelemetryCollector:
         done = processed - before if processed >= before else processed
         update: dict[str, object] = {
             "stages": {name: h.data() for name, h in self._stages.get(stream, {}).items()},
+            "stand_ins": self._stand_ins.get(stream, {}),
             "fps": done / covered_s if covered_s else 0.0,
         }
         if state != "running":

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from edgectl.agent.state.records import Installed
+from edgectl.agent.state.records import Installed, LighterEngine
 from edgectl.agent.state.store import Store
 from edgectl.agent.transfer.download import Download, FetchProgress
 from edgectl.core.bundle import (
@@ -22,17 +21,19 @@ from edgectl.core.bundle import (
     MAX_JSON_BYTES,
     Descriptor,
     Index,
+    LighterPreference,
     Manifest,
     Preference,
     Variant,
     select,
+    select_lighter,
 )
-from edgectl.core.errors import BundleError
+from edgectl.core.errors import BundleError, StorageError
 from edgectl.core.schema import parse_json
 from edgectl.core.wire import Topics
 from edgectl.link.mqtt import Link
 
-__all__ = ["Fetched", "Fetcher", "MachineFacts", "variant_blobs"]
+__all__ = ["Fetched", "Fetcher", "MachineFacts"]
 
 
 class MachineFacts(Protocol):
@@ -51,13 +52,6 @@ class Fetched:
 
     chosen: Installed
     fallback: Installed | None
-    blobs: tuple[Descriptor, ...]
-
-
-def variant_blobs(store: Path, installed: Iterable[Installed]) -> list[Descriptor]:
-    """What lies on disk of installed variants: config, layers, decoded engines. Raises
-    :class:`BundleError` / :class:`IntegrityError`."""
-    return [d for i in installed for d in Variant.open(store, i.manifest).installed()]
 
 
 @dataclass
@@ -84,9 +78,10 @@ class Fetcher:
         cancelled: Callable[[], bool],
         progress: Callable[[FetchProgress], None],
         prefer: Preference | None = None,
+        lighter: Collection[LighterPreference] = (),
     ) -> Fetched:
         """Fetch what this machine needs of a bundle; of several variants that fit, the one that has the
-        ``prefer``.
+        ``prefer``. Those that are ``lighter`` come behind it, as far as there are any and they can be had.
 
         An engine that came packed lies there decoded, too. Raises :class:`IntegrityError` (what arrives is
         not what was signed), :class:`BundleError` (no variant fits, or the bundle is malformed),
@@ -120,21 +115,42 @@ class Fetcher:
             )
             fallback = self._fallback(variants)
             wanted = [chosen] if fallback is None or fallback.digest == chosen.digest else [chosen, fallback]
-            blobs = [d for v in wanted for d in v.descriptors()]
-            lacking = {
-                d.digest: d for v in wanted for d in v.installed() if not self.store.has(d.digest)
-            }.values()
-            self.store.check_space(sum(d.size for d in lacking), begun=lacking)
-            download.get(blobs)
-        for v in wanted:
-            self._unpack(v)
+            self._get(download, wanted)
+            others = select_lighter(variants, chosen, self.machine.facts, runtimes=runtimes, names=lighter)
+            brought = tuple(self._bring(download, name, others.get(name)) for name in lighter)
         return Fetched(
-            chosen=Installed(release=release, bundle=index.digest, manifest=chosen.digest, preference=prefer),
+            chosen=Installed(
+                release=release,
+                bundle=index.digest,
+                manifest=chosen.digest,
+                preference=prefer,
+                lighter=brought,
+            ),
             fallback=None
             if fallback is None
             else Installed(release=release, bundle=index.digest, manifest=fallback.digest),
-            blobs=(index, *(d for d in candidates if d.digest in {v.digest for v in wanted}), *blobs),
         )
+
+    def _get(self, download: Download, wanted: Sequence[Variant]) -> None:
+        """The layers of variants whose manifests and configs are here, if there is room for them."""
+        lacking = {
+            d.digest: d for v in wanted for d in v.installed() if not self.store.has(d.digest)
+        }.values()
+        self.store.check_space(sum(d.size for d in lacking), begun=lacking)
+        download.get([d for v in wanted for d in v.descriptors()])
+        for v in wanted:
+            self._unpack(v)
+
+    def _bring(self, download: Download, name: LighterPreference, variant: Variant | None) -> LighterEngine:
+        """One that is not there, or cannot be had, is left out: it is nothing that a release fails for."""
+        one = LighterEngine(preference=name)
+        if variant is None:
+            return one.left_out("the bundle has no other variant of this kind for this machine")
+        try:
+            self._get(download, [variant])
+        except (BundleError, StorageError) as e:  # IntegrityError is one
+            return one.left_out(e.message)
+        return LighterEngine(preference=name, manifest=variant.digest)
 
     def fetch_blob(
         self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[FetchProgress], None]

@@ -90,7 +90,8 @@ class LatencyBook:
                 window = engines.get(f"{ENGINE_STAGE}:{slot}")
                 if window is None and slot not in s.crops:
                     window = engines.get(ENGINE_STAGE)
-                if window is not None:
+                # how long a lighter variant took says nothing of the engine
+                if window is not None and slot not in s.stand_ins:
                     total = totals.pop((slot, digest), None) or Histogram()
                     total.merge(window)
                     totals[slot, digest] = total

@@ -12,6 +12,7 @@ Several sources, ``{"gate": "rtsp://…", "yard": "rtsp://…"}``, run side by s
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -25,7 +26,8 @@ from edgectl.core.bundle import Bundle, Preference
 from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.device_profiles.machine import probe
 from edgectl.pipelines.host.config import load_config, parse_config
-from edgectl.pipelines.host.run import RunningStream, RunSummary, Tally, check_places, part_variants, stop_all
+from edgectl.pipelines.host.run import RunSummary, Tally, check_places, part_variants, summary_of
+from edgectl.pipelines.host.running_stream import RunningStream, start_all, stop_all
 from edgectl.pipelines.kinds.base import EngineFactory, PipelineArgs, make_pipeline, open_variant
 from edgectl.pipelines.kinds.config import PipelineConfig
 from edgectl.pipelines.sinks.base import Record
@@ -140,8 +142,13 @@ class EventRun:
         if self._entered:
             raise UsageError("this pipeline was started before", hint="run(…) makes another one")
         self._entered = True
-        for one in self._streams:
-            one.start()
+        try:
+            start_all(self._streams)
+        except BaseException:
+            # interrupted: nobody enters the block, so nobody leaves it
+            with contextlib.suppress(EdgectlError):
+                self.__exit__(None, None, None)
+            raise
         if all(one.started_s is None for one in self._streams):
             error = self._streams[0].error
             assert error is not None
@@ -190,7 +197,7 @@ class EventRun:
         if len(found) != 1:
             names = ", ".join(one.name for one in self._streams)
             raise UsageError(f"which stream's summary, {stream or ''!r}?", hint=f"the streams are {names}")
-        summary = found[0].summary(self._kind, self._tallies[found[0].name])
+        summary = summary_of(found[0], self._kind, self._tallies[found[0].name])
         if summary is None:
             raise UsageError(f"the stream {found[0].name!r} did not start: {found[0].error}")
         return summary

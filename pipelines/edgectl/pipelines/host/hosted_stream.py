@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import psutil
 
-from edgectl.core.bundle import Variant
-from edgectl.core.errors import EdgectlError, EngineError, ProtocolError, UsageError
+from edgectl.core.bundle import LighterPreference, Variant
+from edgectl.core.errors import BundleError, EdgectlError, EngineError, ProtocolError, UsageError
 from edgectl.core.schema import Message
 from edgectl.core.wire import Failure
 from edgectl.pipelines.host.config import parse_config
@@ -159,7 +160,10 @@ class HostedStream:
         began, start = time.monotonic(), self._start
         config = parse_config(start.kind, start.config, what=f"the configuration of stream {self.name}")
         self._lock(config)
-        engines = {part: _part_variant(ref) for part, ref in start.engines.items()}
+        engines = {
+            part: replace(_part_variant(ref), on_trial=part in start.on_trial)
+            for part, ref in start.engines.items()
+        }
         args = PipelineArgs(
             self.name,
             start.source,
@@ -364,7 +368,16 @@ def _reason_of(stuck: str) -> str:
 
 
 def _part_variant(ref: EngineRef) -> PartVariant:
-    return PartVariant(Variant.open(ref.blobs, ref.manifest), ref.release, ref.bundle)
+    """Raises :class:`BundleError`, but not for a lighter variant: the stream does without it."""
+    lighter: dict[LighterPreference, Variant] = {}
+    for name, manifest in ref.lighter.items():
+        try:
+            lighter[name] = Variant.open(ref.blobs, manifest)
+        except BundleError as e:
+            _log.warning("%s goes without its %s variant: %s", ref.release, name, e.message)
+    return PartVariant(
+        Variant.open(ref.blobs, ref.manifest), ref.release, ref.bundle, lighter=MappingProxyType(lighter)
+    )
 
 
 def _key_of(e: EdgectlError) -> tuple[str | int, ...]:

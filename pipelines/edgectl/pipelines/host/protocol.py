@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from edgectl.core.bundle import LighterPreference
 from edgectl.core.errors import ProtocolError
 from edgectl.core.schema import Message, Name, first_problem
 from edgectl.core.wire import Failure, StreamStats
@@ -64,6 +65,8 @@ class EngineRef(Message):
     release: str = ""
     bundle: str = ""
     """Bundle digest, for telemetry."""
+    lighter: dict[LighterPreference, str] = {}
+    """Manifests of other variants of the same bundle, proven like this one: for less work."""
 
 
 class Start(Message):
@@ -76,6 +79,8 @@ class Start(Message):
     """The pipeline configuration (zones, lines, flow, budget …), validated by the pipeline."""
     engines: dict[Name, EngineRef]
     """Part (``detector``, ``vad``, ``keyword``) → engine."""
+    on_trial: tuple[Name, ...] = ()
+    """Parts whose engine is judged: no lighter variant takes its place before Commit."""
     out: Path | None = None
     """Folder for snapshots, tracks and annotated video; None: none are written."""
     cache: Path | None = None
@@ -84,8 +89,8 @@ class Start(Message):
 
 
 class Swap(Message):
-    """Load, warm up and switch a part to another engine between two frames. The old one stays warm until
-    Commit or Revert."""
+    """Load, warm up and switch a part to another engine between two frames. The old one stays warm, and the new one
+    is on trial, until Commit or Revert."""
 
     op: Literal["swap"] = "swap"
     stream: Name
@@ -184,8 +189,8 @@ class SwapFailed(Message):
 
 
 class Shadowed(Message):
-    """What the other engine did with ``frames`` frames. ``found`` counts what the two found together,
-    ``matched`` the pairs."""
+    """What the other engine did with ``frames`` frames, or crops of a second stage. ``found`` counts what the two found
+    together, ``matched`` the pairs."""
 
     op: Literal["shadowed"] = "shadowed"
     stream: Name

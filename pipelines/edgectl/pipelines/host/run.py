@@ -3,21 +3,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgectl.core.bundle import Bundle, Preference, Variant
-from edgectl.core.errors import BundleError, EdgectlError, StorageError, UsageError
+from edgectl.core.bundle import LIGHTER, Bundle, Preference, Variant, select_lighter
+from edgectl.core.errors import EdgectlError, StorageError, UsageError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
 from edgectl.pipelines.decoders import DECODERS
 from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.host.running_stream import RunningStream, start_all, stop_all
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, make_pipeline, open_variant
 from edgectl.pipelines.kinds.config import PipelineConfig
@@ -27,7 +26,6 @@ from edgectl.pipelines.video.engine_pool import EnginePool
 
 __all__ = [
     "RunSummary",
-    "RunningStream",
     "StreamResult",
     "StreamToRun",
     "Tally",
@@ -38,7 +36,7 @@ __all__ = [
     "percentiles",
     "run_stream",
     "run_streams",
-    "stop_all",
+    "summary_of",
 ]
 
 _LOOK_S = 0.5
@@ -220,8 +218,7 @@ def run_streams(
             on_progress(stats, share)
 
     try:
-        for one in running:
-            one.start()
+        start_all(running, lambda: ear.deaf is not None or (stop is not None and stop.is_set()), progress)
         if started is not None:
             started({one.name: one.pipeline for one in running if one.started_s is not None})
         progress()
@@ -237,7 +234,9 @@ def run_streams(
     if ear.deaf is not None:
         raise ear.deaf
     progress()
-    return [StreamResult(one.name, one.summary(kind, ear.tallies[one.name]), one.error) for one in running]
+    return [
+        StreamResult(one.name, summary_of(one, kind, ear.tallies[one.name]), one.error) for one in running
+    ]
 
 
 def check_places(configs: Mapping[str, PipelineConfig]) -> None:
@@ -251,75 +250,6 @@ def check_places(configs: Mapping[str, PipelineConfig]) -> None:
                     f"the streams {other!r} and {name!r} would write to the same place of `{sink}`",
                     hint="give each a configuration of its own: --config NAME=FILE",
                 )
-
-
-def stop_all(running: Sequence[RunningStream]) -> None:
-    """Side by side: one that waits for what hangs keeps no other waiting."""
-    failed: list[BaseException] = []
-
-    def stop(one: RunningStream) -> None:
-        try:
-            one.stop()
-        except BaseException as e:
-            failed.append(e)
-
-    threads = [
-        threading.Thread(target=stop, args=(one,), name=f"stop-{one.name}", daemon=True) for one in running
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
-
-
-class RunningStream:
-    """A stream that may fail without harm to those beside it."""
-
-    def __init__(self, name: str, pipeline: Pipeline) -> None:
-        self.name = name
-        self.pipeline = pipeline
-        self.started_s: float | None = None
-        self.stuck: EdgectlError | None = None
-        """Why it could not be stopped."""
-        self._ended_s: float | None = None
-        self._start_error: EdgectlError | None = None
-
-    @property
-    def error(self) -> EdgectlError | None:
-        """Why it failed."""
-        return self._start_error or self.stuck or (None if self.started_s is None else self.pipeline.error)
-
-    def start(self) -> None:
-        """What goes wrong is this stream's error."""
-        try:
-            self.pipeline.start()
-        except EdgectlError as e:
-            self._start_error = e
-        else:
-            self.started_s = time.monotonic()
-
-    def over(self, timeout_s: float) -> bool:
-        if self.started_s is None or self._ended_s is not None:
-            return True
-        if self.pipeline.wait(timeout_s):
-            self._ended_s = time.monotonic()
-        return self._ended_s is not None
-
-    def stop(self) -> None:
-        if self.started_s is not None and self._ended_s is None:
-            self._ended_s = time.monotonic()
-        try:
-            self.pipeline.stop()
-        except EdgectlError as e:
-            self.stuck = self.stuck or e
-
-    def summary(self, kind: str, tally: Tally) -> RunSummary | None:
-        """None: it did not start."""
-        if self.started_s is None:
-            return None
-        return tally.summary(kind, self.pipeline, (self._ended_s or time.monotonic()) - self.started_s)
 
 
 class _Ear:
@@ -387,6 +317,11 @@ class Tally:
         )
 
 
+def summary_of(one: RunningStream, kind: str, tally: Tally) -> RunSummary | None:
+    """None: it did not start."""
+    return None if one.ran_s is None else tally.summary(kind, one.pipeline, one.ran_s)
+
+
 def part_variants(
     bundles: Sequence[Bundle],
     facts: frozenset[str],
@@ -409,7 +344,7 @@ def part_variants(
             variant,
             f"{bundle.name}@{bundle.version}",
             bundle.digest,
-            lighter=_lighter(bundle, variant, facts, runtimes),
+            lighter=select_lighter(bundle.variants, variant, facts, runtimes=runtimes, names=LIGHTER),
         )
     return slots
 
@@ -420,20 +355,6 @@ def engines_for(
     """Those that a stream of this configuration has a part for."""
     parts = {*KINDS.get(kind).parts, *config.further_parts()}
     return {part: variant for part, variant in engines.items() if part in parts}
-
-
-def _lighter(
-    bundle: Bundle, variant: Variant, facts: frozenset[str], runtimes: Sequence[str]
-) -> dict[Preference, Variant]:
-    """Variants of less work than ``variant``, and of its profile."""
-    found: dict[Preference, Variant] = {}
-    names: tuple[Preference, ...] = ("low-power", "small-input")
-    for name in names:
-        with contextlib.suppress(BundleError):
-            other = bundle.select(facts, profile=variant.config.profile, runtimes=runtimes, prefer=name)
-            if name in other.config.preferences and other.digest != variant.digest:
-                found[name] = other
-    return found
 
 
 def part_of(variant: Variant) -> str:

@@ -7,7 +7,6 @@ which one is right (:mod:`edgectl.pipelines.stream.governor`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 from edgectl.core.bundle import Variant
@@ -52,21 +51,12 @@ class Degradation:
         self._regions = regions
         self._only_key_frames = only_key_frames
         self._say = say
-        self._detector = engines.engine
-        slot = engines.engine.slot
-        self._lighter = {v.name: v for v in lighter_variants(slot, config.variants)}
-        self._failed: set[str] = set()
-        self._stand_in = StandIn(
-            stream,
-            engines,
-            {
-                name: replace(slot, variant=slot.lighter[name], lighter={})
-                for name in config.variants
-                if name in self._lighter
-            },
-            open_detector,
-            self._variant_failed,
-        )
+        self._failed: frozenset[str] = frozenset()
+        """Digests of variants that could not be opened."""
+        self._seen = self._at_hand()
+        """What the ladder was made for."""
+        self._lighter = self._now_lighter()
+        self._stand_in = StandIn(stream, engines, open_detector, self._variant_failed)
         self._rung = Rung()
         self._load = LoadWatch(config, self._ladder(), frames, lambda: engines.running.work())
 
@@ -77,12 +67,10 @@ class Degradation:
 
     def look(self, now_s: float) -> None:
         """Now and then. ``now_s``: of a monotonic clock."""
-        if self._engines.engine is not self._detector:
-            # the slot has another engine, whose other variants nobody knows
-            self._detector = self._engines.engine
-            self._forget(self._lighter)
-        if self._failed:
-            self._forget(self._failed)
+        if (at_hand := self._at_hand()) != self._seen:
+            self._seen = at_hand
+            self._lighter = self._now_lighter()
+            self._go(self._load.take(self._ladder()))
         before = self._load.level
         if (changed := self._load.look(now_s)) is not None:
             change, since_s = changed
@@ -98,19 +86,23 @@ class Degradation:
     def _ladder(self) -> tuple[Rung, ...]:
         return ladder(
             self._config,
-            [*self._lighter.values()],
+            self._lighter,
             regions=self._regions is not None,
             # as it is: this only asks whether the source can
             key_frames=self._only_key_frames(self._rung.key_frames),
         )
 
-    def _forget(self, names: Collection[str]) -> None:
-        """These variants are not there any more."""
-        kept = {name: one for name, one in self._lighter.items() if name not in names}
-        self._failed = set()
-        if kept != self._lighter:
-            self._lighter = kept
-            self._go(self._load.take(self._ladder()))
+    def _at_hand(self) -> tuple[Detector, bool, frozenset[str]]:
+        """What decides which variants there are."""
+        return self._engines.engine, self._engines.on_trial, self._failed
+
+    def _now_lighter(self) -> list[Lighter]:
+        """Of the engine that the slot has now. On trial it runs alone, so that it is judged itself."""
+        engine, on_trial, failed = self._seen
+        if on_trial:
+            return []
+        found = lighter_variants(engine.slot, self._config.variants)
+        return [one for one in found if engine.slot.lighter[one.name].digest not in failed]
 
     def _go(self, rung: Rung) -> None:
         if rung.key_frames != self._rung.key_frames:
@@ -118,7 +110,9 @@ class Degradation:
         self._rung = rung
         if self._regions is not None:
             self._regions.on = rung.regions
-        self._stand_in.want(None if rung.variant is None else rung.variant.name)
+        engine = self._seen[0]
+        variant = None if rung.variant is None else engine.slot.lighter_one(rung.variant.name)
+        self._stand_in.want(engine, variant)
         self._look_at_frames()
 
     def _look_at_frames(self) -> None:
@@ -128,10 +122,16 @@ class Degradation:
             every = max((every, *self._config.every))
         self._choice.detect_every = every
 
-    def _variant_failed(self, name: str, e: EdgectlError) -> None:
+    def _variant_failed(self, slot: PartVariant, e: EdgectlError) -> None:
         """From the thread of the other variant."""
-        self._failed = self._failed | {name}
-        data = {"name": "variant", "available": False, "reason": e.code, "part": PART, "variant": name}
+        self._failed = self._failed | {slot.variant.digest}
+        data = {
+            "name": "variant",
+            "available": False,
+            "reason": e.code,
+            "part": PART,
+            "variant": slot.stands_in,
+        }
         self._say(lambda t_s: Event("capability", t_s, "start", None, {**data, "detail": e.message[:500]}))
 
 

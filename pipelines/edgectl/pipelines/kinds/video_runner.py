@@ -164,7 +164,7 @@ class VideoPipeline(Configurable):
         self._path.stop()
         self._second.stop()
         self._analysis.thread.join(_JOIN_S)
-        self._path.end_shadow("the stream has ended")
+        self._path.beside.end("the stream has ended")
         if self._degradation is not None:
             self._degradation.close()
         if not self._engines.close() or self._analysis.thread.is_alive():
@@ -371,7 +371,7 @@ class VideoPipeline(Configurable):
         detector = self._fitting(part, slot)
         self._path.seat(detector)
         gap_ms = self._engines.switch(detector)
-        self._path.end_shadow("the stream took another engine")
+        self._path.beside.end("the stream took another engine")
         return gap_ms
 
     def shadow(
@@ -382,13 +382,11 @@ class VideoPipeline(Configurable):
         frames: int,
         done: Callable[[Shadowing | EdgectlError], None],
     ) -> None:
-        if self._second.of(part) is not None:
-            raise UsageError(
-                f"the part {part!r} is not compared beside the old engine",
-                hint="release it without shadow: its second stage votes, and probation judges it",
-            )
+        if (second := self._second.of(part)) is not None:
+            second.compare(open_crop_engine(self._args, second.config, slot), percent, frames, done)
+            return
         detector = self._fitting(part, slot)
-        self._path.compare(Shadow(detector, self._engines.engine, percent, frames, done))
+        self._path.beside.put(Shadow(detector, self._engines.engine, percent, frames, done))
 
     def _fitting(self, part: str, slot: PartVariant) -> Detector:
         """Another detector, opened and warm, that finds the same things."""
@@ -418,11 +416,11 @@ class VideoPipeline(Configurable):
 
     def revert(self, part: str) -> None:
         if (second := self._second.of(part)) is not None:
-            second.engines.revert()
+            second.revert()
             return
         self._check_part(part)
         self._engines.revert()
-        self._path.end_shadow("the stream took another engine")
+        self._path.beside.end("the stream took another engine")
 
     def _check_part(self, part: str) -> None:
         if part != PART:
@@ -446,6 +444,9 @@ class VideoPipeline(Configurable):
             kind=self._kind,
             slots={PART: slot.bundle or slot.variant.digest} | self._second.slots(),
             releases=releases_of(slot, self._second),
+            stand_ins={}
+            if (other := self._engines.stood_in()) is None
+            else {PART: other.slot.stands_in or ""},
             stages=self.tracer.window(),
             frames=frames,
             crops=self._second.crops(),

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from edgectl.core.bundle import LighterPreference
 from edgectl.core.schema import Config
 
 __all__ = [
@@ -66,7 +67,7 @@ class LoadLimits(Config):
 
     on: bool = True
     """Do less before frames are lost at random."""
-    variants: tuple[Literal["low-power", "small-input"], ...] = ("low-power",)
+    variants: tuple[LighterPreference, ...] = ("low-power",)
     """Variants of the detector's bundle that take its place where less has to be done, by what they are best at.
     `small-input` finds less: the bundle says how much less. One that is not in the bundle is left out."""
     temperature_c: float | None = Field(default=90.0, gt=30, le=120)
@@ -109,7 +110,7 @@ class GovernorConfig(LoadLimits):
 class Lighter:
     """Another variant that can take the detector's place."""
 
-    name: str
+    name: LighterPreference
     """What it is best at."""
     cost: float
     """Engine time a frame, as a share of what the detector's own variant takes; less than 1."""

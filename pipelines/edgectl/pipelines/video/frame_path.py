@@ -32,7 +32,7 @@ from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Staging
 from edgectl.pipelines.video.regions.choice import RegionChoice
 from edgectl.pipelines.video.regions.plan import Region
-from edgectl.pipelines.video.shadow import Shadow
+from edgectl.pipelines.video.shadow import Beside, Shadow
 from edgectl.pipelines.video.swap import HotSwap
 
 __all__ = ["Between", "FramePath", "FrameResult", "Heard"]
@@ -130,8 +130,8 @@ class FramePath:
         self._changes: deque[Between] = deque()
         self._order: InOrder[FrameResult | Heard | Between] = InOrder()
         self._crossing = threading.Lock()
-        self._shadow: Shadow | None = None
-        self._shadow_lock = threading.Lock()
+        self.beside: Beside[Shadow] = Beside(f"stream {stream}")
+        """A second detector that is compared."""
         self._stopping = False
         self._late: deque[Heard] = deque(maxlen=_MOST_LATE)
 
@@ -177,7 +177,7 @@ class FramePath:
             raise
         prepared = time.monotonic_ns()
         self.timeline.add(f"capture-{self.stream}", "pre", self.stream, stamp.seq, began, prepared)
-        if not self._pictures and self._shadow is None:
+        if not self._pictures and not self.beside.on:
             frame = replace(frame, planes=())
         stagings, metas = zip(*shown, strict=True)
         result = FrameResult(frame, detector, metas, {"pre": began}, prepared - began, view=view)
@@ -193,7 +193,7 @@ class FramePath:
         if self._regions is None:
             return (None,)
         # a comparison of two engines is one of the whole picture
-        whole = self._shadow is not None
+        whole = self.beside.on
         return self._regions.regions(frame, self._choice.motion, detector.size, whole=whole)
 
     def tell(self, event: Event, stamp: Stamp, frame: Frame | None = None) -> None:
@@ -271,18 +271,6 @@ class FramePath:
             found.append(self._late.popleft())
         return found
 
-    def compare(self, shadow: Shadow) -> None:
-        """Run another detector beside, in place of one that may do so now."""
-        self.end_shadow("another engine is compared")
-        with self._shadow_lock:
-            self._shadow = shadow
-
-    def end_shadow(self, why: str) -> None:
-        with self._shadow_lock:
-            shadow, self._shadow = self._shadow, None
-            if shadow is not None:
-                shadow.abandon(why)
-
     # -- engine thread --
 
     def give(self, job: _Job) -> None:
@@ -290,24 +278,13 @@ class FramePath:
         result = job.result
         if not self._order.settle(job.place, result):
             self.ledger.drop("shutdown")
-        if self._shadow is not None and result.ran is not None and self._may_compare(result):
-            with self._shadow_lock:
-                if self._shadow is not None and self._step(self._shadow, result, result.ran):
-                    self._shadow = None
+        if self.beside.on and (ran := result.ran) is not None and self._may_compare(result):
+            self.beside.step(lambda shadow: shadow.step(result.frame, ran, result.metas[0]))
 
     def _may_compare(self, result: FrameResult) -> bool:
         """Only the whole picture, and not what another variant made of it that stands in."""
         own = result.detector is self._engines.engine
         return own and bool(result.frame.planes) and result.whole
-
-    def _step(self, shadow: Shadow, result: FrameResult, ran: Ran) -> bool:
-        """True: the shadow is through. Whatever fails in it, the engine's thread goes on for all streams."""
-        try:
-            return shadow.step(result.frame, ran, result.metas[0])
-        except Exception as e:
-            _log.exception("stream %s: the comparison failed", self.stream)
-            shadow.abandon(f"the comparison failed: {type(e).__name__}: {e}")
-            return True
 
     def lose(self, job: _Job, cause: Cause | None) -> None:
         """A frame that does not come back. ``cause`` None: it is booked."""

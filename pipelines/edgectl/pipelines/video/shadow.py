@@ -1,15 +1,19 @@
 """Run a second detector on some of the frames and compare; nothing of what it finds goes anywhere.
 
-The thread of the engine that serves calls :meth:`Shadow.step` when it has given a frame back, so both engines
-are timed on the same frame, one after the other, on the same thread. The frame behind it waits for as long as
-the second engine takes: a live source may drop it as ``superseded``.
+The thread of the engine that serves steps a shadow when it has given a frame back, so both engines are timed on the same
+frame, one after the other, on the same thread. The frame behind it waits for as long as the second engine takes: a live
+source may drop it as ``superseded``. A second stage does the same with its crops
+(:mod:`edgectl.pipelines.video.second_stage.crop_shadow`).
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,8 +23,11 @@ from edgectl.pipelines.video.decode import Detections, make_decoder
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.preprocess import LetterboxMeta
+from edgectl.pipelines.video.seated_engine import SeatedEngine
 
-__all__ = ["Shadow", "Shadowing", "matched"]
+__all__ = ["Beside", "Comparison", "Done", "Shadow", "Shadowing", "matched"]
+
+_log = logging.getLogger(__name__)
 
 _IOU = 0.5
 
@@ -38,21 +45,16 @@ class Shadowing:
     new_ms: float
 
 
-class Shadow:
-    """``done`` is called once, in the engine thread: with what was found, or with why there is nothing.
-    Closes the detector."""
+Done = Callable[[Shadowing | EdgectlError], None]
+"""Called once, in the thread of the engine that serves or by who ends the comparison: with what was found, or with why
+there is nothing."""
 
-    def __init__(
-        self,
-        detector: Detector,
-        serving: Detector,
-        percent: float,
-        frames: int,
-        done: Callable[[Shadowing | EdgectlError], None],
-    ) -> None:
-        self._detector = detector
-        # a decoder belongs to one thread: this is not the one that the stream uses
-        self._decode_old = make_decoder(serving.task)
+
+class Comparison:
+    """Which frames both engines get, and what they made of them. Closes the second engine at the end."""
+
+    def __init__(self, engine: SeatedEngine, percent: float, frames: int, done: Done) -> None:
+        self.engine = engine
         self._percent = percent
         self._wanted = frames
         self._done = done
@@ -61,34 +63,24 @@ class Shadow:
         self._new_ms: list[float] = []
         self._matched = self._found = self._errors = 0
 
-    def step(self, frame: Frame, ran: Ran, meta: LetterboxMeta) -> bool:
-        """One frame, and what the engine which serves has made of it. True: that was the last one."""
+    def is_due(self) -> bool:
+        """Whether the next frame is one of them. Once a frame."""
         self._share += self._percent
         if self._share < 100.0:
             return False
         self._share -= 100.0
-        try:
-            found = self._decode_old(ran.outputs, meta)
-        except (EngineError, ModelError):
-            # it has failed on its own: nothing to compare with
-            return False
-        try:
-            staging, own = self._detector.prepare(frame)
-            result = self._detector.run(staging)
-            ns = result.ended_ns - result.started_ns
-            other = self._detector.decode(result.outputs, own)
-            self._detector.give_back(staging)
-        except (EngineError, ModelError):
-            self._errors += 1
-            other, ns = Detections.none(), 0
-        old_ns = ran.ended_ns - ran.started_ns
-        self._old_ms.append(old_ns / 1e6)
-        self._new_ms.append(ns / 1e6)
-        self._matched += matched(found, other)
-        self._found += len(found) + len(other)
+        return True
+
+    def count(self, old: Ran, new: Ran | None, matched: int, found: int) -> bool:
+        """One frame. ``new`` None: the second engine failed. True: that was the last one, and it is told."""
+        self._errors += new is None
+        self._old_ms.append((old.ended_ns - old.started_ns) / 1e6)
+        self._new_ms.append(0.0 if new is None else (new.ended_ns - new.started_ns) / 1e6)
+        self._matched += matched
+        self._found += found
         if len(self._old_ms) < self._wanted:
             return False
-        self._detector.close()
+        self.engine.close()
         self._done(
             Shadowing(
                 len(self._old_ms),
@@ -103,8 +95,92 @@ class Shadow:
 
     def abandon(self, why: str) -> None:
         """The stream ends or changes its engine first."""
-        self._detector.close()
+        self.engine.close()
         self._done(EngineError(why))
+
+
+class Shadow:
+    """Of a detector."""
+
+    def __init__(
+        self, detector: Detector, serving: Detector, percent: float, frames: int, done: Done
+    ) -> None:
+        self.comparison = Comparison(detector, percent, frames, done)
+        self._detector = detector
+        # a decoder belongs to one thread: this is not the one that the stream uses
+        self._decode_old = make_decoder(serving.task)
+
+    def step(self, frame: Frame, ran: Ran, meta: LetterboxMeta) -> bool:
+        """One frame, and what the engine which serves has made of it. True: that was the last one."""
+        if not self.comparison.is_due():
+            return False
+        try:
+            found = self._decode_old(ran.outputs, meta)
+        except (EngineError, ModelError):
+            # it has failed on its own: nothing to compare with
+            return False
+        try:
+            staging, own = self._detector.prepare(frame)
+            result = self._detector.run(staging)
+            other = self._detector.decode(result.outputs, own)
+            self._detector.give_back(staging)
+        except (EngineError, ModelError):
+            return self.comparison.count(ran, None, 0, len(found))
+        return self.comparison.count(ran, result, matched(found, other), len(found) + len(other))
+
+
+class _Shadow(Protocol):
+    @property
+    def comparison(self) -> Comparison: ...
+
+
+S = TypeVar("S", bound=_Shadow)
+
+
+class Beside(Generic[S]):
+    """What runs beside the engine of a part, one at a time. Any thread."""
+
+    def __init__(self, what: str) -> None:
+        """``what``: the stream, and the part where it is another one, for the log."""
+        self._what = what
+        self._lock = threading.Lock()
+        self._shadow: S | None = None
+
+    @property
+    def on(self) -> bool:
+        return self._shadow is not None
+
+    def put(self, shadow: S) -> None:
+        """In place of one that may be there."""
+        self.end("another engine is compared")
+        with self._lock:
+            self._shadow = shadow
+
+    def end(self, why: str) -> None:
+        with self._lock:
+            shadow, self._shadow = self._shadow, None
+            if shadow is not None:
+                shadow.comparison.abandon(why)
+
+    def step(self, step: Callable[[S], bool]) -> None:
+        """``step`` says whether that was the last one. Whatever fails in it, the engine's thread goes on for all
+        streams."""
+        with self._lock:
+            if (shadow := self._shadow) is None:
+                return
+            try:
+                over = step(shadow)
+            except Exception as e:
+                _log.exception("%s: the comparison failed", self._what)
+                shadow.comparison.abandon(f"the comparison failed: {type(e).__name__}: {e}")
+                over = True
+            if over:
+                self._shadow = None
+
+    def stuck(self, now_ns: int) -> bool:
+        """Whether the second engine's call does not come back: the one that serves waits for it."""
+        shadow = self._shadow
+        return shadow is not None and shadow.comparison.engine.stuck_s(now_ns) is not None
 
 
 def matched(a: Detections, b: Detections) -> int:

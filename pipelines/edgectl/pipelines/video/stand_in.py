@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.pipelines.stream.part import PartVariant
@@ -22,37 +23,40 @@ _log = logging.getLogger(__name__)
 _CLOSE_S = 20.0
 
 
+@dataclass(frozen=True)
+class _Cast:
+    """Who plays: a variant in the place of the slot's engine ``own``, or that itself."""
+
+    own: Detector
+    variant: PartVariant | None = None
+
+
 class StandIn:
-    """One per stream. :meth:`want` from any thread."""
+    """One per stream, with at most one other variant open. :meth:`want` from any thread."""
 
     def __init__(
         self,
         stream: str,
         engines: HotSwap[Detector],
-        variants: Mapping[str, PartVariant],
         open_detector: Callable[[PartVariant], Detector],
-        failed: Callable[[str, EdgectlError], None],
+        failed: Callable[[PartVariant, EdgectlError], None],
     ) -> None:
-        """``variants``: by name. ``open_detector``: opened, warm and with its seat. ``failed`` hears of a variant that
-        cannot be opened; the detector's own goes on. It is called by a thread of this object."""
+        """``open_detector``: opened, warm and with its seat. ``failed`` hears of a variant that cannot be opened; the
+        detector's own goes on. It is called by a thread of this object."""
         self._stream = stream
         self._engines = engines
-        self._variants = variants
         self._open = open_detector
         self._failed = failed
         self._change = threading.Condition()
-        self._wanted: str | None = None
-        self._own = engines.engine
-        """The slot's engine when that was wanted."""
-        self._present: str | None = None
+        self._wanted = self._present = _Cast(engines.engine)
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def want(self, name: str | None) -> None:
-        """A variant, or None for the detector's own. Returns at once."""
+    def want(self, own: Detector, variant: PartVariant | None) -> None:
+        """A variant in the place of the slot's engine ``own``, or None for that itself. Returns at once."""
         with self._change:
-            self._wanted, self._own = name, self._engines.engine
-            if self._thread is None and name is not None and not self._closed:
+            self._wanted = _Cast(own, variant)
+            if self._thread is None and variant is not None and not self._closed:
                 self._thread = stream_thread("stand-in", self._stream, self._follow, self._give_up)
                 self._thread.start()
             self._change.notify_all()
@@ -61,7 +65,7 @@ class StandIn:
     def settled(self) -> bool:
         """Whether what is wanted is in place."""
         with self._change:
-            return self._wanted == self._present
+            return self._wanted == self._present or (self._thread is None and self._wanted.variant is None)
 
     def close(self) -> None:
         """Begin nothing more. The engine itself is closed with the others of the stream."""
@@ -79,32 +83,41 @@ class StandIn:
                 self._change.wait_for(lambda: self._closed or self._wanted != self._present)
                 if self._closed:
                     return
-                wanted, own = self._wanted, self._own
+                wanted = self._wanted
             try:
-                self._engines.stand_in(None if wanted is None else self._opened(wanted, own), own)
+                other = None if wanted.variant is None else self._opened(wanted.variant, wanted.own)
             except EdgectlError as e:
                 with self._change:
-                    # not again for the same one
-                    self._wanted = self._present
-                assert wanted is not None
-                _log.warning("stream %s: the variant %s cannot take over: %s", self._stream, wanted, e)
-                self._failed(wanted, e)
+                    if self._wanted == wanted:
+                        # not again for the same one
+                        self._wanted = self._present
+                assert wanted.variant is not None
+                self._tell(wanted.variant, e)
                 continue
+            self._engines.stand_in(other, wanted.own)
             with self._change:
                 self._present = wanted
                 self._change.notify_all()
 
-    def _opened(self, name: str, own: Detector) -> Detector:
-        detector = self._open(self._variants[name])
+    def _opened(self, variant: PartVariant, own: Detector) -> Detector:
+        detector = self._open(variant)
         if detector.labels != own.labels:
             detector.close()
             raise ModelError(
-                f"variant {name} has {len(detector.labels)} labels, the detector has {len(own.labels)}"
+                f"variant {variant.stands_in} has {len(detector.labels)} labels, the detector has {len(own.labels)}"
             )
         if detector.keypoints != own.keypoints:
             detector.close()
-            raise ModelError(f"the keypoints of variant {name} are not those of the detector")
+            raise ModelError(f"the keypoints of variant {variant.stands_in} are not those of the detector")
         return detector
 
+    def _tell(self, variant: PartVariant, e: EdgectlError) -> None:
+        _log.warning(
+            "stream %s: the variant %s cannot take over: %s", self._stream, variant.stands_in, e.message
+        )
+        self._failed(variant, e)
+
     def _give_up(self, e: EdgectlError) -> None:
-        self._failed(self._wanted or "", e)
+        """A defect has ended the thread."""
+        if (variant := self._wanted.variant) is not None:
+            self._tell(variant, e)

@@ -46,7 +46,10 @@ class HotSwap(Generic[E]):
         self._asked = threading.Lock()
         self._lock = threading.Lock()
         self._previous: E | None = None
+        self._on_trial = engine.slot.on_trial
         self._stand_in: E | None = None
+        self._stood_in: E | None = None
+        """Since it was asked last."""
         self._leaving: tuple[E, ...] = ()
         """Taken over by others, and not closed before their last frames are through."""
         self._watch: _Watch | None = None
@@ -55,8 +58,20 @@ class HotSwap(Generic[E]):
         """The engine of the next frame, which is under way with it from now on."""
         with self._lock:
             engine = self._stand_in or self.engine
+            self._stood_in = self._stand_in or self._stood_in
             engine.begin()
             return engine
+
+    @property
+    def on_trial(self) -> bool:
+        """Nobody has said yet that the slot's engine stays."""
+        return self._on_trial
+
+    def stood_in(self) -> E | None:
+        """What stood in for the slot's engine at a frame since this was asked last; None: nothing."""
+        with self._lock:
+            found, self._stood_in = self._stood_in, self._stand_in
+            return found
 
     @property
     def running(self) -> E:
@@ -112,6 +127,7 @@ class HotSwap(Generic[E]):
                 self._leave(self._stand_in)
                 self._stand_in = None
                 self.engine, self._previous = engine, self.engine
+                self._on_trial = True
             self._close_leaving()
             for _ in range(round(_SETTLE_S / _POLL_S)):
                 if watch.settled.wait(_POLL_S) or self._over():
@@ -120,9 +136,10 @@ class HotSwap(Generic[E]):
             return watch.gap_ns / 1e6
 
     def commit(self) -> None:
-        """Close the engine that the last switch replaced."""
+        """The engine stays: close the one that the last switch replaced."""
         with self._asked:
             with self._lock:
+                self._on_trial = False
                 self._leave(self._previous)
                 self._previous = None
             self._close_leaving()
@@ -138,6 +155,7 @@ class HotSwap(Generic[E]):
                 self._stand_in = None
                 self._leave(self.engine)
                 self.engine, self._previous = self._previous, None
+                self._on_trial = False
             self._close_leaving()
 
     def cancel(self) -> None:

@@ -34,7 +34,9 @@ from edgectl.pipelines.video.second_stage.answers import Looked
 from edgectl.pipelines.video.second_stage.ballot import Ballot
 from edgectl.pipelines.video.second_stage.config import SecondStageConfig
 from edgectl.pipelines.video.second_stage.crop_engine import MOST_CROPS, CropEngine
+from edgectl.pipelines.video.second_stage.crop_shadow import CropShadow
 from edgectl.pipelines.video.second_stage.vote import Vote
+from edgectl.pipelines.video.shadow import Beside, Done
 from edgectl.pipelines.video.swap import HotSwap
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -103,6 +105,8 @@ class SecondStage:
         """The engine that the present one took over from."""
         self.classes: ClassMap | None = None
         """What each pixel is by the last answer, of a model that tells it."""
+        self._beside: Beside[CropShadow] = Beside(f"part {config.part}")
+        """A second engine that is compared."""
         self._stopped = False
         self._told_failure_s = -1e9
         self._sit_down(engines.engine)
@@ -174,11 +178,29 @@ class SecondStage:
 
     @property
     def stuck(self) -> bool:
-        """Whether the engine's call does not come back."""
-        return self.engines.engine.stuck_s(time.monotonic_ns()) is not None
+        """Whether a call that its crops wait for does not come back."""
+        now_ns = time.monotonic_ns()
+        return self.engines.engine.stuck_s(now_ns) is not None or self._beside.stuck(now_ns)
 
     def swap(self, engine: CropEngine) -> float:
         """See :meth:`~edgectl.pipelines.video.swap.HotSwap.switch`. Raises :class:`ModelError` for other labels."""
+        self._check_labels(engine)
+        self._sit_down(engine)
+        gap_ms = self.engines.switch(engine)
+        self._beside.end("the stream took another engine")
+        return gap_ms
+
+    def revert(self) -> None:
+        """See :meth:`~edgectl.pipelines.video.swap.HotSwap.revert`."""
+        self.engines.revert()
+        self._beside.end("the stream took another engine")
+
+    def compare(self, engine: CropEngine, percent: float, crops: int, done: Done) -> None:
+        """Run another engine beside on some of the next crops. Raises :class:`ModelError` for other labels."""
+        self._check_labels(engine)
+        self._beside.put(CropShadow(engine, self.engines.engine, self.config, percent, crops, done))
+
+    def _check_labels(self, engine: CropEngine) -> None:
         running = self.engines.engine.labels
         if engine.labels != running:
             engine.close()
@@ -186,8 +208,6 @@ class SecondStage:
                 f"the new engine's {len(engine.labels)} labels are not the {len(running)} of the running one",
                 hint="start the stream anew for another set of labels",
             )
-        self._sit_down(engine)
-        return self.engines.switch(engine)
 
     def crops(self) -> Frames:
         """What became of them."""
@@ -202,6 +222,7 @@ class SecondStage:
 
     def close(self) -> bool:
         """After the stream's threads have ended. False: a call of the engine is stuck."""
+        self._beside.end("the stream has ended")
         closed = self.engines.close()
         while self._results:
             result = self._results.popleft()
@@ -249,7 +270,8 @@ class SecondStage:
             engine.end()
             raise
         looked = Looked(self._names[int(tracks.cls[row])], (box - [left, top, left, top]).tolist())
-        job = _CropJob(self, engine, staging, meta, looked, track, frame.stamp)
+        compared = crop if self._beside.on else None
+        job = _CropJob(self, engine, staging, meta, looked, track, frame.stamp, compared)
         self._ledger.capture()
         with self._change:
             self._open.add(job)
@@ -275,6 +297,12 @@ class SecondStage:
             self._tracer.record(engine_stage(self.part), ran.ended_ns - ran.started_ns)
         return None if answer is None else Vote(job.stamp.t_s, answer.value, answer.score)
 
+    def beside(self, job: _CropJob, ran: Ran) -> None:
+        """A crop that the engine has given back, by its thread: to one that is compared as well."""
+        crop = job.crop
+        if crop is not None and job.engine is self.engines.engine:
+            self._beside.step(lambda shadow: shadow.step(crop, ran, job.meta, job.looked))
+
     def late(self, stamp: Stamp, now_ns: int) -> bool:
         return not self.waits and now_ns - stamp.avail_ns > self.config.within_s * 1e9
 
@@ -296,7 +324,7 @@ class SecondStage:
 class _CropJob:
     """See :class:`~edgectl.pipelines.video.engine_pool.EngineJob`."""
 
-    __slots__ = ("_stage", "_staging", "engine", "looked", "meta", "more", "stamp", "tensor", "track")
+    __slots__ = ("_stage", "_staging", "crop", "engine", "looked", "meta", "more", "stamp", "tensor", "track")
 
     def __init__(
         self,
@@ -307,7 +335,10 @@ class _CropJob:
         looked: Looked,
         track: int,
         stamp: Stamp,
+        crop: Frame | None,
     ) -> None:
+        """``crop``: the picture, where another engine may look at it, too."""
+        self.crop = crop
         self.tensor: NDArray[Any] = staging.tensor
         self.more: Sequence[NDArray[Any]] = ()
         self.engine = engine
@@ -327,6 +358,7 @@ class _CropJob:
     def ran(self, ran: Ran) -> None:
         self._come_back(_Result(self, ran))
         self._stage.engines.frame_done(self.engine, None)
+        self._stage.beside(self, ran)
 
     def failed(self, e: Exception) -> None:
         self._come_back(_Result(self, error=e))
