@@ -109,7 +109,8 @@ def run(
     output: Printer,
 ) -> None:
     """Run a pipeline on a camera, a file or a microphone and print its events. Several sources run side by side
-    and share the engine; one that fails does not stop the others. With --json: one object at the end, with the
+    and share the engine; one that fails does not stop the others. A camera that is off is waited for, at the start, too;
+    with --seconds, one that never comes is an error. With --json: one object at the end, with the
     first 10,000 events. Ctrl-C ends it in good order: the summary comes, and the exit code is 130. SIGHUP reads the
     configuration files again: the streams go on with them between two frames."""
     from edgectl.cli._signals import StopRequest
@@ -245,6 +246,8 @@ def run(
             runtimes=tuple(machine.runtimes),
             parts={part: Bundle(path) for part, path in bundles.items()},
             prefer=None if prefer is None else prefer.value,
+            # of a microphone that is not there, the name is wrong
+            patient=has_pictures(kind),
             trace=trace,
             stop=stop.event,
             started=running,

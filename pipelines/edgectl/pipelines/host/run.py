@@ -87,6 +87,7 @@ def run_stream(
     prefer: Preference | None = None,
     stream: str = "run",
     sinks: Sequence[Sink] = (),
+    patient: bool = False,
     stop: threading.Event | None = None,
 ) -> RunSummary:
     """Run until the source ends, ``seconds`` of it are over, somebody sets ``stop``, or it fails.
@@ -111,6 +112,7 @@ def run_stream(
         variants=variants,
         parts=parts,
         prefer=prefer,
+        patient=patient,
         stop=stop,
     )
     if result.error is not None:
@@ -154,17 +156,19 @@ def run_streams(
     variants: Mapping[str, Variant] | None = None,
     parts: Mapping[str, Bundle] | None = None,
     prefer: Preference | None = None,
+    patient: bool = False,
     trace: Path | None = None,
     stop: threading.Event | None = None,
     started: Callable[[Mapping[str, Pipeline]], None] | None = None,
     on_failure: Callable[[str, EdgectlError], None] | None = None,
 ) -> list[StreamResult]:
     """Run several streams side by side; they share each engine. One that fails, at its start or later, does not
-    stop the others: its result says so.
+    stop the others: its result says so. ``patient``: a camera that is away at the start is waited for, as one is that
+    goes away later; where nothing but a person can help (a wrong password), the stream fails.
 
     ``on_event`` is called by one thread at a time; ``on_failure`` from this one, with the name of a stream, when that
     fails: the others may run for weeks. ``trace``: a file for what the threads did last, as a Chrome
-    trace. The rest is as for :func:`run_stream`. Raises :class:`EdgectlError` for what concerns all streams.
+    trace. ``started`` hears of streams once they run. The rest is as for :func:`run_stream`. Raises :class:`EdgectlError` for what concerns all streams.
     """
     names = [s.name for s in streams]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -195,6 +199,7 @@ def run_streams(
                     ear.of(one.name),
                     open_engine,
                     one.out,
+                    patient=patient,
                     seconds=seconds,
                     sinks=one.sinks,
                     pool=pool,
@@ -205,6 +210,7 @@ def run_streams(
     ]
 
     failed: set[str] = set()
+    known_live: set[str] = set()
 
     def progress() -> None:
         for one in running:
@@ -212,6 +218,9 @@ def run_streams(
                 failed.add(one.name)
                 on_failure(one.name, one.error)
         live = [one for one in running if one.started_s is not None]
+        if started is not None and (new := [one for one in live if one.name not in known_live]):
+            known_live.update(one.name for one in new)
+            started({one.name: one.pipeline for one in new})
         if on_progress is not None and live:
             stats = {one.name: one.pipeline.stats() for one in live}
             expected = [one.pipeline.expected for one in live]
@@ -220,10 +229,7 @@ def run_streams(
             on_progress(stats, share)
 
     try:
-        for one in running:
-            one.start()
-        if started is not None:
-            started({one.name: one.pipeline for one in running if one.started_s is not None})
+        _start_all(running, progress, stop)
         progress()
         while ear.deaf is None and not (stop is not None and stop.is_set()):
             over = [one.over(_LOOK_S / len(running)) for one in running]
@@ -253,25 +259,56 @@ def check_places(configs: Mapping[str, PipelineConfig]) -> None:
                 )
 
 
+def _start_all(
+    running: Sequence[RunningStream], look: Callable[[], None], stop: threading.Event | None
+) -> None:
+    """Side by side: a camera that does not answer keeps no other waiting. ``look`` is called meanwhile."""
+    starting = _SideBySide("start", {one.name: one.start for one in running})
+    try:
+        while not starting.done(_LOOK_S) and not (stop is not None and stop.is_set()):
+            look()
+    finally:
+        for one in running:
+            if one.started_s is None:
+                one.pipeline.interrupt()
+        starting.join()
+
+
 def stop_all(running: Sequence[RunningStream]) -> None:
     """Side by side: one that waits for what hangs keeps no other waiting."""
-    failed: list[BaseException] = []
+    _SideBySide("stop", {one.name: one.stop for one in running}).join()
 
-    def stop(one: RunningStream) -> None:
+
+class _SideBySide:
+    """Calls, each in a thread of its own."""
+
+    def __init__(self, does: str, calls: Mapping[str, Callable[[], None]]) -> None:
+        self._raised: list[BaseException] = []
+        self._threads = [
+            threading.Thread(target=self._run, args=(call,), name=f"{does}-{name}", daemon=True)
+            for name, call in calls.items()
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def done(self, timeout_s: float) -> bool:
+        until_s = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, until_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def join(self) -> None:
+        """Raises what one of them raised."""
+        for thread in self._threads:
+            thread.join()
+        if self._raised:
+            raise self._raised[0]
+
+    def _run(self, call: Callable[[], None]) -> None:
         try:
-            one.stop()
+            call()
         except BaseException as e:
-            failed.append(e)
-
-    threads = [
-        threading.Thread(target=stop, args=(one,), name=f"stop-{one.name}", daemon=True) for one in running
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
+            self._raised.append(e)
 
 
 class RunningStream:

@@ -60,6 +60,8 @@ from edgectl.pipelines.video.track_watch import Known, TrackWatch
 __all__ = ["Analyser", "VideoPipeline"]
 
 _JOIN_S = 20.0
+_MAX_DETAIL = 200
+"""Characters of what is wrong with the source."""
 _SETTLE_S = 10.0
 """So long an engine may take for the frames that are under way."""
 
@@ -439,6 +441,7 @@ class VideoPipeline(Configurable):
         slot = self._engines.engine.slot
         level = None if self._degradation is None else self._degradation.level
         outage = self._capture.outage or ("engine_stuck" if self._stuck else None)
+        trouble, retry_s = self._capture.trouble
         state = (
             "failed" if self._error else "ended" if self._done.is_set() else "outage" if outage else "running"
         )
@@ -454,6 +457,8 @@ class VideoPipeline(Configurable):
             budget_ms=self._budget_ms,
             state=state,
             reason=outage or self._capture.view,
+            detail=None if trouble is None else trouble[:_MAX_DETAIL],
+            retry_s=None if retry_s is None else round(retry_s, 1),
             counters={
                 **self._analysis.analyser.counters(),
                 **self._sinks.counters,

@@ -76,6 +76,7 @@ class HttpSource:
         self._closed = threading.Event()
         self.decode_errors = self.corrupt_frames = self.degraded_frames = 0
         self.outage: str | None = None
+        self.trouble: str | None = None
 
     def keep_packets(self, ring: PacketRing) -> bool:
         self._ring = ring
@@ -137,6 +138,10 @@ class HttpSource:
         self.decode_errors, self.corrupt_frames = source.decode_errors, source.corrupt_frames
         self.degraded_frames = source.degraded_frames if isinstance(source, LiveSource) else 0
         self.outage = source.outage
+        self.trouble = source.trouble if isinstance(source, LiveSource) else None
+
+    def retry_s(self) -> float | None:
+        return self._source.retry_s() if isinstance(self._source, LiveSource) else None
 
     def _kind(self) -> str:
         """``camera``, ``list`` or ``file``."""
