@@ -10,9 +10,10 @@ from pydantic import Field, field_validator, model_validator
 from edgectl.core.bundle import Preference
 from edgectl.core.config_file import ConfigFile, read_toml
 from edgectl.core.errors import UsageError
-from edgectl.core.schema import Config, Name
+from edgectl.core.schema import Config, Key, Name, wrong_at
 from edgectl.link.config import BrokerConfig
 from edgectl.pipelines.kinds import KINDS
+from edgectl.pipelines.places import Place, folder_place, shared_place, written_places
 from edgectl.pipelines.view.guard import DEFAULT_PORT, is_loopback, parse_address
 
 __all__ = ["AgentConfig", "StreamConfig", "ViewConfig", "load_agent_config", "read_agent_config"]
@@ -109,6 +110,21 @@ class AgentConfig(Config):
     improve_after_s: float = Field(default=900.0, ge=0)
     """Seconds with nothing to deploy and cores to spare after which a TensorRT plan is built again at the
     best level. 0: never."""
+
+    @model_validator(mode="after")
+    def _streams_keep_apart(self) -> AgentConfig:
+        places: dict[str, list[tuple[Key, Place]]] = {}
+        for name, stream in self.pipelines.items():
+            folder: list[tuple[Key, Place]] = (
+                [] if stream.out is None else [(("out",), folder_place(stream.out))]
+            )
+            sinks = written_places(name, stream.config)
+            places[name] = [*folder, *((("config", *key), place) for key, place in sinks)]
+        if (shared := shared_place(places)) is not None:
+            raise wrong_at(
+                ("pipelines", shared.second, *shared.key), f"{shared.text}: each needs a place of its own"
+            )
+        return self
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -121,6 +122,7 @@ def run(
     from edgectl.pipelines.host.config import parse_config, read_config
     from edgectl.pipelines.host.live import has_pictures, shape_editor
     from edgectl.pipelines.host.live_config import LiveConfig
+    from edgectl.pipelines.host.place_check import check_places
     from edgectl.pipelines.host.run import StreamResult, StreamToRun, run_streams
     from edgectl.pipelines.stream.threads import prepare_process
 
@@ -150,6 +152,7 @@ def run(
     plain_bundles, bundles = named_bundles(bundle)
 
     files: dict[str, ConfigFile] = {}
+    in_force: dict[str, PipelineConfig] = {}
 
     def adjusted(chosen: PipelineConfig) -> PipelineConfig:
         for sink in ("mqtt", "frigate"):
@@ -163,9 +166,11 @@ def run(
     def settings(name: str) -> PipelineConfig:
         path = paths[name]
         if path is None:
-            return adjusted(parse_config(kind, None))
-        chosen, files[name] = read_config(kind, path)
-        return adjusted(chosen)
+            chosen = parse_config(kind, None)
+        else:
+            chosen, files[name] = read_config(kind, path)
+        in_force[name] = adjusted(chosen)
+        return in_force[name]
 
     def draw(name: str, text: str, file: str) -> str:
         """Into the streams that were started with this file."""
@@ -173,9 +178,21 @@ def run(
         return live[name].draw(text, file) + "".join(f" {n}: {live[n].draw(text, file)}" for n in same)
 
     def reload() -> None:
-        for name in sorted(n for n, path in paths.items() if path is not None):
+        written = sorted(n for n, path in paths.items() if path is not None)
+        fresh: dict[str, PipelineConfig] = {}
+        for name in written:
+            # what is wrong with one is told below
+            with contextlib.suppress(EdgectlError):
+                fresh[name] = live[name].read()
+        try:
+            check_places({**in_force, **fresh}, {})
+        except UsageError as e:
+            output.stderr.print(f"the configurations before stay: {e.message}", soft_wrap=True, markup=False)
+            return
+        for name in written:
             try:
                 told = live[name].reload()
+                in_force[name] = fresh.get(name, in_force[name])
             except EdgectlError as e:
                 told = f"the configuration before stays: {e.message}"
             output.stderr.print(f"{name}: {told}", soft_wrap=True, markup=False)

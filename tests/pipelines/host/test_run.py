@@ -351,24 +351,6 @@ def test_a_camera_that_does_not_answer_keeps_no_other_waiting(
     assert [r.error for r in results] == [None, None]
 
 
-@pytest.mark.parametrize(
-    "sinks",
-    [
-        {"restream": "rtsp://me:secret@server/yard"},
-        {"mqtt": {"url": "mqtt://broker", "topic": "yard"}},
-        {"frigate": {"url": "mqtt://broker", "camera": "yard"}},
-    ],
-)
-def test_two_streams_that_would_write_to_one_place_are_refused(tmp_path: Path, sinks: dict[str, Any]) -> None:
-    config = parse_config("surveillance", sinks)
-    streams = [StreamToRun("gate", "a.mp4", config), StreamToRun("yard", "b.mp4", config)]
-    variants = {"detector": make_variant(tmp_path / "blobs", box_task())}
-    with pytest.raises(
-        UsageError, match=f"'gate' and 'yard' would write to the same place of `{min(sinks)}`"
-    ):
-        run_streams("surveillance", [], streams, variants=variants)
-
-
 def test_two_streams_of_one_name_are_refused(tmp_path: Path) -> None:
     streams = [StreamToRun("gate", "a.mp4"), StreamToRun("gate", "b.mp4")]
     with pytest.raises(UsageError, match="two streams are called 'gate'"):

@@ -18,6 +18,7 @@ from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
 from edgectl.pipelines.decoders import DECODERS
 from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.host.place_check import check_places
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, make_pipeline, open_variant
 from edgectl.pipelines.kinds.config import PipelineConfig
@@ -31,7 +32,6 @@ __all__ = [
     "StreamResult",
     "StreamToRun",
     "Tally",
-    "check_places",
     "engines_for",
     "part_of",
     "part_variants",
@@ -177,7 +177,7 @@ def run_streams(
         bundles, facts or frozenset(), runtimes, prefer, parts
     )
     configs = {one.name: one.config or parse_config(kind, None) for one in streams}
-    check_places(configs)
+    check_places(configs, {one.name: one.out for one in streams})
     needed = {name: engines_for(kind, config, engines) for name, config in configs.items()}
     if unused := set(engines) - {part for some in needed.values() for part in some}:
         raise UsageError(
@@ -244,19 +244,6 @@ def run_streams(
         raise ear.deaf
     progress()
     return [StreamResult(one.name, one.summary(kind, ear.tallies[one.name]), one.error) for one in running]
-
-
-def check_places(configs: Mapping[str, PipelineConfig]) -> None:
-    """Two streams must not send to one address or topic. Raises :class:`UsageError`."""
-    found: dict[tuple[str, tuple[str | None, ...]], str] = {}
-    for name, config in configs.items():
-        for sink, options in config.sinks.items():
-            place = options.own_place() if options else ()
-            if place and (other := found.setdefault((sink, place), name)) != name:
-                raise UsageError(
-                    f"the streams {other!r} and {name!r} would write to the same place of `{sink}`",
-                    hint="give each a configuration of its own: --config NAME=FILE",
-                )
 
 
 def _start_all(

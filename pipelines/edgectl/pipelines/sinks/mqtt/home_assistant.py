@@ -7,7 +7,6 @@ Home Assistant's documentation, "MQTT discovery"; ``homeassistant/components/mqt
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from edgectl.core.schema import Config
+from edgectl.pipelines.places import HOME_ASSISTANT, slug
 from edgectl.pipelines.sinks.mqtt.topics import Topic
 
 __all__ = ["HomeAssistantConfig", "discovery"]
@@ -24,7 +24,7 @@ _MANY = 12
 
 
 class HomeAssistantConfig(Config):
-    prefix: Topic = "homeassistant"
+    prefix: Topic = HOME_ASSISTANT
     """Home Assistant's discovery prefix."""
     name: str | None = Field(default=None, max_length=64)
     """Of the device; none: the stream's."""
@@ -49,7 +49,7 @@ def discovery(
 ) -> tuple[str, dict[str, Any]]:
     """Topic and content of the discovery message. ``topic``: prefix of the stream's own topics. ``attributes``: part of
     a second stage → the values that it can decide for; of more than 12 none has a sensor. ``scenes``: parts that look at the whole picture."""
-    device = _slug(topic)
+    device = slug(topic)
     state = f"{topic}/state"
     shown = [label for label in labels if label in config.labels] if config.labels else list(labels)
     if not config.labels and len(shown) > _MANY:
@@ -88,17 +88,17 @@ def discovery(
         parts = {"problem": parts["problem"]}
         shown = []
     for label in shown:
-        parts[f"label_{_slug(label)}"] = sensor(
+        parts[f"label_{slug(label)}"] = sensor(
             label.capitalize(), f"{{{{ value_json['objects']['{_quoted(label)}'] }}}}"
         )
     for name, values in (attributes or {}).items():
         for value in values if len(values) <= _MANY else ():
-            parts[f"attribute_{_slug(name)}_{_slug(value)}"] = sensor(
+            parts[f"attribute_{slug(name)}_{slug(value)}"] = sensor(
                 f"{name} {value}",
                 f"{{{{ value_json['attributes']['{_quoted(name)}']['{_quoted(value)}'] }}}}",
             )
     for name in scenes:
-        parts[f"scene_{_slug(name)}"] = {
+        parts[f"scene_{slug(name)}"] = {
             "platform": "sensor",
             "name": name,
             "state_topic": state,
@@ -106,11 +106,11 @@ def discovery(
         }
     for zone in zones:
         count = f"value_json['zones']['{_quoted(zone)}']['all']"
-        parts[f"zone_{_slug(zone)}"] = binary(f"{zone} occupied", f"{count} > 0", "occupancy")
-        parts[f"zone_{_slug(zone)}_count"] = sensor(f"{zone} count", f"{{{{ {count} }}}}")
+        parts[f"zone_{slug(zone)}"] = binary(f"{zone} occupied", f"{count} > 0", "occupancy")
+        parts[f"zone_{slug(zone)}_count"] = sensor(f"{zone} count", f"{{{{ {count} }}}}")
     for line in lines:
         for way in ("in", "out"):
-            parts[f"line_{_slug(line)}_{way}"] = sensor(
+            parts[f"line_{slug(line)}_{way}"] = sensor(
                 f"{line} {way}",
                 f"{{{{ value_json['lines']['{_quoted(line)}']['{way}'] }}}}",
                 state_class="total_increasing",
@@ -125,7 +125,7 @@ def discovery(
             "state_topic": f"{topic}/detect/state",
         }
     for rule in rules:
-        parts[f"arm_{_slug(rule)}"] = {
+        parts[f"arm_{slug(rule)}"] = {
             "platform": "switch",
             "name": f"{rule} armed",
             "command_topic": f"{topic}/arm/{rule}/set",
@@ -146,11 +146,6 @@ def discovery(
         "cmps": parts,
     }
     return f"{config.prefix}/device/{device}/config", message
-
-
-def _slug(text: str) -> str:
-    """Home Assistant takes ``[a-zA-Z0-9_-]`` in topics and ids."""
-    return re.sub(r"[^a-zA-Z0-9_-]+", "_", text).strip("_")
 
 
 def _quoted(text: str) -> str:

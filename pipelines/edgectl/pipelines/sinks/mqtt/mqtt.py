@@ -11,11 +11,12 @@ from typing import Any
 
 from pydantic import field_validator
 
+from edgectl.pipelines.places import Place, live_topic, mqtt_places
 from edgectl.pipelines.sinks.base import SinkContext, SinkType, StreamOutput
 from edgectl.pipelines.sinks.mqtt.connection import BrokerSink, MqttConfig, Said
 from edgectl.pipelines.sinks.mqtt.home_assistant import HomeAssistantConfig, discovery
 from edgectl.pipelines.sinks.mqtt.state import StreamState
-from edgectl.pipelines.sinks.mqtt.topics import Topic, host_name
+from edgectl.pipelines.sinks.mqtt.topics import Topic
 from edgectl.pipelines.stream.events import is_update
 
 __all__ = ["SINK", "EventsVoice", "OwnMqttConfig"]
@@ -34,8 +35,9 @@ class OwnMqttConfig(MqttConfig):
     home_assistant: HomeAssistantConfig | None = None
     """``true``, or settings: makes a device of the stream."""
 
-    def own_place(self) -> tuple[str | None, ...]:
-        return () if self.topic is None else (self.url, self.topic)
+    def own_places(self, stream: str) -> tuple[Place, ...]:
+        device = self.home_assistant
+        return mqtt_places(stream, self.url, self.topic, None if device is None else device.prefix)
 
     @field_validator("home_assistant", mode="before")
     @classmethod
@@ -50,7 +52,7 @@ class EventsVoice:
     def __init__(self, options: OwnMqttConfig, context: SinkContext, now_s: float) -> None:
         self._options = options
         self._context = context
-        self.topic = options.topic or f"edgectl/live/{host_name()}/{context.stream}"
+        self.topic = options.topic or live_topic(context.stream)
         self.availability = f"{self.topic}/available"
         self.sends_pictures = context.fps is not None and (
             options.picture or options.home_assistant is not None
