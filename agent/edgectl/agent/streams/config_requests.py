@@ -30,7 +30,8 @@ def configure_stream(
     before = stream.config
     if config == before:
         return "nothing has changed"
-    if config.config != before.config and (refused := _ask(stream, config, told, timeout_s)) is not None:
+    asked = config.config != before.config
+    if asked and (refused := _ask(stream, config, told, timeout_s)) is not None:
         if isinstance(refused, str) and config.model_copy(update={"config": before.config}) == before:
             return refused
         if isinstance(refused, ConfigureFailed):
@@ -42,7 +43,9 @@ def configure_stream(
     changed = [
         name for name in ("source", "out", "stall_s") if getattr(config, name) != getattr(before, name)
     ]
-    stream.adopt(config)
+    with stream.changed:
+        # what it goes on with its worker has said, and may have taken back since
+        stream.adopt(config.model_copy(update={"config": stream.config.config}) if asked else config)
     if changed == ["stall_s"] or not changed:
         return "in force"
     stream.restart(f"its {' and '.join(changed)} changed")
