@@ -64,7 +64,7 @@ SMALL = "name = 'a'\nstate_dir = 's'\n[broker]\nhost = 'x'\n"
         (
             "name = 'a'\nstate_dir = 's'\n[broker]\nhost = 'x'\n"
             "[pipelines.yard]\nkind = 'cooking'\nsource = 's'\nslots = {detector = 'd'}",
-            r"a\.toml:6: pipelines\.yard\.kind: there is no kind of pipeline 'cooking': there are surveillance, driving, speech",
+            r"a\.toml:6: pipelines\.yard\.kind: there is no kind of pipeline 'cooking': there are: surveillance, driving, speech",
         ),
     ],
 )

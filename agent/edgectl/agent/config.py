@@ -10,10 +10,11 @@ from pydantic import Field, field_validator, model_validator
 from edgectl.core.bundle import Preference
 from edgectl.core.config_file import ConfigFile, read_toml
 from edgectl.core.errors import UsageError
+from edgectl.core.nearest import did_you_mean
 from edgectl.core.schema import Config, Key, Name, wrong_at
 from edgectl.link.config import BrokerConfig
 from edgectl.pipelines.kinds import KINDS
-from edgectl.pipelines.places import Place, folder_place, shared_place, written_places
+from edgectl.pipelines.places import OwnPlace, folder_place, shared_place, written_places
 from edgectl.pipelines.view.guard import DEFAULT_PORT, is_loopback, parse_address
 
 __all__ = ["AgentConfig", "StreamConfig", "ViewConfig", "load_agent_config", "read_agent_config"]
@@ -37,7 +38,7 @@ class StreamConfig(Config):
     def _is_known(cls, kind: str) -> str:
         if kind not in KINDS:
             raise ValueError(
-                f"there is no kind of pipeline {kind[:64]!r}: there are {', '.join(KINDS.names())}"
+                f"there is no kind of pipeline {kind[:64]!r}: {did_you_mean(kind, KINDS.names())}"
             )
         return kind
 
@@ -113,9 +114,9 @@ class AgentConfig(Config):
 
     @model_validator(mode="after")
     def _streams_keep_apart(self) -> AgentConfig:
-        places: dict[str, list[tuple[Key, Place]]] = {}
+        places: dict[str, list[tuple[Key, OwnPlace]]] = {}
         for name, stream in self.pipelines.items():
-            folder: list[tuple[Key, Place]] = (
+            folder: list[tuple[Key, OwnPlace]] = (
                 [] if stream.out is None else [(("out",), folder_place(stream.out))]
             )
             sinks = written_places(name, stream.config)

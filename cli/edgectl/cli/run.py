@@ -18,6 +18,7 @@ from edgectl.cli._live import LivePage
 from edgectl.cli._options import Prefer
 from edgectl.cli._printer import Printer, plain
 from edgectl.core.errors import EdgectlError, EngineError, UsageError
+from edgectl.core.nearest import did_you_mean
 from edgectl.pipelines.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ MAX_RECORDS = 10_000
 def _known(kind: str) -> str:
     if kind not in KINDS:
         raise typer.BadParameter(
-            f"there is no kind of pipeline {kind!r}: there are {', '.join(KINDS.names())}"
+            f"there is no kind of pipeline {kind!r}: {did_you_mean(kind, KINDS.names())}"
         )
     return kind
 
@@ -194,7 +195,7 @@ def run(
                 told = live[name].reload()
                 in_force[name] = fresh.get(name, in_force[name])
             except EdgectlError as e:
-                told = f"the configuration before stays: {e.message}"
+                told = f"the configuration before stays: {sentence(e)}"
             output.stderr.print(f"{name}: {told}", soft_wrap=True, markup=False)
 
     machine = probe()
@@ -236,7 +237,7 @@ def run(
         def lost(name: str, error: EdgectlError) -> None:
             table.mark(name, kind, "failed")
             if several:
-                output.stderr.print(f"{name} failed: {error.message}", soft_wrap=True, markup=False)
+                output.stderr.print(f"{name} failed: {sentence(error)}", soft_wrap=True, markup=False)
             if view is not None:
                 view.mark(name, "failed", error.message)
 
@@ -290,6 +291,10 @@ def run(
         )
     if stop.number is not None:
         raise typer.Exit(128 + stop.number)
+
+
+def sentence(error: EdgectlError) -> str:
+    return error.message if error.hint is None else f"{error.message} ({error.hint})"
 
 
 def located(error: EdgectlError, file: ConfigFile | None) -> EdgectlError:

@@ -6,6 +6,7 @@ Needs no library of pictures: the agent asks before it starts a worker.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
@@ -21,7 +22,7 @@ from edgectl.core.uri import redact
 __all__ = [
     "FRIGATE",
     "HOME_ASSISTANT",
-    "Place",
+    "OwnPlace",
     "SharedPlace",
     "folder_place",
     "frigate_places",
@@ -40,7 +41,7 @@ FRIGATE = "frigate"
 
 
 @dataclass(frozen=True)
-class Place:
+class OwnPlace:
     what: str
     """For a sentence: ``send to rtsp://server/yard``. Without secrets."""
     same: tuple[str, ...]
@@ -54,14 +55,14 @@ class SharedPlace:
     """Streams."""
     key: Key
     """Setting of the second."""
-    place: Place
+    place: OwnPlace
 
     @property
     def text(self) -> str:
         return f"the streams {self.first!r} and {self.second!r} would both {self.place.what}"
 
 
-def shared_place(streams: Mapping[str, Iterable[tuple[Key, Place]]]) -> SharedPlace | None:
+def shared_place(streams: Mapping[str, Iterable[tuple[Key, OwnPlace]]]) -> SharedPlace | None:
     """The first place that two streams have, if there is one."""
     found: dict[tuple[str, ...], str] = {}
     for name, places in streams.items():
@@ -71,40 +72,42 @@ def shared_place(streams: Mapping[str, Iterable[tuple[Key, Place]]]) -> SharedPl
     return None
 
 
-def folder_place(folder: Path) -> Place:
-    return Place(f"write their files into {folder}", ("folder", os.path.abspath(folder)))
+def folder_place(folder: Path) -> OwnPlace:
+    return OwnPlace(f"write their files into {folder}", ("folder", os.path.abspath(folder)))
 
 
-def restream_places(url: str) -> tuple[Place, ...]:
-    return (Place(f"send to {redact(url)}", ("restream", *_server(url), urlsplit(url).path)),)
+def restream_places(url: str) -> tuple[OwnPlace, ...]:
+    return (OwnPlace(f"send to {redact(url)}", ("restream", *_server(url), urlsplit(url).path)),)
 
 
 def mqtt_places(
     stream: str, url: str | None, topic: str | None, home_assistant: str | None
-) -> tuple[Place, ...]:
+) -> tuple[OwnPlace, ...]:
     """``topic`` None: the stream's own. ``home_assistant``: the discovery prefix, where there is a device."""
     topic = topic or live_topic(stream)
     server = _broker(url)
-    places = [Place(f"send to the topic {topic!r}", ("mqtt", *server, topic))]
+    places = [OwnPlace(f"send to the topic {topic!r}", ("mqtt", *server, topic))]
     if home_assistant is not None:
         same = ("home_assistant", *server, home_assistant, slug(topic))
-        places.append(Place(f"be Home Assistant's device {slug(topic)!r}", same))
+        places.append(OwnPlace(f"be Home Assistant's device {slug(topic)!r}", same))
     return tuple(places)
 
 
-def frigate_places(stream: str, url: str | None, topic: str, camera: str | None) -> tuple[Place, ...]:
+def frigate_places(stream: str, url: str | None, topic: str, camera: str | None) -> tuple[OwnPlace, ...]:
     camera = camera or stream
     return (
-        Place(f"be the camera {camera!r} of the topic {topic!r}", ("frigate", *_broker(url), topic, camera)),
+        OwnPlace(
+            f"be the camera {camera!r} of the topic {topic!r}", ("frigate", *_broker(url), topic, camera)
+        ),
     )
 
 
-def written_places(stream: str, config: Mapping[str, Any]) -> Iterator[tuple[Key, Place]]:
+def written_places(stream: str, config: Mapping[str, Any]) -> Iterator[tuple[Key, OwnPlace]]:
     """Of a configuration as it is written, before anybody has looked whether it is right: what cannot be read is left
     to who does."""
     restream, mqtt, frigate = (config.get(name) for name in ("restream", "mqtt", "frigate"))
     url = restream.get("url") if isinstance(restream, dict) else restream
-    found: list[tuple[str, tuple[Place, ...]]] = []
+    found: list[tuple[str, tuple[OwnPlace, ...]]] = []
     try:
         if isinstance(url, str):
             found.append(("restream", restream_places(url)))
@@ -141,8 +144,12 @@ def host_name() -> str:
 
 
 def slug(text: str) -> str:
-    """Home Assistant takes ``[a-zA-Z0-9_-]`` in topics and ids."""
-    return re.sub(r"[^a-zA-Z0-9_-]+", "_", text).strip("_")
+    """Home Assistant takes ``[a-zA-Z0-9_-]`` in topics and ids. Of another script little or nothing would be left, and
+    two labels would be one."""
+    found = re.sub(r"[^a-zA-Z0-9_-]+", "_", text).strip("_")
+    if found and text.isascii():
+        return found
+    return f"{found}_{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("_")
 
 
 def _broker(url: str | None) -> tuple[str, str]:

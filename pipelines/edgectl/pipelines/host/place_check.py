@@ -8,14 +8,14 @@ from pathlib import Path
 from edgectl.core.errors import UsageError
 from edgectl.core.schema import Key
 from edgectl.pipelines.kinds.config import PipelineConfig
-from edgectl.pipelines.places import Place, folder_place, shared_place
+from edgectl.pipelines.places import OwnPlace, folder_place, shared_place
 
 __all__ = ["check_places"]
 
 
 def check_places(configs: Mapping[str, PipelineConfig], out: Mapping[str, Path | None]) -> None:
     """Two streams must not send to one address or topic, nor write into one folder. Raises :class:`UsageError`."""
-    places: dict[str, list[tuple[Key, Place]]] = {}
+    places: dict[str, list[tuple[Key, OwnPlace]]] = {}
     for name, config in configs.items():
         folder = out.get(name)
         found = places[name] = [] if folder is None else [(("out",), folder_place(folder))]

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from edgectl.core.nearest import did_you_mean
 from edgectl.core.schema import Config, wrong_at
 from edgectl.pipelines.rules import RulesConfig
 from edgectl.pipelines.sinks import SinksConfig
@@ -56,7 +57,8 @@ class PipelineConfig(SinksConfig):
         for setting, names in named.items():
             for i, name in enumerate(names):
                 if name not in self.event_names():
-                    raise wrong_at((setting, "on", i), f"{name!r} is no rule or zone")
+                    known = did_you_mean(name, sorted(self.event_names()))
+                    raise wrong_at((setting, "on", i), f"{name!r} is no rule or zone: {known}")
         return self
 
 
@@ -100,7 +102,8 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
         for where, names in self.attribute_names():
             if unknown := set(names) - set(self.attribute_parts()):
                 raise ValueError(
-                    f"{where} asks for the attribute {min(unknown)!r}, which no second_stage gives"
+                    f"{where} asks for the attribute {min(unknown)!r}, which no second_stage gives: "
+                    f"{did_you_mean(min(unknown), self.attribute_parts())}"
                 )
         return self
 
@@ -109,7 +112,9 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
         zones = self.privacy.blur.zones if self.privacy.blur else ()
         for i, zone in enumerate(zones):
             if zone not in self.zones:
-                raise wrong_at(("privacy", "blur", "zones", i), f"{zone!r} is no zone")
+                raise wrong_at(
+                    ("privacy", "blur", "zones", i), f"{zone!r} is no zone: {did_you_mean(zone, self.zones)}"
+                )
         if self.privacy.hides:
             for name, options in self.chosen().items():
                 if options.packet_seconds() and not options.hides:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from edgectl.core.schema import Config
-from edgectl.pipelines.places import Place
+from edgectl.pipelines.places import OwnPlace
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.stream.events import Event
@@ -121,7 +121,7 @@ class SinkOptions(Config):
         """Ids of rules and zones that it names: they must exist."""
         return ()
 
-    def own_places(self, stream: str) -> tuple[Place, ...]:
+    def own_places(self, stream: str) -> tuple[OwnPlace, ...]:
         """Where, outside of its stream's folder, it writes as the only one; none: others may write there, too."""
         return ()
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from edgectl.core.errors import UsageError
+from edgectl.core.nearest import did_you_mean
 from edgectl.core.schema import Config
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.decode import Detections
@@ -102,7 +103,7 @@ class Privacy:
         if unknown := classes - set(found) - set(labels.merge):
             raise UsageError(
                 f"privacy.blur.classes names {min(unknown)!r}, which the model does not know",
-                hint=f"it knows {', '.join(found[:20])}",
+                hint=did_you_mean(min(unknown), found, there_are="it knows "),
                 key=("privacy", "blur", "classes"),
             )
         merged = {old: new for new, olds in labels.merge.items() for old in olds}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgectl.pipelines.places import FRIGATE, Place, frigate_places
+from edgectl.pipelines.places import FRIGATE, OwnPlace, frigate_places
 from edgectl.pipelines.sinks.base import Record, SinkContext, SinkType, StreamOutput
 from edgectl.pipelines.sinks.mqtt.connection import BrokerSink, MqttConfig, Said
 from edgectl.pipelines.sinks.mqtt.topics import Topic
@@ -43,7 +43,7 @@ class FrigateConfig(MqttConfig):
     sub_label: str | None = None
     """Part of the second stage that says an object's `sub_label`; the others say attributes."""
 
-    def own_places(self, stream: str) -> tuple[Place, ...]:
+    def own_places(self, stream: str) -> tuple[OwnPlace, ...]:
         return frigate_places(stream, self.url, self.topic, self.camera)
 
 

@@ -7,9 +7,11 @@ Home Assistant's documentation, "MQTT discovery"; ``homeassistant/components/mqt
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -17,10 +19,14 @@ from edgectl.core.schema import Config
 from edgectl.pipelines.places import HOME_ASSISTANT, slug
 from edgectl.pipelines.sinks.mqtt.topics import Topic
 
-__all__ = ["HomeAssistantConfig", "discovery"]
+__all__ = ["HomeAssistantConfig", "LeftOver", "discovery", "left_over"]
 
 _MANY = 12
 """Labels beyond which none gets a sensor unless it is named."""
+_MAX_BYTES = 256 * 1024
+_MOST_LEFT = 256
+_KEY = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+_PLATFORM = re.compile(r"[a-z_]{1,32}")
 
 
 class HomeAssistantConfig(Config):
@@ -46,8 +52,10 @@ def discovery(
     rules: Sequence[str] = (),
     attributes: Mapping[str, Sequence[str]] | None = None,
     scenes: Sequence[str] = (),
+    left: Mapping[str, str] | None = None,
 ) -> tuple[str, dict[str, Any]]:
-    """Topic and content of the discovery message. ``topic``: prefix of the stream's own topics. ``attributes``: part of
+    """Topic and content of the discovery message. ``left``: key → platform of what it had before; what it has no more is
+    named with its platform alone, and Home Assistant removes it. ``topic``: prefix of the stream's own topics. ``attributes``: part of
     a second stage → the values that it can decide for; of more than 12 none has a sensor. ``scenes``: parts that look at the whole picture."""
     device = slug(topic)
     state = f"{topic}/state"
@@ -133,6 +141,7 @@ def discovery(
         }
     for key, part in parts.items():
         part["unique_id"] = f"{device}_{key}"
+    gone = {key: {"platform": platform} for key, platform in (left or {}).items() if key not in parts}
     message = {
         "dev": {
             "identifiers": [device],
@@ -143,9 +152,39 @@ def discovery(
         },
         "o": {"name": "edgectl", "sw_version": version("edgectl")},
         "availability_topic": f"{topic}/available",
-        "cmps": parts,
+        "cmps": parts | gone,
     }
     return f"{config.prefix}/device/{device}/config", message
+
+
+class LeftOver(NamedTuple):
+    """Of a message that a broker still has."""
+
+    platforms: dict[str, str]
+    """Key → platform, of all that it had."""
+    topics: dict[str, str]
+    """Key → topic of its state."""
+
+
+def left_over(message: bytes) -> LeftOver:
+    """What a discovery message, which anybody may have written, has of entities."""
+    platforms: dict[str, str] = {}
+    topics: dict[str, str] = {}
+    try:
+        said = json.loads(message) if len(message) <= _MAX_BYTES else None
+    except (ValueError, RecursionError):
+        said = None
+    parts = said.get("cmps") if isinstance(said, dict) else None
+    for key, part in parts.items() if isinstance(parts, dict) else ():
+        platform = part.get("platform") if isinstance(part, dict) else None
+        if not isinstance(platform, str) or not _PLATFORM.fullmatch(platform) or not _KEY.fullmatch(key):
+            continue
+        if len(platforms) == _MOST_LEFT:
+            break
+        platforms[key] = platform
+        if isinstance(topic := part.get("state_topic"), str):
+            topics[key] = topic
+    return LeftOver(platforms, topics)
 
 
 def _quoted(text: str) -> str:

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from edgectl.core.errors import EdgectlError, EngineError
 from edgectl.link.mqtt import Tls
-from edgectl.pipelines.places import Place, restream_places
+from edgectl.pipelines.places import OwnPlace, restream_places
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.encode import encoded_size
 from edgectl.pipelines.sinks.restream.packets import RtpEncoder
@@ -76,7 +76,7 @@ class RestreamConfig(SinkOptions):
             ) from None
         return url
 
-    def own_places(self, stream: str) -> tuple[Place, ...]:
+    def own_places(self, stream: str) -> tuple[OwnPlace, ...]:
         return restream_places(self.url)
 
 
