@@ -115,6 +115,7 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
                 raise wrong_at(
                     ("privacy", "blur", "zones", i), f"{zone!r} is no zone: {did_you_mean(zone, self.zones)}"
                 )
+        self._check_what_is_told()
         if self.privacy.hides:
             for name, options in self.chosen().items():
                 if options.packet_seconds() and not options.hides:
@@ -124,6 +125,26 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
                         "leave it out, or privacy",
                     )
         return self
+
+    def _check_what_is_told(self) -> None:
+        """A part that may look at nothing is a mistake, and so is one that is not there."""
+        blur = self.privacy.blur
+        if blur is None:
+            return
+        for i, part in enumerate(blur.tell):
+            if part not in self.attribute_parts():
+                known = did_you_mean(part, self.attribute_parts())
+                raise wrong_at(
+                    ("privacy", "blur", "tell", i), f"{part!r} is no part of second_stage: {known}"
+                )
+        hidden = {*blur.classes, *(new for new, olds in self.merge.items() if {*olds} & {*blur.classes})}
+        for i, stage in enumerate(self.second_stage):
+            if stage.part not in blur.tell and stage.classes and hidden.issuperset(stage.classes):
+                raise wrong_at(
+                    ("second_stage", i, "classes"),
+                    f"{stage.part!r} would look at what privacy.blur hides: name it in privacy.blur.tell to have it told, "
+                    "or leave it out",
+                )
 
     def event_names(self) -> frozenset[str]:
         return frozenset((*self.zones, *(rule.id for rule in self.rules)))
