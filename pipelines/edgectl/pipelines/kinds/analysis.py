@@ -29,6 +29,7 @@ from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.frame_path import FramePath, FrameResult, Heard
 from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
+from edgectl.pipelines.video.object_filter import ObjectFilters
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.merge import MergedDetections, merge_regions
 from edgectl.pipelines.video.second_stage.stages import SecondStages
@@ -95,6 +96,7 @@ class Analysis:
         self,
         path: FramePath,
         labels: LabelMap,
+        filters: ObjectFilters,
         tracker: ObjectTracker,
         watch: TrackWatch,
         analyser: Analyser,
@@ -120,6 +122,7 @@ class Analysis:
         self.analyser = analyser
         self._path = path
         self._labels = labels
+        self._filters = filters
         self._tracker = tracker
         self._watch = watch
         self._camera = CameraMotion()
@@ -142,8 +145,9 @@ class Analysis:
         self._stop = threading.Event()
         self.thread = stream_thread("analysis", path.stream, self._run, failed)
 
-    def adopt(self, privacy: Privacy) -> None:
-        """Hide other things from the next frame on. From this object's thread."""
+    def adopt(self, privacy: Privacy, filters: ObjectFilters) -> None:
+        """Hide and leave out other things from the next frame on. From this object's thread."""
+        self._filters = filters
         privacy.go_on_from(self._privacy)
         self._privacy = privacy
 
@@ -184,7 +188,7 @@ class Analysis:
             return
         try:
             seen = self._see(result, ran)
-            found = self._labels(seen.found)
+            found = self._filters(self._labels(seen.found), frame.width, frame.height)
         except (EngineError, ModelError) as e:
             self._inference_failed(frame, e)
             return

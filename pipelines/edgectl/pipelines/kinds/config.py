@@ -17,6 +17,7 @@ from edgectl.pipelines.sinks import SinksConfig
 from edgectl.pipelines.stream.flow import FlowConfig
 from edgectl.pipelines.video.labels import LabelConfig
 from edgectl.pipelines.video.motion_gate import MotionGateConfig
+from edgectl.pipelines.video.object_filter import ObjectFilterConfig
 from edgectl.pipelines.video.privacy import PrivacyConfig
 from edgectl.pipelines.video.regions.plan import RegionConfig
 from edgectl.pipelines.video.second_stage.config import SceneConfig, SecondStageConfig
@@ -67,6 +68,8 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
 
     pictures: ClassVar[bool] = True
 
+    filters: dict[str, ObjectFilterConfig] = Field(default={}, max_length=64)
+    """Label → which of its detections are left out."""
     flow: FlowConfig = FlowConfig()
     gate: MotionGateConfig = MotionGateConfig()
     regions: RegionConfig = RegionConfig()

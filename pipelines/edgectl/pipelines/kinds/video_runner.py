@@ -52,6 +52,7 @@ from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.health.judge import HealthConfig
 from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
+from edgectl.pipelines.video.object_filter import ObjectFilters
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
@@ -289,6 +290,7 @@ class VideoPipeline(Configurable):
         self._analysis = Analysis(
             self._path,
             labels,
+            ObjectFilters(self._config.filters, labels.labels),
             tracker,
             watch,
             analyser,
