@@ -330,7 +330,7 @@ def named_configs(given: list[str], sources: dict[str, str]) -> dict[str, Path]:
         if name and name not in sources:
             raise UsageError(
                 f"--config names the stream {name!r}, which has no source",
-                hint=f"the streams are {', '.join(sources)}",
+                hint=did_you_mean(name, sources, there_are="the streams are "),
             )
         if name in found:
             whose = f"the stream {name!r}" if name else "all streams"
