@@ -262,6 +262,8 @@ class LiveSource:
         if now - self._told_at >= _TELL_S:
             self._told_at = now
             # the message names the camera
-            _log.warning("%s; trying again%s", e.message, f" in {wait_s:.0f} s" if wait_s >= _SOON_S else "")
+            hint = f" ({e.hint})" if e.hint and before != self.outage else ""
+            again = f" in {wait_s:.0f} s" if wait_s >= _SOON_S else ""
+            _log.warning("%s%s; trying again%s", e.message, hint, again)
         self._retry_at = now + wait_s
         self._attempt += 1
