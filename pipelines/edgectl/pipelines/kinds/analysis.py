@@ -200,15 +200,19 @@ class Analysis:
         tracks = self._tracker.update(found, t, frame.width, frame.height, camera)
         self._watch.see(t, found, tracks, seen.cut)
         tracked = time.monotonic_ns()
-        hidden = self._hide(result, seen, tracks)
-        unread = self._privacy.unread(tracks, hidden) if self._second else None
+        unread = hidden = None
         if self._second:
+            hidden = self._hide(result, seen, tracks)
+            unread = self._privacy.unread(tracks, hidden)
             tracks, failures = self._second.before_rules(frame, tracks, t, unread, self._privacy.closed)
             for event in failures:
                 self.say(event, frame.stamp)
         looked = time.monotonic_ns()
         events = self.analyser.step(frame, tracks, t)
         done = time.monotonic_ns()
+        if not self._second:
+            # events do not wait for it
+            hidden = self._hide(result, seen, tracks)
         self._offer(frame, hidden, tracks, events, done)
         if any(event.type == "configuration" and event.phase == "reverted" for event in events):
             self._went_back()
