@@ -60,7 +60,7 @@ class Shot:
 
 
 SHOTS = (
-    Shot("surveillance", "gate-1.0.0", "synth://yard?seed=3&seconds=21&paced=0", YARD, 20.0),
+    Shot("surveillance", "gate-1.0.0", "synth://yard?seed=3&seconds=21&paced=0", YARD, 18.5),
     Shot("driving", "dash-1.0.0", "synth://road?seed=5&seconds=13&paced=0", ROAD, 12.0),
 )
 

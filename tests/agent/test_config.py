@@ -84,7 +84,7 @@ SMALL = "name = 'a'\nstate_dir = 's'\n[broker]\nhost = 'x'\n"
         (
             "name = 'a'\nstate_dir = 's'\n[broker]\nhost = 'x'\n"
             "[pipelines.yard]\nkind = 'cooking'\nsource = 's'\nslots = {detector = 'd'}",
-            r"a\.toml:6: pipelines\.yard\.kind: there is no kind of pipeline 'cooking': there are surveillance, driving, speech",
+            r"a\.toml:6: pipelines\.yard\.kind: there is no kind of pipeline 'cooking': there are: surveillance, driving, speech",
         ),
     ],
 )
@@ -126,3 +126,43 @@ def test_token_of_the_page_lies_beside_the_configuration(tmp_path: Path) -> None
     view = load_agent_config(tmp_path / "a.toml").view
     assert view is not None
     assert view.token_file == tmp_path / "view.token"
+
+
+def _two(gate: str, yard: str) -> str:
+    stream = "kind = 'surveillance'\nsource = 'rtsp://cam/1'\nslots = {detector = 'd'}\n"
+    return f"{SMALL}[pipelines.gate]\n{stream}{gate}\n[pipelines.yard]\n{stream}{yard}\n"
+
+
+@pytest.mark.parametrize(
+    ("gate", "yard", "told"),
+    [
+        (
+            "config = {restream = 'rtsp://me:secret@server/x'}",
+            "config = {restream = {url = 'rtsp://server:554/x'}}",
+            "a.toml:14: pipelines.yard.config.restream: the streams 'gate' and 'yard' would both send to "
+            "rtsp://server:554/x: each needs a place of its own",
+        ),
+        (
+            "out = 'files'",
+            "out = './files'",
+            "a.toml:14: pipelines.yard.out: the streams 'gate' and 'yard' would both write their files into files: "
+            "each needs a place of its own",
+        ),
+        (
+            "config = {mqtt = {url = 'mqtt://b', topic = 'a/b', home_assistant = true}}",
+            "config = {mqtt = {url = 'mqtt://b', topic = 'a_b', home_assistant = true}}",
+            "a.toml:14: pipelines.yard.config.mqtt: the streams 'gate' and 'yard' would both be Home Assistant's "
+            "device 'a_b': each needs a place of its own",
+        ),
+    ],
+)
+def test_two_streams_with_one_place_are_named_with_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: str, yard: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.toml").write_text(_two(gate, yard))
+    with pytest.raises(UsageError) as caught:
+        load_agent_config(Path("a.toml"))
+    assert caught.value.message == told
+    Path("a.toml").write_text(_two(gate, ""))
+    load_agent_config(Path("a.toml"))

@@ -52,6 +52,30 @@ def test_hang_up_reads_the_configuration_again(tmp_path: Path, bundle: Path) -> 
     assert (change["phase"], change["name"], change["begun"]) == ("applied", "c.yaml", ["lurk"])
 
 
+def test_a_configuration_that_two_streams_cannot_both_have_changes_none(tmp_path: Path, bundle: Path) -> None:
+    mqtt = "mqtt: {url: 'mqtt://127.0.0.1:9', topic: %s}\nannotate: false\n"
+    for name in ("gate", "yard"):
+        (tmp_path / f"{name}.yaml").write_text(mqtt % name)
+    source = "synth://yard?seconds=120&width=160&height=96"
+    both = [
+        word for name in ("gate", "yard") for word in ("-s", f"{name}={source}", "-c", f"{name}={name}.yaml")
+    ]
+    p = edgectl("run", "surveillance", "-b", bundle, *both, cwd=tmp_path)
+    assert p.stderr is not None
+    try:
+        said = iter(p.stderr.readline, "")
+        next(line for line in said if "frames" in line)
+        (tmp_path / "yard.yaml").write_text(mqtt % "gate")
+        os.kill(p.pid, signal.SIGHUP)
+        found = next(line for line in said if "configuration" in line)
+        assert found == (
+            "the configurations before stay: the streams 'gate' and 'yard' would both send to the topic 'gate' (`mqtt`)\n"
+        )
+    finally:
+        p.kill()
+        p.communicate()
+
+
 def test_the_mistake_of_one_stream_does_not_keep_the_others(tmp_path: Path, bundle: Path) -> None:
     (tmp_path / "bad.yaml").write_text(WRONG)
     source = "synth://yard?seconds=1&width=160&height=96&paced=0"

@@ -108,7 +108,7 @@ def test_a_broken_package_is_one_sentence_that_names_it(
 def test_an_unknown_name_is_answered_with_those_there_are(tools: Registry[Tool]) -> None:
     with pytest.raises(UsageError, match="there is no tool 'hamer'") as caught:
         tools.get("hamer")
-    assert caught.value.hint == "did you mean hammer?"
+    assert caught.value.hint == "did you mean 'hammer'?"
     with pytest.raises(UsageError) as caught:
         tools.get("drill")
     assert caught.value.hint == "there are: hammer, saw"

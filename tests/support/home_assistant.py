@@ -77,15 +77,17 @@ def keys(value: dict[str, Any], allowed: tuple[set[str], set[str]], what: str) -
 
 
 def entities(topic: str, message: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The entities that it makes, by their key. Fails where Home Assistant would refuse something."""
+    """The entities that it makes, by their key; one with its platform alone is removed. Fails where Home Assistant would refuse something."""
     assert TOPIC.fullmatch(topic), topic
     keys(message, MESSAGE, "the message")
     keys(message["dev"], DEVICE, "dev")
     assert message["dev"].get("identifiers") or message["dev"].get("connections")
     keys(message["o"], ORIGIN, "o")
-    ids = [part["unique_id"] for part in message["cmps"].values()]
+    parts = {key: part for key, part in message["cmps"].items() if set(part) != {"platform"}}
+    assert {part["platform"] for part in message["cmps"].values()} <= set(PLATFORMS)
+    ids = [part["unique_id"] for part in parts.values()]
     assert len(ids) == len(set(ids))
-    for key, part in message["cmps"].items():
+    for key, part in parts.items():
         # an entity takes from the device what it does not say itself, and must not have both of these then
         assert not ("availability" in part and "availability_topic" in {**message, **part}), key
         assert part.get("availability_mode", "latest") in ("all", "any", "latest")
@@ -100,7 +102,7 @@ def entities(topic: str, message: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for name, value in part.items():
             if name.endswith("topic"):
                 assert not re.search(r"[+#\x00]", value)
-    return dict(message["cmps"])
+    return parts
 
 
 def rendered(part: dict[str, Any], state: Any) -> str:

@@ -6,7 +6,7 @@ import datetime
 import ipaddress
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -91,7 +91,7 @@ def files(folder: Path) -> Answer:
 
 
 def pictures(
-    jpegs: list[bytes], *, header: str = "--cut", mark: bytes = b"--cut", length: bool = True
+    jpegs: Iterable[bytes], *, header: str = "--cut", mark: bytes = b"--cut", length: bool = True
 ) -> Answer:
     """A camera that sends each picture once and hangs up."""
 

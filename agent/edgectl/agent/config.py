@@ -10,9 +10,11 @@ from pydantic import Field, field_validator, model_validator
 from edgectl.core.bundle import LighterPreference, Preference
 from edgectl.core.config_file import ConfigFile, read_toml
 from edgectl.core.errors import UsageError
-from edgectl.core.schema import Config, Name
+from edgectl.core.nearest import did_you_mean
+from edgectl.core.schema import Config, Key, Name, wrong_at
 from edgectl.link.config import BrokerConfig
 from edgectl.pipelines.kinds import KINDS
+from edgectl.pipelines.places import OwnPlace, folder_place, shared_place, written_places
 from edgectl.pipelines.view.guard import DEFAULT_PORT, is_loopback, parse_address
 
 __all__ = ["AgentConfig", "StreamConfig", "ViewConfig", "load_agent_config", "read_agent_config"]
@@ -36,7 +38,7 @@ class StreamConfig(Config):
     def _is_known(cls, kind: str) -> str:
         if kind not in KINDS:
             raise ValueError(
-                f"there is no kind of pipeline {kind[:64]!r}: there are {', '.join(KINDS.names())}"
+                f"there is no kind of pipeline {kind[:64]!r}: {did_you_mean(kind, KINDS.names())}"
             )
         return kind
 
@@ -119,6 +121,21 @@ class AgentConfig(Config):
             known = ", ".join(self.slots) or "none"
             raise ValueError(
                 f"lighter names the slot {unknown[0]!r}, which no pipeline uses: there are {known}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _streams_keep_apart(self) -> AgentConfig:
+        places: dict[str, list[tuple[Key, OwnPlace]]] = {}
+        for name, stream in self.pipelines.items():
+            folder: list[tuple[Key, OwnPlace]] = (
+                [] if stream.out is None else [(("out",), folder_place(stream.out))]
+            )
+            sinks = written_places(name, stream.config)
+            places[name] = [*folder, *((("config", *key), place) for key, place in sinks)]
+        if (shared := shared_place(places)) is not None:
+            raise wrong_at(
+                ("pipelines", shared.second, *shared.key), f"{shared.text}: each needs a place of its own"
             )
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -17,6 +18,7 @@ from edgectl.cli._live import LivePage
 from edgectl.cli._options import Prefer
 from edgectl.cli._printer import Printer, plain
 from edgectl.core.errors import EdgectlError, EngineError, UsageError
+from edgectl.core.nearest import did_you_mean
 from edgectl.pipelines.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ MAX_RECORDS = 10_000
 def _known(kind: str) -> str:
     if kind not in KINDS:
         raise typer.BadParameter(
-            f"there is no kind of pipeline {kind!r}: there are {', '.join(KINDS.names())}"
+            f"there is no kind of pipeline {kind!r}: {did_you_mean(kind, KINDS.names())}"
         )
     return kind
 
@@ -109,7 +111,8 @@ def run(
     output: Printer,
 ) -> None:
     """Run a pipeline on a camera, a file or a microphone and print its events. Several sources run side by side
-    and share the engine; one that fails does not stop the others. With --json: one object at the end, with the
+    and share the engine; one that fails does not stop the others. A camera that is off is waited for, at the start, too;
+    with --seconds, one that never comes is an error. With --json: one object at the end, with the
     first 10,000 events. Ctrl-C ends it in good order: the summary comes, and the exit code is 130. SIGHUP reads the
     configuration files again: the streams go on with them between two frames."""
     from edgectl.cli._signals import StopRequest
@@ -120,6 +123,7 @@ def run(
     from edgectl.pipelines.host.config import parse_config, read_config
     from edgectl.pipelines.host.live import has_pictures, shape_editor
     from edgectl.pipelines.host.live_config import LiveConfig
+    from edgectl.pipelines.host.place_check import check_places
     from edgectl.pipelines.host.run import StreamResult, StreamToRun, run_streams
     from edgectl.pipelines.stream.threads import prepare_process
 
@@ -149,6 +153,7 @@ def run(
     plain_bundles, bundles = named_bundles(bundle)
 
     files: dict[str, ConfigFile] = {}
+    in_force: dict[str, PipelineConfig] = {}
 
     def adjusted(chosen: PipelineConfig) -> PipelineConfig:
         for sink in ("mqtt", "frigate"):
@@ -162,9 +167,11 @@ def run(
     def settings(name: str) -> PipelineConfig:
         path = paths[name]
         if path is None:
-            return adjusted(parse_config(kind, None))
-        chosen, files[name] = read_config(kind, path)
-        return adjusted(chosen)
+            chosen = parse_config(kind, None)
+        else:
+            chosen, files[name] = read_config(kind, path)
+        in_force[name] = adjusted(chosen)
+        return in_force[name]
 
     def draw(name: str, text: str, file: str) -> str:
         """Into the streams that were started with this file."""
@@ -172,11 +179,23 @@ def run(
         return live[name].draw(text, file) + "".join(f" {n}: {live[n].draw(text, file)}" for n in same)
 
     def reload() -> None:
-        for name in sorted(n for n, path in paths.items() if path is not None):
+        written = sorted(n for n, path in paths.items() if path is not None)
+        fresh: dict[str, PipelineConfig] = {}
+        for name in written:
+            # what is wrong with one is told below
+            with contextlib.suppress(EdgectlError):
+                fresh[name] = live[name].read()
+        try:
+            check_places({**in_force, **fresh}, {})
+        except UsageError as e:
+            output.stderr.print(f"the configurations before stay: {e.message}", soft_wrap=True, markup=False)
+            return
+        for name in written:
             try:
                 told = live[name].reload()
+                in_force[name] = fresh.get(name, in_force[name])
             except EdgectlError as e:
-                told = f"the configuration before stays: {e.message}"
+                told = f"the configuration before stays: {sentence(e)}"
             output.stderr.print(f"{name}: {told}", soft_wrap=True, markup=False)
 
     machine = probe()
@@ -218,7 +237,7 @@ def run(
         def lost(name: str, error: EdgectlError) -> None:
             table.mark(name, kind, "failed")
             if several:
-                output.stderr.print(f"{name} failed: {error.message}", soft_wrap=True, markup=False)
+                output.stderr.print(f"{name} failed: {sentence(error)}", soft_wrap=True, markup=False)
             if view is not None:
                 view.mark(name, "failed", error.message)
 
@@ -245,6 +264,8 @@ def run(
             runtimes=tuple(machine.runtimes),
             parts={part: Bundle(path) for part, path in bundles.items()},
             prefer=None if prefer is None else prefer.value,
+            # of a microphone that is not there, the name is wrong
+            patient=has_pictures(kind),
             trace=trace,
             stop=stop.event,
             started=running,
@@ -270,6 +291,10 @@ def run(
         )
     if stop.number is not None:
         raise typer.Exit(128 + stop.number)
+
+
+def sentence(error: EdgectlError) -> str:
+    return error.message if error.hint is None else f"{error.message} ({error.hint})"
 
 
 def located(error: EdgectlError, file: ConfigFile | None) -> EdgectlError:
@@ -305,7 +330,7 @@ def named_configs(given: list[str], sources: dict[str, str]) -> dict[str, Path]:
         if name and name not in sources:
             raise UsageError(
                 f"--config names the stream {name!r}, which has no source",
-                hint=f"the streams are {', '.join(sources)}",
+                hint=did_you_mean(name, sources, there_are="the streams are "),
             )
         if name in found:
             whose = f"the stream {name!r}" if name else "all streams"

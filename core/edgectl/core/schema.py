@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import (
@@ -12,10 +13,13 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from edgectl.core.errors import EdgectlError, ProtocolError
 from edgectl.core.files import check_digest, check_name
+from edgectl.core.nearest import nearest
 
 __all__ = [
     "Config",
@@ -53,9 +57,27 @@ Digest = Annotated[str, AfterValidator(_digest)]
 
 
 class Config(BaseModel):
-    """A file that a person or the builder wrote: unknown keys are mistakes."""
+    """A file that a person or the builder wrote: unknown keys are mistakes, and it is said what was probably meant."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def settings(cls) -> Iterable[str]:
+        """What may be written there."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_no_other_setting(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or cls.model_config.get("extra") != "forbid":
+            return values
+        known = {*cls.model_fields, *cls.settings()}
+        for key in values:
+            if key not in known:
+                raise ValidationError.from_exception_data(
+                    "", [_unknown((key,), nearest(str(key), cls.settings()))]
+                )
+        return values
 
 
 class Message(BaseModel):
@@ -135,15 +157,24 @@ def wrong_at(key: Key, what: str) -> ValidationError:
 
 def mistakes_below(key: Key, e: ValidationError) -> ValidationError:
     """To raise in a validator: the mistakes of what stands at ``key`` inside of what it validates."""
-    found = e.errors(include_url=False, include_context=False, include_input=False)
+    found = e.errors(include_url=False, include_input=False)
     return ValidationError.from_exception_data("", [_below(key, problem) for problem in found])
 
 
 def _below(key: Key, problem: Any) -> Any:
     place = (*key, *problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return {"type": "extra_forbidden", "loc": place, "input": None}
+        return _unknown(place, problem.get("ctx", {}).get("near", []))
     return _wrong(place, _plain(problem))
+
+
+def _unknown(key: Key, near: list[str]) -> Any:
+    """A setting that is not there, with those that may have been meant; a type of its own, so that it is told first."""
+    return {
+        "type": PydanticCustomError("extra_forbidden", "", {"near": near}),
+        "loc": tuple(part if isinstance(part, int) else str(part) for part in key),
+        "input": None,
+    }
 
 
 def _wrong(key: Key, what: str) -> Any:
@@ -154,6 +185,8 @@ def _plain(problem: Any) -> str:
     bounds = problem.get("ctx", {})
     if problem["type"] == "too_long" and "max_length" in bounds:
         return f"it may have at most {bounds['max_length']} entries"
+    if problem["type"] == "extra_forbidden" and (near := bounds.get("near")):
+        return f"there is no such setting: did you mean {' or '.join(map(repr, near))}?"
     what: str = _PLAIN.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     return "it must be " + what.removeprefix(_OUGHT) if what.startswith(_OUGHT) else what
 

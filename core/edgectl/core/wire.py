@@ -316,6 +316,10 @@ class StreamStats(Message):
     budget_ms: float | None = None
     state: str = "running"
     reason: str | None = None
+    detail: str | None = Field(default=None, max_length=200)
+    """While the source is away: what went wrong last, in a sentence."""
+    retry_s: float | None = None
+    """Seconds until a source that is away is tried again."""
     counters: dict[str, int] = {}
 
 

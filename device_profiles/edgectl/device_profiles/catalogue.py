@@ -6,7 +6,6 @@ everything else replaces). ``models`` and ``description`` belong to one file alo
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 from edgectl.core.config_file import ConfigFile, parse_toml
 from edgectl.core.errors import ConfigError, ProfileError
+from edgectl.core.nearest import did_you_mean
 from edgectl.device_profiles.schema import DeviceProfile
 
 __all__ = ["load_profile", "profile_names"]
@@ -74,11 +74,7 @@ def _read(name: str) -> ConfigFile:
             raise ProfileError(f"cannot read profile {name}: {e.strerror or e}") from e
         return _parse(name, own.stem, data)
     if name not in profile_names():
-        near = difflib.get_close_matches(name, profile_names(), n=3, cutoff=0.4)
-        raise ProfileError(
-            f"there is no device profile {name!r}",
-            hint=f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(profile_names())}",
-        )
+        raise ProfileError(f"there is no device profile {name!r}", hint=did_you_mean(name, profile_names()))
     file = resources.files("edgectl.device_profiles") / "data" / f"{name}.toml"
     return _parse(f"profile {name}", name, file.read_bytes())
 

@@ -5,7 +5,6 @@ Left out: any file that its publisher does not offer as ONNX; edgectl converts n
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 import urllib.error
@@ -20,6 +19,7 @@ from pydantic import Field
 
 from edgectl.core.errors import IntegrityError, LinkError, UsageError
 from edgectl.core.files import digest_of, file_digest, open_atomic
+from edgectl.core.nearest import did_you_mean
 from edgectl.core.schema import Config, Digest
 
 if sys.version_info >= (3, 11):
@@ -76,7 +76,7 @@ def reference(name: str) -> ReferenceModel:
     """A reference model by name. Raises :class:`UsageError` with the nearest names."""
     found = {r.name: r for r in references()}
     if name not in found:
-        raise UsageError(f"there is no reference model {name!r}", hint=_nearest(name, list(found)))
+        raise UsageError(f"there is no reference model {name!r}", hint=did_you_mean(name, sorted(found)))
     return found[name]
 
 
@@ -102,7 +102,9 @@ def pull(
             f.write(own[name].model.read_bytes())
         return destination
     if name not in known:
-        raise UsageError(f"there is no model {name!r} in the catalogue", hint=_nearest(name, [*known, *own]))
+        raise UsageError(
+            f"there is no model {name!r} in the catalogue", hint=did_you_mean(name, sorted([*known, *own]))
+        )
     entry = known[name]
     destination = target / entry.file
     if (
@@ -151,8 +153,3 @@ def _download(entry: Entry, destination: Path, progress: Callable[[int, int], No
             f"cannot download {entry.name} from {entry.url}: {reason}",
             hint="with the file at hand, use `edgectl models pull --from DIR`",
         ) from e
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 3, 0.4)
-    return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from edgectl.core.errors import EdgectlError, EngineError, UsageError
+from edgectl.core.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -71,14 +72,7 @@ class Registry(Generic[T]):
     def _of_others(self, name: str) -> T:
         offers = [e for e in self._offers() if e.name == name]
         if not offers:
-            names = self.names()
-            import difflib
-
-            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-            raise UsageError(
-                f"there is no {self._noun} {name[:64]!r}",
-                hint=f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}",
-            )
+            raise UsageError(f"there is no {self._noun} {name[:64]!r}", hint=did_you_mean(name, self.names()))
         if len(offers) > 1:
             raise UsageError(
                 f"the {self._noun} {name!r} is in several packages: {', '.join(sorted(map(_package, offers)))}",

@@ -98,6 +98,32 @@ def test_the_table_follows_the_width_of_the_terminal() -> None:
     assert "engine" not in lines(table, 80)[0]
 
 
+def test_names_and_states_are_whole_where_there_is_room_and_a_state_before_a_name() -> None:
+    table = LiveTable()
+    table.update("loading-dock-north", StreamStats(kind="surveillance"), None, 1.0)
+    table.update("gate", StreamStats(kind="surveillance", state="outage", reason="refused"), None, 1.0)
+    assert "loading-dock-north  running" in lines(table, 100)[1]
+    assert "outage: refused" in lines(table, 70)[2]
+    assert lines(table, 70)[1].split()[0].endswith("…")
+
+
+@pytest.mark.parametrize(
+    ("phase", "available", "said"),
+    [
+        ("start", False, "gate  source is away  reason=refused"),
+        ("end", True, "gate  source is back  reason=refused"),
+        (None, True, "gate  source  reason=refused"),
+    ],
+)
+def test_what_is_away_and_what_is_back_is_said_in_words(
+    phase: str | None, available: bool, said: str
+) -> None:
+    event = {"type": "capability", "stream": "gate", "seq": 0, "t_s": 0.0, "time": 1.7e9, "id": "1"}
+    event |= {"phase": phase} if phase else {}
+    event |= {"name": "source", "available": available, "reason": "refused"}
+    assert event_line(event, several=True).plain.partition("  ")[2] == said
+
+
 def test_an_event_says_its_clock_time_first_and_why_last() -> None:
     text = event_line(EVENT, several=False).plain
     assert re.match(r"\d\d:\d\d:\d\d\.000  line_crossing gate-in  track=7", text)

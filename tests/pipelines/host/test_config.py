@@ -66,7 +66,11 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
         ("rules: [{id: a}]", r"rules\.0: a rule needs exactly one of.*lane_departure"),
         (
             "rules: [{id: a, loyter: {zone: z}}]",
-            r"rules\.0\.loyter: a rule needs exactly one of.*no rule 'loyter'",
+            r"rules\.0\.loyter: there is no such rule: did you mean 'loiter'\?",
+        ),
+        (
+            "rules: [{id: a, xyz: {zone: z}}]",
+            r"rules\.0\.xyz: a rule needs exactly one of.*no rule 'xyz'",
         ),
         ("rules: [{id: a, line: [0,0,1,1]}, {line: [0,0,1,1]}]", r"rules\.1\.id: it is missing"),
         ("rules: {id: a, line: [0,0,1,1]}", "it must be a list; each rule begins with `- id:`"),
@@ -79,8 +83,23 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
         ("snapshots: {on: [nothing]}", "no rule or zone"),
         ("budget_ms: .inf", "finite"),
         ("track: {lost_s: -1}", "track.lost_s"),
-        ("colour: red", "colour: there is no such setting"),
-        ("zones: {y: {polygn: [0,0,1,0,1,1]}}", "zones.y.polygn: there is no such setting"),
+        ("colour: red", "colour: there is no such setting$"),
+        ("clases: [person]", r"clases: there is no such setting: did you mean 'classes'\?"),
+        ("restreem: rtsp://x/y", r"restreem: there is no such setting: did you mean 'restream'\?"),
+        ("mqtt: {home_asistant: true}", r"mqtt.home_asistant: .*: did you mean 'home_assistant'\?"),
+        ("rules: [{id: a, loiter: {zne: z}}]", r"rules.0.loiter.zne: .*: did you mean 'zone'\?"),
+        (
+            "zones: {yard: {polygon: [0,0,1,0,1,1]}}\nrules: [{id: a, loiter: {zone: yrad, seconds: 1}}]",
+            r"zone 'yrad', which does not exist: did you mean 'yard'\?",
+        ),
+        (
+            "zones: {yard: {polygon: [0,0,1,0,1,1]}}\nsnapshots: {on: [yord]}",
+            r"'yord' is no rule or zone: did you mean 'yard'\?",
+        ),
+        (
+            "zones: {y: {polygn: [0,0,1,0,1,1]}}",
+            r"zones.y.polygn: there is no such setting: did you mean 'polygon'\?",
+        ),
         ("classes: person", "classes: it must be a list"),
         ("speech: {treshold: 0.5}", "speech.treshold: there is no such setting"),
         ("\x00", "not valid YAML"),

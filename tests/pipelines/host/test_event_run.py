@@ -319,6 +319,6 @@ def test_several_sources_share_an_engine_and_their_events_come_together(tmp_path
 
 def test_several_sources_do_not_publish_to_one_address(bundle: Path) -> None:
     sources = {"gate": "a.mp4", "yard": "b.mp4"}
-    with pytest.raises(UsageError, match="'gate' and 'yard' would write to the same place of `restream`"):
+    with pytest.raises(UsageError, match="'gate' and 'yard' would both send to rtsp://server/yard"):
         run("surveillance", bundle, sources, config={"restream": "rtsp://server/yard"})
     run("surveillance", bundle, {"gate": "a.mp4"}, config={"restream": "rtsp://server/yard"})

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import threading
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from conftest import free_port
 from numpy.typing import NDArray
 from support.pipelines import (
     BoxEngine,
@@ -21,6 +25,7 @@ from support.pipelines import (
     open_ort,
     write_clip,
 )
+from support.web import pictures, web
 
 from edgectl.core.bundle import MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST, Bundle, Descriptor, Index
 from edgectl.core.errors import EdgectlError, StorageError, UsageError
@@ -35,6 +40,7 @@ from edgectl.pipelines.host.run import (
     run_stream,
     run_streams,
 )
+from edgectl.pipelines.kinds.video_runner import VideoPipeline
 from edgectl.pipelines.sinks.base import Sink, StreamOutput
 from edgectl.pipelines.synth import open_scene
 from edgectl.pipelines.tasks import load_task
@@ -264,22 +270,86 @@ def test_several_streams_share_an_engine_and_a_dead_one_does_not_stop_the_others
     assert {"capture-gate", "capture-yard", "analysis-gate", "analysis-yard", "engine-double"} <= threads
 
 
-@pytest.mark.parametrize(
-    "sinks",
-    [
-        {"restream": "rtsp://me:secret@server/yard"},
-        {"mqtt": {"url": "mqtt://broker", "topic": "yard"}},
-        {"frigate": {"url": "mqtt://broker", "camera": "yard"}},
-    ],
-)
-def test_two_streams_that_would_write_to_one_place_are_refused(tmp_path: Path, sinks: dict[str, Any]) -> None:
-    config = parse_config("surveillance", sinks)
-    streams = [StreamToRun("gate", "a.mp4", config), StreamToRun("yard", "b.mp4", config)]
-    variants = {"detector": make_variant(tmp_path / "blobs", box_task())}
-    with pytest.raises(
-        UsageError, match=f"'gate' and 'yard' would write to the same place of `{min(sinks)}`"
-    ):
-        run_streams("surveillance", [], streams, variants=variants)
+def patient_runs(tmp_path: Path, sources: dict[str, str], **more: Any) -> Any:
+    return run_streams(
+        "surveillance",
+        [],
+        [StreamToRun(name, uri) for name, uri in sources.items()],
+        variants={"detector": make_variant(tmp_path / "blobs", box_task())},
+        open_engine=lambda v: BoxEngine(middle),
+        patient=True,
+        **more,
+    )
+
+
+def test_a_camera_that_is_off_at_the_start_is_waited_for_while_the_others_run(tmp_path: Path) -> None:
+    """It is told once what is wrong, and seen when it is there."""
+    port, stop, back = free_port(), threading.Event(), contextlib.ExitStack()
+    events: list[dict[str, Any]] = []
+    seen: dict[str, Any] = {}
+
+    def moving(stats: dict[str, Any], share: float | None) -> None:
+        if stats["off"].state == "outage" and stats["yard"].frames.processed and not seen:
+            seen["off"] = stats["off"]
+            back.enter_context(web(pictures(itertools.repeat(jpeg)), port=port))
+        if stats["off"].frames.processed and stats["yard"].frames.processed:
+            stop.set()
+
+    jpeg = cv2.imencode(".jpg", np.full((64, 64, 3), 90, np.uint8))[1].tobytes()
+    sources = {"off": f"http://127.0.0.1:{port}/", "yard": "synth://yard?fps=30&width=160&height=96"}
+    with back:
+        results = patient_runs(tmp_path, sources, on_event=events.append, on_progress=moving, stop=stop)
+    assert [r.error for r in results] == [None, None]
+    assert seen["off"].reason == "refused"
+    assert "Connection refused" in seen["off"].detail
+    assert seen["off"].retry_s is not None
+    told = [(e["phase"], e["reason"]) for e in events if e["stream"] == "off" and e.get("name") == "source"]
+    assert told[:2] == [("start", "refused"), ("end", "refused")]
+
+
+def test_a_camera_that_never_came_within_the_seconds_of_a_run_is_its_error(tmp_path: Path) -> None:
+    sources = {"off": f"rtsp://127.0.0.1:{free_port()}/x", "yard": "synth://yard?width=160&height=96"}
+    off, yard = patient_runs(tmp_path, sources, seconds=1.5)
+    assert (off.error.code, yard.error) == ("source", None)
+    assert "no picture came in 1.5 s: cannot " in off.error.message
+    assert "Connection refused" in off.error.message
+
+
+def test_a_password_that_is_wrong_is_not_waited_for(tmp_path: Path) -> None:
+    def refuse(handler: Any) -> None:
+        handler.send_error(401)
+
+    with web(refuse) as url:
+        address = url.replace("//", "//me:secret@")
+        (result,) = patient_runs(tmp_path, {"gate": address})
+    assert result.summary is None
+    assert result.error.code == "source"
+    assert "401" in result.error.message
+    assert "secret" not in str(result.error)
+
+
+def test_a_camera_that_does_not_answer_keeps_no_other_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, stop = threading.Event(), threading.Event()
+
+    class Slow(VideoPipeline):
+        def start(self) -> None:
+            if self._args.stream == "silent":
+                assert running.wait(60)
+            super().start()
+
+    monkeypatch.setattr("edgectl.pipelines.kinds.surveillance.pipeline.VideoPipeline", Slow)
+
+    def started(pipelines: Any) -> None:
+        if "yard" in pipelines:
+            running.set()
+        else:
+            stop.set()
+
+    source = "synth://yard?fps=30&width=160&height=96"
+    results = patient_runs(tmp_path, {"silent": source, "yard": source}, started=started, stop=stop)
+    assert [r.error for r in results] == [None, None]
 
 
 def test_two_streams_of_one_name_are_refused(tmp_path: Path) -> None:

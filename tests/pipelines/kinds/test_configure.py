@@ -437,3 +437,20 @@ def write_dark(path: Path, seconds: float) -> int:
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
         container.mux(video.encode(None))
     return len(frames) - 15
+
+
+def test_filters_are_another_set_between_two_frames(tmp_path: Path) -> None:
+    stream = Stream(tmp_path, {})
+    stream.begin()
+    done = stream.change_after(20, {"filters": {"person": {"max_area": 0.01}}})
+    stream.end()
+    assert (done.changed, done.in_force) == (("filters.person",), True)
+    followed = {seq: bool(ids) for seq, _, ids in stream.eye.seen}
+    assert followed[15]
+    assert not followed[FRAMES - 1]
+
+
+def test_a_filter_of_a_label_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
+    stream = Stream(tmp_path, {"filters": {"persn": {"max_area": 0.01}}})
+    with pytest.raises(UsageError, match="'persn'"):
+        stream.pipeline.start()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from conftest import Broker
 from numpy.typing import NDArray
+from support.fleet import wait_until
 from support.pipelines import BoxEngine, ClassEngine, box_task, class_task, make_variant
-from support.second_stage import ASKED, Rig
+from support.second_stage import ASKED, Boxes, Rig, two
 
 from edgectl.core.bundle import TensorSpec, Variant
 from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.core.task import TaskSpec
+from edgectl.link.mqtt import BrokerOptions, Link
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.replay import open_track_log, recorded_config, replay
 from edgectl.pipelines.host.why import Moment, why
@@ -320,25 +324,31 @@ class _Plate:
         pass
 
 
-def test_a_reader_reads_and_the_votes_decide_what_is_written(tmp_path: Path, clip: Path) -> None:
-    config = {
-        "second_stage": [{**ASKED, "classes": ["person"], "again_s": 0}],
-        "zones": {"all": {**ALL, "attributes": {"gear": ["A1", "B2"]}}},
-    }
-    rig = Rig(tmp_path, str(clip), config)
+def with_reader(rig: Rig, letters: Sequence[str] = ("A", "1")) -> _Plate:
+    """What reads in the second stage of a rig."""
     args = rig.pipeline._args  # type: ignore[attr-defined]
     task = TaskSpec.model_validate(
         {
             "name": "plates",
             "input": {"kind": "image", "width": 64, "height": 16, "fit": "stretch"},
             "decode": {"kind": "ctc", "score": 0.5},
-            "labels": ["A", "1"],
+            "labels": letters,
         }
     )
-    args.engines["gear"] = PartVariant(make_variant(tmp_path / "plates", task, name="plates"))
-    first = rig.open
-    either = lambda v: _Plate() if v.config.task.name == "plates" else first(v)  # noqa: E731
+    args.engines["gear"] = PartVariant(make_variant(rig.folder / "plates", task, name="plates"))
+    first, plate = rig.open, _Plate()
+    either = lambda v: plate if v.config.task.name == "plates" else first(v)  # noqa: E731
     rig.pipeline._args = dataclasses.replace(args, open_engine=either)  # type: ignore[attr-defined]
+    return plate
+
+
+def test_a_reader_reads_and_the_votes_decide_what_is_written(tmp_path: Path, clip: Path) -> None:
+    config = {
+        "second_stage": [{**ASKED, "classes": ["person"], "again_s": 0}],
+        "zones": {"all": {**ALL, "attributes": {"gear": ["A1", "B2"]}}},
+    }
+    rig = Rig(tmp_path, str(clip), config)
+    with_reader(rig)
     rig.run()
     assert rig.values(1) == [None, "A1"]
     assert {e["rule"] for e in rig.of("zone")} == {"all"}
@@ -349,3 +359,85 @@ def test_a_dash_camera_has_a_second_stage_too(tmp_path: Path, clip: Path) -> Non
         tmp_path, str(clip), {"second_stage": [{**ASKED, "classes": ["vehicle"]}]}, kind="driving"
     ).run()
     assert (rig.values(1), rig.values(2)) == ([None], [None, "helmet"])
+
+
+def left(_: NDArray[Any]) -> Boxes:
+    """A person alone."""
+    return two(_)[:1]
+
+
+@pytest.mark.parametrize(
+    ("privacy", "told"),
+    [
+        ({"blur": {"classes": ["person"]}}, False),
+        ({"blur": {"zones": ["all"]}}, False),
+        ({"blur": {"classes": ["vehicle"]}}, True),
+        ({"blur": {"classes": ["person"], "tell": ["gear"]}}, True),
+        ({"blur": {"zones": ["all"], "tell": ["gear"]}}, True),
+    ],
+)
+def test_what_is_read_from_what_nobody_may_recognise_is_in_no_byte_that_leaves(
+    tmp_path: Path, clip: Path, mosquitto: Broker, privacy: dict[str, Any], told: bool
+) -> None:
+    """Events, track log, MQTT with Home Assistant, and Frigate's topics."""
+    got: dict[str, list[bytes]] = {}
+    watcher = Link(BrokerOptions("127.0.0.1", mosquitto.port), "watcher", max_backoff_s=0.2)
+    watcher.subscribe("#", lambda topic, payload: got.setdefault(topic, []).append(payload))
+    watcher.connect()
+    url = f"mqtt://127.0.0.1:{mosquitto.port}"
+    config = {
+        "second_stage": [{**ASKED, "again_s": 0}],
+        "privacy": privacy,
+        "zones": {"all": ALL},
+        "tracklog": True,
+        "annotate": False,
+        "mqtt": {"url": url, "topic": "own", "home_assistant": True},
+        "frigate": {"url": url, "sub_label": "gear"},
+    }
+    rig = Rig(tmp_path, str(clip), config, boxes_at=left, out=True)
+    plate = with_reader(rig, ("KZXW", "Q7"))
+    rig.run()
+    assert rig.pipeline.error is None
+    watcher.publish("own/last", b"")
+    wait_until(lambda: "own/last" in got, "all that was said before has come")
+    watcher.close()
+    places = {
+        "events": json.dumps(rig.events).encode() + (tmp_path / "out/events.jsonl").read_bytes(),
+        "tracks": b"".join(p.read_bytes() for p in (tmp_path / "out").glob("*tracks*")),
+        "own": b"".join(p for topic, said in got.items() if topic.startswith("own/") for p in said),
+        "frigate": b"".join(p for topic, said in got.items() if topic.startswith("frigate/") for p in said),
+        "home assistant": b"".join(
+            p for t, said in got.items() if t.startswith("homeassistant/") for p in said
+        ),
+    }
+    assert all(len(said) > 100 for said in places.values())
+    found = {place for place, said in places.items() if b"KZXWQ7" in said}
+    assert found == ({"events", "tracks", "own", "frigate"} if told else set())
+    assert (plate.runs > 2) == told, "it is not even looked at"
+
+
+def test_a_crop_that_shows_something_hidden_is_not_read(tmp_path: Path, clip: Path) -> None:
+    """A number plate is read from the vehicle around it, too."""
+
+    def parked(_: NDArray[Any]) -> Boxes:
+        return [(0.5, 0.3, 0.9, 0.9, 0.9, 1), (0.65, 0.75, 0.72, 0.85, 0.9, 0)]
+
+    asked = {**ASKED, "classes": ["vehicle"], "again_s": 0}
+    config = {"second_stage": [asked], "privacy": {"blur": {"classes": ["person"]}}}
+    rig = Rig(tmp_path, str(clip), config, boxes_at=parked)
+    plate = with_reader(rig)
+    rig.run()
+    assert (plate.runs, rig.values(1), rig.values(2)) == (2, [None], [None])
+
+
+def test_a_part_that_may_look_at_nothing_or_is_not_there_is_a_mistake() -> None:
+    blur = {"classes": ["car"]}
+    stage = {"part": "plate", "classes": ["vehicle"]}
+    base = {"merge": {"vehicle": ["car", "truck"]}, "second_stage": [stage]}
+    parse_config("surveillance", {**base, "privacy": {"blur": {**blur, "tell": ["plate"]}}})
+    with pytest.raises(
+        UsageError, match=r"second_stage\.0\.classes: 'plate' would look at what privacy\.blur hides"
+    ):
+        parse_config("surveillance", {**base, "privacy": {"blur": blur}})
+    with pytest.raises(UsageError, match=r"tell\.0: 'plat' is no part of second_stage: did you mean 'plate'"):
+        parse_config("surveillance", {**base, "privacy": {"blur": {**blur, "tell": ["plat"]}}})

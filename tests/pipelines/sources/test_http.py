@@ -351,3 +351,17 @@ def test_a_camera_that_is_away_at_first_is_waited_for_by_who_is_patient() -> Non
             frame = source.read(5)
     source.close()
     assert lights([frame]) == [60]
+
+
+@pytest.mark.parametrize(
+    ("path", "waits"), [("clip.MP4?x=1", False), ("video.mjpg", True), ("live.m3u8", True)]
+)
+def test_a_camera_that_is_off_is_waited_for_and_a_recording_is_not(path: str, waits: bool) -> None:
+    source = open_source(f"http://127.0.0.1:{free_port()}/{path}", patient=True)
+    if waits:
+        source.open()
+        assert source.outage == "refused"
+        source.close()
+    else:
+        with pytest.raises(SourceError, match="Connection refused"):
+            source.open()

@@ -267,6 +267,21 @@ def test_more_viewers_than_allowed_are_told(tmp_path: Path) -> None:
         first[1].close()
 
 
+def test_where_there_is_no_picture_a_browser_is_shown_why_and_a_program_told(
+    page: FedPage, client: httpx.Client
+) -> None:
+    page.stats(state="outage", reason="refused", detail="cannot reach it", retry_s=30.0)
+    shown = client.get("/streams/gate/picture.jpg", headers={"accept": "image/avif,image/*,*/*;q=0.8"})
+    assert (shown.status_code, shown.headers["content-type"]) == (503, "image/svg+xml")
+    assert "connection refused, trying again" in shown.text
+    assert "cannot reach it" in shown.text
+    told = client.get("/streams/gate/picture.jpg", headers={"accept": "*/*"})
+    assert told.status_code == 503
+    assert told.json()["error"].startswith("no picture: connection refused, trying again in ")
+    page.frame()
+    assert client.get("/streams/gate/picture.jpg").content.startswith(b"\xff\xd8")
+
+
 def test_what_is_drawn_is_checked_and_saved(page: FedPage, client: httpx.Client) -> None:
     now = client.get("/streams/gate/shapes").json()
     assert now["file"] == "gate.yaml"

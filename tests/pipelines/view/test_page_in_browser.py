@@ -71,6 +71,35 @@ def save(browser: Browser) -> None:
     browser.until("document.querySelector('[data-said]').textContent.includes('Saved')")
 
 
+def test_a_stream_without_a_picture_says_why_and_one_that_had_one_shows_it_grey(
+    browser: Browser, tmp_path: Path
+) -> None:
+    away = {"state": "outage", "reason": "refused", "detail": "cannot reach it", "retry_s": 100.0}
+
+    def of(stream: str, what: str) -> str:
+        return f"document.querySelector('[data-stream={stream}] {what}')"
+
+    with fed_page(tmp_path, streams=("gate", "dead")) as page:
+        page.frame("gate")
+        page.stats("gate")
+        page.stats("dead", **away)
+        browser.open(page.url)
+        browser.until(f"{of('gate', '.frame.sized')} !== null")
+        said = browser.until(f"{of('dead', '.absence')}.textContent", lambda text: "trying" in text)
+        assert said.startswith("no picture: connection refused, trying again in ")
+        assert said.endswith("cannot reach it")
+        assert browser.run(f"{of('dead', '.frame img')} === null")
+        assert browser.run(f"{of('gate', '.absence')}.hidden")
+        page.stats("gate", **away)
+        browser.until(f"{of('gate', '.frame')}.classList.contains('old')")
+        told = browser.until(f"{of('gate', '.absence')}.innerText", lambda text: "trying" in text)
+        assert "this picture is " in told
+        assert "grayscale" in browser.run(f"getComputedStyle({of('gate', 'canvas')}).filter")
+        page.stats("gate")
+        page.frame("gate")
+        browser.until(f"{of('gate', '.absence')}.hidden")
+
+
 def test_all_visible_streams_move_and_hidden_ones_do_not(browser: Browser, page: FedPage) -> None:
     browser.open(page.url)
     browser.until("document.querySelectorAll('.frame.sized').length >= 4")

@@ -30,7 +30,8 @@ def configure_stream(
     before = stream.config
     if config == before:
         return "nothing has changed"
-    if config.config != before.config and (refused := _ask(stream, config, told, timeout_s)) is not None:
+    asked = config.config != before.config
+    if asked and (refused := _ask(stream, config, told, timeout_s)) is not None:
         if isinstance(refused, str) and config.model_copy(update={"config": before.config}) == before:
             return refused
         if isinstance(refused, ConfigureFailed):

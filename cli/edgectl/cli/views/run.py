@@ -13,6 +13,8 @@ from edgectl.cli._printer import table
 from edgectl.pipelines.view.rolling import LiveStats, RollingStats
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from edgectl.core.wire import StreamStats
@@ -44,11 +46,11 @@ _FOR_PROGRAMS = frozenset({"box", "keypoints", "frame_size", "snapshot", "anchor
 
 def summary_view(summary: RunSummary) -> RenderableType:
     """Latency by stage, the ledger, counts and files."""
+    f = summary.frames
     stages = table("stage", ">n", ">p50 ms", ">p90 ms", ">p99 ms", ">max ms", title="latency")
     for stage, row in summary.stages.items():
         cells = ["-" if row[p] is None else f"{row[p]:.2f}" for p in ("p50", "p90", "p99", "max")]
         stages.add_row(stage, f"{row['n']:,}", *cells)
-    f = summary.frames
     dropped = ", ".join(f"{n} {cause}" for cause, n in f.dropped.items()) or "none"
     lines = [
         f"frames: {f.captured} captured, {f.processed} processed, dropped: {dropped}; {summary.fps:.1f} fps"
@@ -61,7 +63,8 @@ def summary_view(summary: RunSummary) -> RenderableType:
     lines += [f"{what}: {n}" for what, n in summary.events.items()]
     lines += [f"{line}: {_short(counts)}" for line, counts in summary.last_counts.items()]
     lines += [f"wrote {p}" for p in summary.outputs]
-    return Group("", stages, "", "\n".join(lines))
+    # of a camera that never came there is nothing to measure
+    return Group("", *((stages, "") if f.captured else ()), "\n".join(lines))
 
 
 def summaries_view(results: list[StreamResult]) -> RenderableType:
@@ -98,6 +101,10 @@ def event_line(event: dict[str, Any], *, several: bool) -> Text:
     rest = {k: v for k, v in event.items() if k not in _KNOWN | _FOR_PROGRAMS and v not in (None, [], {}, ())}
     rest |= {part: found["value"] for part, found in rest.pop("attributes", {}).items() if part not in rest}
     what = " ".join(str(event[k]) for k in ("type", "rule", "phase") if k in event)
+    if event["type"] == "capability":
+        name, there = rest.pop("name", ""), rest.pop("available", None)
+        gone = {"start": "is away", "end": "is back"}.get(str(event.get("phase")), "")
+        what = f"{name} {gone if there == (gone == 'is back') else ''}".strip()
     last = sorted(rest.items(), key=lambda item: item[0] == "because")
     details = "  ".join(
         f"because {_reason(v)}" if k == "because" and isinstance(v, dict) else f"{k}={_short(v)}"
@@ -105,6 +112,11 @@ def event_line(event: dict[str, Any], *, several: bool) -> Text:
     )
     of = f"{event['stream']}  " if several else ""
     return Text.assemble((f"{time}  ", "dim"), (of, "cyan"), (what, "bold"), "  ", details)
+
+
+_DROPPED, _DROPPED_WIDE = 14, 40
+"""Columns that the causes of drops may need before names and states are cut."""
+_LEAST = 8
 
 
 class LiveTable:
@@ -128,19 +140,31 @@ class LiveTable:
         # A terminal writes ^C behind the last line: there must be room for it.
         width = max(20, options.max_width - 4)
         wide = width >= 106
+        rows = [
+            self._cells(name, now, share, wide=wide)
+            for name, (rolling, share) in self._rows.items()
+            if (now := rolling.now()) is not None
+        ]
+        heads = [
+            "stream",
+            "state",
+            "fps",
+            "p50",
+            "p95",
+            "p99",
+            *(["engine"] if wide else []),
+            "frames",
+            "dropped",
+        ]
+        widths = _shared(width, heads, rows, _DROPPED_WIDE if wide else _DROPPED)
         t = Table(box=None, width=width, padding=(0, 1), header_style="dim", show_edge=False)
-        t.add_column("stream", no_wrap=True, overflow="ellipsis", max_width=24 if wide else 12)
-        t.add_column("state", no_wrap=True, overflow="ellipsis", max_width=28 if wide else 14)
-        for name in ("fps", "p50", "p95", "p99"):
-            t.add_column(name, justify="right", no_wrap=True)
-        if wide:
-            t.add_column("engine", justify="right", no_wrap=True)
-        t.add_column("frames", justify="right", no_wrap=True)
-        t.add_column("dropped", no_wrap=True, overflow="ellipsis", ratio=1)
-        for name, (rolling, share) in self._rows.items():
-            now = rolling.now()
-            if now is not None:
-                t.add_row(*self._cells(name, now, share, wide=wide))
+        for head, most in zip(heads, widths, strict=False):
+            t.add_column(head, no_wrap=True, overflow="ellipsis", max_width=most)
+        for head in heads[2:-1]:
+            t.add_column(head, justify="right", no_wrap=True)
+        t.add_column(heads[-1], no_wrap=True, overflow="ellipsis", ratio=1)
+        for row in rows:
+            t.add_row(*row)
         yield t
 
     def _cells(self, name: str, now: LiveStats, share: float | None, *, wide: bool) -> list[Text]:
@@ -158,6 +182,19 @@ class LiveTable:
         if wide:
             cells.append(Text(_ms(None if engine is None else engine.p50)))
         return [*cells, Text(f"{now.frames.processed:,}"), Text(dropped, "yellow" if causes else "dim")]
+
+
+def _shared(
+    width: int, heads: Sequence[str], rows: Sequence[Sequence[Text]], dropped: int
+) -> tuple[int, int]:
+    """Columns for names and for states: what they need where there is room beside the numbers and ``dropped`` columns for
+    the causes of drops; else a state goes before a name."""
+    needs = [
+        max(len(text) for text in (head, *(row[i].plain for row in rows))) for i, head in enumerate(heads)
+    ]
+    room = width - 2 * len(heads) - sum(needs[2:-1]) - min(needs[-1], dropped)
+    names = max(_LEAST, min(needs[0], room - needs[1]))
+    return names, max(_LEAST, min(needs[1], room - names))
 
 
 def _ms(value: float | None) -> str:

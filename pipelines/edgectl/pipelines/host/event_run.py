@@ -26,7 +26,8 @@ from edgectl.core.bundle import Bundle, Preference
 from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.device_profiles.machine import probe
 from edgectl.pipelines.host.config import load_config, parse_config
-from edgectl.pipelines.host.run import RunSummary, Tally, check_places, part_variants, summary_of
+from edgectl.pipelines.host.place_check import check_places
+from edgectl.pipelines.host.run import RunSummary, Tally, part_variants, summary_of
 from edgectl.pipelines.host.running_stream import RunningStream, start_all, stop_all
 from edgectl.pipelines.kinds.base import EngineFactory, PipelineArgs, make_pipeline, open_variant
 from edgectl.pipelines.kinds.config import PipelineConfig
@@ -120,7 +121,7 @@ class EventRun:
         sources: Mapping[str, str] = source if isinstance(source, Mapping) else {stream: source}
         if not sources:
             raise UsageError("there is no source to run on")
-        check_places(dict.fromkeys(sources, config))
+        check_places(dict.fromkeys(sources, config), {})
         self._tallies = {name: Tally() for name in sources}
         pool = EnginePool()
         self._streams: list[RunningStream] = []

@@ -35,6 +35,13 @@ class LiveConfig:
         """From now on there is something to apply it to."""
         self._pipeline = pipeline
 
+    def read(self) -> PipelineConfig:
+        """What the file says now. Raises :class:`EdgectlError`."""
+        if self._path is None:
+            raise UsageError("it was started without a configuration file", hint="start it with --config")
+        file = parse_yaml(read_bounded_text(self._path), name=str(self._path))
+        return self._adjust(file.validate(KINDS.get(self._kind).config))
+
     def reload(self) -> str:
         """Read the file again and apply it. Returns what came of it, in one sentence; raises :class:`EdgectlError` with
         what is wrong, and nothing has changed then."""

@@ -16,6 +16,7 @@ from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
 from edgectl.pipelines.decoders import DECODERS
 from edgectl.pipelines.host.config import parse_config
+from edgectl.pipelines.host.place_check import check_places
 from edgectl.pipelines.host.running_stream import RunningStream, start_all, stop_all
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.kinds.base import EngineFactory, Pipeline, PipelineArgs, make_pipeline, open_variant
@@ -29,7 +30,6 @@ __all__ = [
     "StreamResult",
     "StreamToRun",
     "Tally",
-    "check_places",
     "engines_for",
     "part_of",
     "part_variants",
@@ -85,6 +85,7 @@ def run_stream(
     prefer: Preference | None = None,
     stream: str = "run",
     sinks: Sequence[Sink] = (),
+    patient: bool = False,
     stop: threading.Event | None = None,
 ) -> RunSummary:
     """Run until the source ends, ``seconds`` of it are over, somebody sets ``stop``, or it fails.
@@ -109,6 +110,7 @@ def run_stream(
         variants=variants,
         parts=parts,
         prefer=prefer,
+        patient=patient,
         stop=stop,
     )
     if result.error is not None:
@@ -152,17 +154,19 @@ def run_streams(
     variants: Mapping[str, Variant] | None = None,
     parts: Mapping[str, Bundle] | None = None,
     prefer: Preference | None = None,
+    patient: bool = False,
     trace: Path | None = None,
     stop: threading.Event | None = None,
     started: Callable[[Mapping[str, Pipeline]], None] | None = None,
     on_failure: Callable[[str, EdgectlError], None] | None = None,
 ) -> list[StreamResult]:
     """Run several streams side by side; they share each engine. One that fails, at its start or later, does not
-    stop the others: its result says so.
+    stop the others: its result says so. ``patient``: a camera that is away at the start is waited for, as one is that
+    goes away later; where nothing but a person can help (a wrong password), the stream fails.
 
     ``on_event`` is called by one thread at a time; ``on_failure`` from this one, with the name of a stream, when that
     fails: the others may run for weeks. ``trace``: a file for what the threads did last, as a Chrome
-    trace. The rest is as for :func:`run_stream`. Raises :class:`EdgectlError` for what concerns all streams.
+    trace. ``started`` hears of streams once they run. The rest is as for :func:`run_stream`. Raises :class:`EdgectlError` for what concerns all streams.
     """
     names = [s.name for s in streams]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -171,7 +175,7 @@ def run_streams(
         bundles, facts or frozenset(), runtimes, prefer, parts
     )
     configs = {one.name: one.config or parse_config(kind, None) for one in streams}
-    check_places(configs)
+    check_places(configs, {one.name: one.out for one in streams})
     needed = {name: engines_for(kind, config, engines) for name, config in configs.items()}
     if unused := set(engines) - {part for some in needed.values() for part in some}:
         raise UsageError(
@@ -193,6 +197,7 @@ def run_streams(
                     ear.of(one.name),
                     open_engine,
                     one.out,
+                    patient=patient,
                     seconds=seconds,
                     sinks=one.sinks,
                     pool=pool,
@@ -203,6 +208,7 @@ def run_streams(
     ]
 
     failed: set[str] = set()
+    known_live: set[str] = set()
 
     def progress() -> None:
         for one in running:
@@ -210,6 +216,9 @@ def run_streams(
                 failed.add(one.name)
                 on_failure(one.name, one.error)
         live = [one for one in running if one.started_s is not None]
+        if started is not None and (new := [one for one in live if one.name not in known_live]):
+            known_live.update(one.name for one in new)
+            started({one.name: one.pipeline for one in new})
         if on_progress is not None and live:
             stats = {one.name: one.pipeline.stats() for one in live}
             expected = [one.pipeline.expected for one in live]
@@ -219,8 +228,6 @@ def run_streams(
 
     try:
         start_all(running, lambda: ear.deaf is not None or (stop is not None and stop.is_set()), progress)
-        if started is not None:
-            started({one.name: one.pipeline for one in running if one.started_s is not None})
         progress()
         while ear.deaf is None and not (stop is not None and stop.is_set()):
             over = [one.over(_LOOK_S / len(running)) for one in running]
@@ -237,19 +244,6 @@ def run_streams(
     return [
         StreamResult(one.name, summary_of(one, kind, ear.tallies[one.name]), one.error) for one in running
     ]
-
-
-def check_places(configs: Mapping[str, PipelineConfig]) -> None:
-    """Two streams must not send to one address or topic. Raises :class:`UsageError`."""
-    found: dict[tuple[str, tuple[str | None, ...]], str] = {}
-    for name, config in configs.items():
-        for sink, options in config.sinks.items():
-            place = options.own_place() if options else ()
-            if place and (other := found.setdefault((sink, place), name)) != name:
-                raise UsageError(
-                    f"the streams {other!r} and {name!r} would write to the same place of `{sink}`",
-                    hint="give each a configuration of its own: --config NAME=FILE",
-                )
 
 
 class _Ear:

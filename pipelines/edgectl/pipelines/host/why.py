@@ -16,6 +16,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from edgectl.core.errors import DataError, UsageError
+from edgectl.core.nearest import did_you_mean
 from edgectl.pipelines.host.replay import (
     TrackLogFile,
     open_track_log,
@@ -139,8 +140,9 @@ def why(
                 if known is None or _rank(now, moment.t) > _rank(known, moment.t):
                     best[name, one.track] = now
     if rule is not None and rule not in rules.explain() and frames:
-        names = ", ".join(rules.explain()) or "none"
-        raise UsageError(f"there is no rule or zone {rule[:64]!r} here", hint=f"there are: {names}")
+        raise UsageError(
+            f"there is no rule or zone {rule[:64]!r} here", hint=did_you_mean(rule, rules.explain())
+        )
     if not frames:
         raise UsageError(
             f"the track log holds no frame at {moment.t:.3f} s",

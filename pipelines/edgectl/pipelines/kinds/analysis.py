@@ -29,10 +29,11 @@ from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.frame_path import FramePath, FrameResult, Heard
 from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
+from edgectl.pipelines.video.object_filter import ObjectFilters
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.merge import MergedDetections, merge_regions
 from edgectl.pipelines.video.second_stage.stages import SecondStages
-from edgectl.pipelines.video.shown import ShownFrame
+from edgectl.pipelines.video.shown import Hidden, ShownFrame
 from edgectl.pipelines.video.track_watch import TrackWatch
 from edgectl.pipelines.video.tracker import ObjectTracker, Tracks
 
@@ -95,6 +96,7 @@ class Analysis:
         self,
         path: FramePath,
         labels: LabelMap,
+        filters: ObjectFilters,
         tracker: ObjectTracker,
         watch: TrackWatch,
         analyser: Analyser,
@@ -120,6 +122,7 @@ class Analysis:
         self.analyser = analyser
         self._path = path
         self._labels = labels
+        self._filters = filters
         self._tracker = tracker
         self._watch = watch
         self._camera = CameraMotion()
@@ -142,8 +145,9 @@ class Analysis:
         self._stop = threading.Event()
         self.thread = stream_thread("analysis", path.stream, self._run, failed)
 
-    def adopt(self, privacy: Privacy) -> None:
-        """Hide other things from the next frame on. From this object's thread."""
+    def adopt(self, privacy: Privacy, filters: ObjectFilters) -> None:
+        """Hide and leave out other things from the next frame on. From this object's thread."""
+        self._filters = filters
         privacy.go_on_from(self._privacy)
         self._privacy = privacy
 
@@ -184,7 +188,7 @@ class Analysis:
             return
         try:
             seen = self._see(result, ran)
-            found = self._labels(seen.found)
+            found = self._filters(self._labels(seen.found), frame.width, frame.height)
         except (EngineError, ModelError) as e:
             self._inference_failed(frame, e)
             return
@@ -196,20 +200,25 @@ class Analysis:
         tracks = self._tracker.update(found, t, frame.width, frame.height, camera)
         self._watch.see(t, found, tracks, seen.cut)
         tracked = time.monotonic_ns()
-        hidden = self._privacy.masked(tracks) if self._second else None
+        unread = hidden = None
         if self._second:
-            tracks, failures = self._second.before_rules(frame, tracks, t, hidden, self._privacy.closed)
+            hidden = self._hide(result, seen, tracks)
+            unread = self._privacy.unread(tracks, hidden)
+            tracks, failures = self._second.before_rules(frame, tracks, t, unread, self._privacy.closed)
             for event in failures:
                 self.say(event, frame.stamp)
         looked = time.monotonic_ns()
         events = self.analyser.step(frame, tracks, t)
         done = time.monotonic_ns()
-        self._offer(result, seen, tracks, events, done)
+        if not self._second:
+            # events do not wait for it
+            hidden = self._hide(result, seen, tracks)
+        self._offer(frame, hidden, tracks, events, done)
         if any(event.type == "configuration" and event.phase == "reverted" for event in events):
             self._went_back()
         self._count(result, ran, _Times(taken, decoded, tracked, looked, done))
         if self._second:
-            self._second.after_rules(frame, tracks, t, hidden, self._privacy.closed)
+            self._second.after_rules(frame, tracks, t, unread, self._privacy.closed)
 
     def _see(self, result: FrameResult, ran: Ran) -> MergedDetections:
         """What was found in all regions of the frame, and what their borders cut. Raises as a decoder does."""
@@ -219,16 +228,17 @@ class Analysis:
         ]
         return merge_regions(regions, (result.frame.width, result.frame.height))
 
-    def _offer(
-        self, result: FrameResult, seen: MergedDetections, tracks: Tracks, events: list[Event], done: int
-    ) -> None:
-        frame = result.frame
-        records = tuple(self._record(e, frame, done) for e in events)
-        # Stepped for every frame, shown or not: it remembers where somebody was.
+    def _hide(self, result: FrameResult, seen: MergedDetections, tracks: Tracks) -> Hidden | None:
+        """What must not be seen of the frame. Asked for every frame, shown or not: it remembers where somebody was."""
         # a piece of somebody is somebody
         found = Detections.joined([seen.found, seen.pieces]) if len(seen.pieces) else seen.found
         looked = None if result.whole else [(m.x, m.y, m.width, m.height) for m in result.metas]
-        hidden = self._privacy.step(found, tracks, frame.stamp.t_s, looked)
+        return self._privacy.step(found, tracks, result.frame.stamp.t_s, looked)
+
+    def _offer(
+        self, frame: Frame, hidden: Hidden | None, tracks: Tracks, events: list[Event], done: int
+    ) -> None:
+        records = tuple(self._record(e, frame, done) for e in events)
         if self._hidden is not None and hidden is not None and frame.stamp.pts_s is not None:
             self._hidden.add(frame.stamp.pts_s, hidden, frame.stamp.seq)
         clean = self._privacy.clean_tracks(tracks)

@@ -10,12 +10,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from edgectl.core.nearest import did_you_mean
 from edgectl.core.schema import Config, wrong_at
 from edgectl.pipelines.rules import RulesConfig
 from edgectl.pipelines.sinks import SinksConfig
 from edgectl.pipelines.stream.flow import FlowConfig
 from edgectl.pipelines.video.labels import LabelConfig
 from edgectl.pipelines.video.motion_gate import MotionGateConfig
+from edgectl.pipelines.video.object_filter import ObjectFilterConfig
 from edgectl.pipelines.video.privacy import PrivacyConfig
 from edgectl.pipelines.video.regions.plan import RegionConfig
 from edgectl.pipelines.video.second_stage.config import SceneConfig, SecondStageConfig
@@ -56,7 +58,8 @@ class PipelineConfig(SinksConfig):
         for setting, names in named.items():
             for i, name in enumerate(names):
                 if name not in self.event_names():
-                    raise wrong_at((setting, "on", i), f"{name!r} is no rule or zone")
+                    known = did_you_mean(name, sorted(self.event_names()))
+                    raise wrong_at((setting, "on", i), f"{name!r} is no rule or zone: {known}")
         return self
 
 
@@ -65,6 +68,8 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
 
     pictures: ClassVar[bool] = True
 
+    filters: dict[str, ObjectFilterConfig] = Field(default={}, max_length=64)
+    """Label → which of its detections are left out."""
     flow: FlowConfig = FlowConfig()
     gate: MotionGateConfig = MotionGateConfig()
     regions: RegionConfig = RegionConfig()
@@ -100,7 +105,8 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
         for where, names in self.attribute_names():
             if unknown := set(names) - set(self.attribute_parts()):
                 raise ValueError(
-                    f"{where} asks for the attribute {min(unknown)!r}, which no second_stage gives"
+                    f"{where} asks for the attribute {min(unknown)!r}, which no second_stage gives: "
+                    f"{did_you_mean(min(unknown), self.attribute_parts())}"
                 )
         return self
 
@@ -109,7 +115,10 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
         zones = self.privacy.blur.zones if self.privacy.blur else ()
         for i, zone in enumerate(zones):
             if zone not in self.zones:
-                raise wrong_at(("privacy", "blur", "zones", i), f"{zone!r} is no zone")
+                raise wrong_at(
+                    ("privacy", "blur", "zones", i), f"{zone!r} is no zone: {did_you_mean(zone, self.zones)}"
+                )
+        self._check_what_is_told()
         if self.privacy.hides:
             for name, options in self.chosen().items():
                 if options.packet_seconds() and not options.hides:
@@ -119,6 +128,26 @@ class VideoConfig(LabelConfig, RulesConfig, PipelineConfig):
                         "leave it out, or privacy",
                     )
         return self
+
+    def _check_what_is_told(self) -> None:
+        """A part that may look at nothing is a mistake, and so is one that is not there."""
+        blur = self.privacy.blur
+        if blur is None:
+            return
+        for i, part in enumerate(blur.tell):
+            if part not in self.attribute_parts():
+                known = did_you_mean(part, self.attribute_parts())
+                raise wrong_at(
+                    ("privacy", "blur", "tell", i), f"{part!r} is no part of second_stage: {known}"
+                )
+        hidden = {*blur.classes, *(new for new, olds in self.merge.items() if {*olds} & {*blur.classes})}
+        for i, stage in enumerate(self.second_stage):
+            if stage.part not in blur.tell and stage.classes and hidden.issuperset(stage.classes):
+                raise wrong_at(
+                    ("second_stage", i, "classes"),
+                    f"{stage.part!r} would look at what privacy.blur hides: name it in privacy.blur.tell to have it told, "
+                    "or leave it out",
+                )
 
     def event_names(self) -> frozenset[str]:
         return frozenset((*self.zones, *(rule.id for rule in self.rules)))

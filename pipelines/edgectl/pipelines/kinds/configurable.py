@@ -34,6 +34,7 @@ from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.health.judge import HealthConfig
 from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
+from edgectl.pipelines.video.object_filter import ObjectFilters
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.second_stage.stages import SecondStages
 from edgectl.pipelines.video.swap import HotSwap
@@ -108,6 +109,7 @@ class Configurable:
     ) -> ConfigChange:
         """``take``: lets other rules take over. Raises :class:`UsageError` for a label that the model does not have."""
         privacy = self._privacy(config)
+        filters = ObjectFilters(config.filters, self._labels.labels)
         flow = config.flow
 
         def at_capture() -> None:
@@ -119,7 +121,7 @@ class Configurable:
             self._path.keep_pictures(self._wants_pictures())
 
         def at_analysis() -> None:
-            self._analysis.adopt(privacy)
+            self._analysis.adopt(privacy, filters)
             self._tracker.adopt(config.track, period_s(self._info, flow.target_fps))
             self._path.limit(*self._limits(config))
             self._budget_ms = self._budget(config)

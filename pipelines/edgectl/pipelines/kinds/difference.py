@@ -14,6 +14,7 @@ __all__ = ["ConfigDifference", "NewStartNeeded", "difference"]
 _IN_PLACE = frozenset(
     {
         "budget_ms",
+        "filters",
         "flow.max_age_ms",
         "flow.target_fps",
         "gate",

@@ -52,6 +52,7 @@ from edgectl.pipelines.video.frame_path import FramePath
 from edgectl.pipelines.video.health.judge import HealthConfig
 from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
+from edgectl.pipelines.video.object_filter import ObjectFilters
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
 from edgectl.pipelines.video.swap import HotSwap
@@ -60,6 +61,8 @@ from edgectl.pipelines.video.track_watch import Known, TrackWatch
 __all__ = ["Analyser", "VideoPipeline"]
 
 _JOIN_S = 20.0
+_MAX_DETAIL = 200
+"""Characters of what is wrong with the source."""
 _SETTLE_S = 10.0
 """So long an engine may take for the frames that are under way."""
 
@@ -287,6 +290,7 @@ class VideoPipeline(Configurable):
         self._analysis = Analysis(
             self._path,
             labels,
+            ObjectFilters(self._config.filters, labels.labels),
             tracker,
             watch,
             analyser,
@@ -437,6 +441,7 @@ class VideoPipeline(Configurable):
         slot = self._engines.engine.slot
         level = None if self._degradation is None else self._degradation.level
         outage = self._capture.outage or ("engine_stuck" if self._stuck else None)
+        trouble, retry_s = self._capture.trouble
         state = (
             "failed" if self._error else "ended" if self._done.is_set() else "outage" if outage else "running"
         )
@@ -455,6 +460,8 @@ class VideoPipeline(Configurable):
             budget_ms=self._budget_ms,
             state=state,
             reason=outage or self._capture.view,
+            detail=None if trouble is None else trouble[:_MAX_DETAIL],
+            retry_s=None if retry_s is None else round(retry_s, 1),
             counters={
                 **self._analysis.analyser.counters(),
                 **self._sinks.counters,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgectl.core.errors import EngineError, UsageError
+from edgectl.core.nearest import did_you_mean
 from edgectl.pipelines.rules.attributes import AttributeFilter
 from edgectl.pipelines.rules.config import RULES, RulesConfig, classes_of, names_of
 from edgectl.pipelines.rules.failure import check_made, line_of
@@ -88,7 +89,7 @@ class RuleSet:
                 name = min(unknown)
                 raise UsageError(
                     f"{who} names class {name!r}, which the model does not know",
-                    hint=f"it knows {', '.join(labels[:20])}",
+                    hint=did_you_mean(name, labels, there_are="it knows "),
                     key=key(name),
                 )
         self.config = config
@@ -194,7 +195,7 @@ class RuleSet:
         if name not in self.switches:
             raise UsageError(
                 f"there is no rule {name[:64]!r} that can be armed",
-                hint=f"there are: {', '.join(self.switches) or 'none'}",
+                hint=did_you_mean(name, self.switches),
             )
         self._asked.append((name, on))
 
@@ -205,7 +206,7 @@ class RuleSet:
             counting = [n for n, rule in self.rules.items() if isinstance(rule, Resettable)]
             raise UsageError(
                 f"there is no rule {name[:64]!r} that counts",
-                hint=f"there are: {', '.join(counting) or 'none'}",
+                hint=did_you_mean(name, counting),
             )
         self._asked.append((name, None))
 
@@ -408,11 +409,14 @@ def _check_attributes(config: RulesConfig, known: Mapping[str, Sequence[str]]) -
     for where_, asked in config.attribute_names():
         for part, values in asked.items():
             if part not in known:
-                raise UsageError(f"{where_} asks for the attribute {part!r}, which no second stage gives")
+                raise UsageError(
+                    f"{where_} asks for the attribute {part!r}, which no second stage gives",
+                    hint=did_you_mean(part, known),
+                )
             if known[part] and (unknown := set(values) - set(known[part])):
                 raise UsageError(
                     f"{where_} asks for {part} {min(unknown)!r}, which the model does not know",
-                    hint=f"it knows {', '.join(known[part][:20])}",
+                    hint=did_you_mean(min(unknown), known[part], there_are="it knows "),
                 )
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
+from edgectl.core.nearest import did_you_mean, nearest
 from edgectl.core.schema import Config, Key, Name, mistakes_below, wrong_at
 from edgectl.pipelines.registry import Registry
 from edgectl.pipelines.rules.base import RuleConfig, RuleType
@@ -81,12 +82,14 @@ class RulesConfig(Config):
             raise wrong_at((place,), "a rule is a mapping with an id and one of: " + ", ".join(RULES.names()))
         names = names_of(value)
         if len(names) != 1:
-            others = [] if names else [key for key in value if key != "id"]
-            unknown = f", and there is no rule {str(others[0])[:64]!r}" if others else ""
+            others = [] if names else [key for key in value if key not in RuleConfig.model_fields]
             there = names[1:2] or others[:1]
-            raise wrong_at(
-                (place, *map(str, there)), f"a rule needs exactly one of: {', '.join(RULES.names())}{unknown}"
-            )
+            what = f"a rule needs exactly one of: {', '.join(RULES.names())}"
+            if near := [rule for key in others for rule in nearest(str(key), RULES.names())]:
+                what = f"there is no such rule: did you mean {' or '.join(map(repr, near))}?"
+            elif others:
+                what += f", and there is no rule {str(others[0])[:64]!r}"
+            raise wrong_at((place, *map(str, there)), what)
         type_ = RULES.get(names[0])
         if missing := type_.needs - cls.has:
             what = f"needs {' and '.join(sorted(missing))}, which this kind of pipeline does not have"
@@ -118,7 +121,7 @@ class RulesConfig(Config):
                 zone = min(unknown)
                 raise wrong_at(
                     where("rules", i, rule, zone),
-                    f"rule {rule.id!r} names zone {zone!r}, which does not exist",
+                    f"rule {rule.id!r} names zone {zone!r}, which does not exist: {did_you_mean(zone, self.zones)}",
                 )
             if rule.needs_ground() and self.ground is None:
                 raise wrong_at(("rules", i), f"rule {rule.id!r} measures in metres, and there is no ground")
@@ -126,7 +129,7 @@ class RulesConfig(Config):
             name = min(unknown)
             raise wrong_at(
                 ("review", *find(self.review.model_dump(mode="json"), name)),
-                f"{name!r} is no rule or zone",
+                f"{name!r} is no rule or zone: {did_you_mean(name, [*self.zones, *ids])}",
             )
         return self
 

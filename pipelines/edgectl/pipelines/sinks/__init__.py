@@ -7,6 +7,7 @@ A sink's options stand in the stream's configuration under the sink's name. ``tr
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -77,6 +78,10 @@ class SinksConfig(Config):
         rest = {key: value for key, value in values.items() if key not in named}
         sinks = {name: cls._options(name, values[name]) for name in named}
         return rest | {"sinks": {**written, **sinks}} if sinks else rest
+
+    @classmethod
+    def settings(cls) -> Iterable[str]:
+        return [*(name for name in super().settings() if name != "sinks"), *SINKS.names()]
 
     @classmethod
     def _options(cls, name: str, value: Any) -> SinkOptions | Literal[False]:

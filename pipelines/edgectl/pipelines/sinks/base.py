@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from edgectl.core.schema import Config
+from edgectl.pipelines.places import OwnPlace
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sources.media.ring import PacketRing
 from edgectl.pipelines.stream.events import Event
@@ -126,9 +127,8 @@ class SinkOptions(Config):
         """Ids of rules and zones that it names: they must exist."""
         return ()
 
-    def own_place(self) -> tuple[str | None, ...]:
-        """Where, outside of its stream's folder, it writes as the only one; empty: others may write there, too. A
-        secret may stand in it."""
+    def own_places(self, stream: str) -> tuple[OwnPlace, ...]:
+        """Where, outside of its stream's folder, it writes as the only one; none: others may write there, too."""
         return ()
 
     def packet_seconds(self) -> float:

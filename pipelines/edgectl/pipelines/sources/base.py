@@ -21,6 +21,7 @@ __all__ = [
     "EndOfStream",
     "KeyFrameSource",
     "LossySource",
+    "RetryingSource",
     "Source",
     "SourceInfo",
     "SourceType",
@@ -98,6 +99,18 @@ class LossySource(Protocol):
 
     superseded_frames: int
     """Frames that gave way to newer ones before they were read, since ``open``."""
+
+
+@runtime_checkable
+class RetryingSource(Protocol):
+    """A source that is opened again after it failed."""
+
+    trouble: str | None
+    """What went wrong last, in a sentence; None while it is there."""
+
+    def retry_s(self) -> float | None:
+        """Seconds until it is tried again; None while it is there. From any thread."""
+        ...
 
 
 @runtime_checkable

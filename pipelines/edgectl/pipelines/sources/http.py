@@ -43,6 +43,8 @@ __all__ = ["SOURCE", "HttpOptions"]
 
 _log = logging.getLogger(__name__)
 _LISTS = ("application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl", "audio/x-mpegurl")
+_RECORDINGS = (".mp4", ".m4v", ".mkv", ".mov", ".avi", ".webm")
+"""What an address ends with whose server will not turn out to be a camera."""
 _MAX_LIST = 1 << 20
 """Bytes of a list of HLS."""
 _SILENCE_S = 15.0
@@ -76,6 +78,7 @@ class HttpSource:
         self._closed = threading.Event()
         self.decode_errors = self.corrupt_frames = self.degraded_frames = 0
         self.outage: str | None = None
+        self.trouble: str | None = None
 
     def keep_packets(self, ring: PacketRing) -> bool:
         self._ring = ring
@@ -89,7 +92,7 @@ class HttpSource:
         try:
             kind = self._kind()
         except SourceError as e:
-            if not (self._patient and e.retryable):
+            if not (self._patient and e.retryable) or _names_a_recording(server.url):
                 raise
             kind = "camera"  # a recording is not waited for
         if kind == "camera":
@@ -137,6 +140,10 @@ class HttpSource:
         self.decode_errors, self.corrupt_frames = source.decode_errors, source.corrupt_frames
         self.degraded_frames = source.degraded_frames if isinstance(source, LiveSource) else 0
         self.outage = source.outage
+        self.trouble = source.trouble if isinstance(source, LiveSource) else None
+
+    def retry_s(self) -> float | None:
+        return self._source.retry_s() if isinstance(self._source, LiveSource) else None
 
     def _kind(self) -> str:
         """``camera``, ``list`` or ``file``."""
@@ -230,6 +237,10 @@ def _list_reader(server: HttpServer, hardware: Hardware, *, live: bool) -> Video
         timeout_s=_SILENCE_S if live else None,
         hardware=hardware,
     )
+
+
+def _names_a_recording(url: str) -> bool:
+    return urlsplit(url).path.lower().endswith(_RECORDINGS)
 
 
 def _is_list(body: HttpBody) -> bool:

@@ -7,7 +7,6 @@ one label a line. ``abstract = true`` marks a base that is only inherited from.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 from edgectl.core.config_file import ConfigFile, read_bounded_text, read_toml
 from edgectl.core.errors import UsageError
+from edgectl.core.nearest import did_you_mean
 from edgectl.core.task import TaskSpec
 from edgectl.pipelines.decoders import check_decode
 
@@ -74,10 +74,9 @@ def _own_input(file: ConfigFile) -> set[str]:
 
 def _named(name: str) -> Path:
     if name not in task_names():
-        near = difflib.get_close_matches(name, task_names(), n=3, cutoff=0.4) or task_names()
         raise UsageError(
             f"there is no task {name[:64]!r}",
-            hint=f"did you mean {', '.join(near)}? A path to a .toml file works too",
+            hint=f"{did_you_mean(name, task_names())} A path to a .toml file works too",
         )
     return _HERE / f"{name}.toml"
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from edgectl.core.errors import DataError, EdgectlError, SourceError
 from edgectl.pipelines.sources import EndOfStream, Source, SourceInfo
-from edgectl.pipelines.sources.base import KeyFrameSource, LossySource
+from edgectl.pipelines.sources.base import KeyFrameSource, LossySource, RetryingSource
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame, Notice, Stamp
 from edgectl.pipelines.stream.ledger import Cause, Ledger
@@ -115,6 +115,13 @@ class Capture:
             self._tell_outage("stalled")
 
     @property
+    def trouble(self) -> tuple[str | None, float | None]:
+        """What went wrong with a source that is away, and in how many seconds it is tried again. From any thread."""
+        if self.outage is None or not isinstance(self._source, RetryingSource):
+            return None, None
+        return self._source.trouble, self._source.retry_s()
+
+    @property
     def stuck(self) -> bool:
         """The source does not come back from a call: from opening, from reading, or although it is to stop."""
         since = self._reading_since
@@ -204,6 +211,9 @@ class Capture:
             self._hand_over(frame)
             # its memory is the decoder's, who wants it back before the next one
             del frame
+        if self._last is None and self.outage is not None and not self._stop.is_set():
+            why = self.trouble[0] or f"there was no picture: {self.outage}"
+            raise SourceError(f"no picture came in {self._seconds:g} s: {why}")
 
     def _read(self) -> Frame | None:
         self._reading_since = time.monotonic()

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.pipelines.video.keypoints import Keypoints
+from edgectl.pipelines.video.lettering import drawable
 from edgectl.pipelines.video.masks import InstanceMasks
 from edgectl.pipelines.video.tracker import Tracks
 
@@ -119,6 +120,7 @@ def draw_keypoints(image: Image, found: Keypoints, row: int, paint: tuple[int, i
 
 def draw_label(image: Image, text: str, at: tuple[int, int], paint: tuple[int, int, int]) -> None:
     """White text on a filled box whose lower left corner is ``at``."""
+    text = drawable(text)
     (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
     x, y = at
     cv2.rectangle(image, (x, y - h - base), (x + w + 2, y), paint, cv2.FILLED)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgectl.core.errors import UsageError
+from edgectl.core.nearest import did_you_mean
 from edgectl.core.schema import Config
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.duplicates import without_doubles
@@ -34,7 +35,7 @@ class LabelMap:
                 label = min(unknown)
                 raise UsageError(
                     f"{where} names {label!r}, which the model does not know",
-                    hint=f"it knows {', '.join(labels[:20])}",
+                    hint=did_you_mean(label, labels, there_are="it knows "),
                     key=(where, config.classes.index(label) if where == "classes" else to[label]),
                 )
         renamed = [to.get(label, label) for label in labels]

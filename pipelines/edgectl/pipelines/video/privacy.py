@@ -8,16 +8,18 @@ there; a class is hidden where the detector sees it, and for a while after it sa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import cv2
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from edgectl.core.errors import UsageError
-from edgectl.core.schema import Config
+from edgectl.core.nearest import did_you_mean
+from edgectl.core.schema import Config, Name
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.keypoints import Keypoints
@@ -57,6 +59,9 @@ class BlurConfig(Config):
     hold_s: float = Field(default=2.0, ge=0, le=600)
     """How long a place stays hidden after an object was seen there last; it grows meanwhile. One detection that is
     missed unveils nobody."""
+    tell: tuple[Name, ...] = ()
+    """Parts of `second_stage` that look at what is hidden all the same, and whose attributes are told. The others look at
+    no crop in which something is hidden: what nobody recognises nobody reads out."""
 
     @model_validator(mode="after")
     def _hides_something(self) -> BlurConfig:
@@ -102,7 +107,7 @@ class Privacy:
         if unknown := classes - set(found) - set(labels.merge):
             raise UsageError(
                 f"privacy.blur.classes names {min(unknown)!r}, which the model does not know",
-                hint=f"it knows {', '.join(found[:20])}",
+                hint=did_you_mean(min(unknown), found, there_are="it knows "),
                 key=("privacy", "blur", "classes"),
             )
         merged = {old: new for new, olds in labels.merge.items() for old in olds}
@@ -111,6 +116,7 @@ class Privacy:
         shown_as = private | classes | {merged[label] for label in private if label in merged}
         self._tracked = [i for i, label in enumerate(tracked) if label in shown_as]
         self._zones = tuple(zones[name] for name in (config.blur.zones if config.blur else ()))
+        self._shapes = [shapely.Polygon(np.reshape(zone, (-1, 2))) for zone in self._zones]
         self._hold_s = 0.0 if still or config.blur is None else config.blur.hold_s
         self._held = np.empty((0, 4), np.float32)
         self._last_s = np.empty(0, np.float64)
@@ -121,6 +127,29 @@ class Privacy:
         """Take over from one with other settings: what it held hidden stays hidden as long."""
         if self._blur is not None:
             self._held, self._last_s = before._held, before._last_s
+
+    def unread(
+        self, tracks: Tracks, hidden: Hidden | None
+    ) -> Callable[[str, float], NDArray[np.bool_]] | None:
+        """Which tracks (N,) a part of the second stage must not look at, from its name and by how much of a box's size its
+        crops are larger on each side. ``hidden``: of the same frame. None: every track may be looked at."""
+        if hidden is None or not self._config.hides:
+            return None
+        masked = self.masked(tracks)
+        tell = self._blur.tell if self._blur is not None else ()
+        private = np.isin(tracks.cls, self._tracked)
+        scale = np.array([tracks.width, tracks.height] * 2)
+
+        def of(part: str, margin: float) -> NDArray[np.bool_]:
+            if self._blur is None or part in tell:
+                return masked
+            crops = _grown(tracks.xyxy, np.full(len(tracks), margin))
+            into = np.zeros(len(crops), np.bool_)
+            for zone in self._shapes:
+                into |= shapely.intersects(zone, shapely.box(*(crops / scale).T))
+            return masked | private | into | _overlap(crops, hidden.boxes)
+
+        return of
 
     def unlooked(self) -> Hidden | None:
         """What is hidden in a frame in which nobody has looked for objects. None: there might be some that must not be
@@ -293,6 +322,14 @@ def _grown(boxes: NDArray[np.float32], by: NDArray[np.float64]) -> NDArray[np.fl
     """Boxes (N, 4), each larger by ``by`` (N,) of its size on each side."""
     pad = (boxes[:, 2:] - boxes[:, :2]) * by[:, None]
     return np.concatenate([boxes[:, :2] - pad, boxes[:, 2:] + pad], axis=1).astype(np.float32)
+
+
+def _overlap(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which boxes (N, 4) have something in common with one of the others (M, 4)."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    both: NDArray[np.bool_] = np.all(high > low, axis=2)
+    return np.asarray(both.any(axis=1))
 
 
 def _within(boxes: NDArray[np.float32], regions: Sequence[tuple[int, int, int, int]]) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@
 
     GET  /                              every stream
     GET  /streams/{stream}              one stream, large, with its zones and lines
-    GET  /streams/{stream}/picture.jpg  the newest picture
+    GET  /streams/{stream}/picture.jpg  the newest picture; where there is none, 503 and why, for a browser drawn
     GET  /streams/{stream}/live.mjpeg   all of them, multipart/x-mixed-replace, for other programs
     GET  /pictures?show=gate:640,…      pictures of many streams over one connection, for the page itself: a browser
                                         opens six connections to one host, and no more. ``gate:640:plain``: without
@@ -37,6 +37,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgectl.core.errors import BusyError, EdgectlError
 from edgectl.pipelines.view import page
+from edgectl.pipelines.view.absence import placeholder
 from edgectl.pipelines.view.board import Board
 from edgectl.pipelines.view.editor import ShapeEditor
 from edgectl.pipelines.view.guard import HEADERS, Guard
@@ -50,6 +51,8 @@ _NUMBERS_S = 1.0
 """How often numbers are sent."""
 _FIRST_S = 5.0
 """How long a picture is waited for."""
+_LAST_S = 1.0
+"""The same of a stream that gives none now: its last one may have to be encoded."""
 _MAX_BODY = 256 * 1024
 _BODY_S = 10.0
 
@@ -133,7 +136,7 @@ class _Routes:
 
     async def stream(self, request: Request) -> Response:
         name = self._name(request)
-        about = next(a for a in self._board.about() if a["name"] == name)
+        about = self._about(name)
         events = [event for event in self._board.events() if event["stream"] == name]
         return HTMLResponse(page.one_stream(about, events, self._guard.word, editable=name in self._editors))
 
@@ -161,15 +164,21 @@ class _Routes:
     # -- pictures -----------------------------------------------------------------------------------------------------
 
     async def picture(self, request: Request) -> Response:
-        name = self._name(request)
-        with self._watch({name: _look(request)}) as (watch, bell):
-            until_s = time.monotonic() + _FIRST_S
+        name, look = self._name(request), _look(request)
+        about = self._about(name)
+        with self._watch({name: look}) as (watch, bell):
+            runs = about["live"] is None or about["live"]["state"] == "running"
+            until_s = time.monotonic() + (_FIRST_S if runs else _LAST_S)
             while (
                 not (found := watch.take()) and (left_s := until_s - time.monotonic()) > 0 and not watch.over
             ):
                 await bell.wait(left_s)
         if not found:
-            raise HTTPException(503, "there is no picture yet")
+            why = self._about(name)["absence"]
+            if "image/" in request.headers.get("accept", ""):
+                drawn = placeholder(name, why, look.width)
+                return Response(drawn, 503, {"retry-after": "2"}, media_type="image/svg+xml")
+            raise HTTPException(503, "there is no picture yet" if runs else ": ".join(filter(None, why)))
         return Response(found[0].jpeg, media_type="image/jpeg")
 
     async def mjpeg(self, request: Request) -> Response:
@@ -271,6 +280,9 @@ class _Routes:
         if editor is None:
             raise HTTPException(404, "this stream has no zones and lines")
         return editor
+
+    def _about(self, name: str) -> dict[str, Any]:
+        return next(about for about in self._board.about() if about["name"] == name)
 
     def _name(self, request: Request) -> str:
         name: str = request.path_params["stream"]

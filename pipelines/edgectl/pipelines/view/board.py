@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgectl.core.errors import BusyError
 from edgectl.core.uri import redact
 from edgectl.core.wire import StreamStats
+from edgectl.pipelines.view.absence import absence
 from edgectl.pipelines.view.rolling import RollingStats
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class _Shown:
     source: str
     pictures: bool
     stats: RollingStats = field(default_factory=RollingStats)
+    updated_s: float = 0.0
+    """On the monotonic clock."""
     events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
     objects: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
     """Events of tracked objects: there are many, and what a rule says must not go for them."""
@@ -66,7 +69,9 @@ class Board:
     def update(self, stream: str, stats: StreamStats) -> None:
         """A window of numbers."""
         with self._lock:
-            self._entries[stream].stats.add(stats, time.monotonic())
+            entry = self._entries[stream]
+            entry.updated_s = time.monotonic()
+            entry.stats.add(stats, entry.updated_s)
 
     def mark(self, stream: str, state: str, reason: str | None) -> None:
         """It does not run; ``state``: what it does instead."""
@@ -122,13 +127,16 @@ class Board:
         self._ring()
 
     def about(self) -> list[dict[str, Any]]:
-        """Each stream with its numbers, JSON values."""
+        """Each stream with its numbers, and why there is no picture, where there is none; JSON values."""
         with self._lock:
             found = []
             for name, entry in self._entries.items():
                 now = entry.stats.now()
                 about = {"name": name, "kind": entry.kind, "source": entry.source, "pictures": entry.pictures}
-                found.append(about | {"live": None if now is None else _json(now)})
+                live = None if now is None else _json(now)
+                if live is not None and live["retry_s"] is not None:
+                    live["retry_s"] = max(0.0, live["retry_s"] - (time.monotonic() - entry.updated_s))
+                found.append(about | {"live": live, "absence": absence(live)})
             return found
 
     def events(self, since: int = 0) -> list[dict[str, Any]]:

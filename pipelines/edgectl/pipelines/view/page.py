@@ -63,9 +63,14 @@ def _page(
 def _card(about: Mapping[str, Any], *, large: bool, link: bool = True) -> str:
     name = str(about["name"])
     path = f"/streams/{quote(name)}"
+    short, more = about["absence"]
+    live = about["live"]
+    gone = live is not None and live["state"] != "running"
     title = f'<a href="{path}">{escape(name)}</a>' if link else escape(name)
-    picture = f"""<div class="frame"><img src="{path}/picture.jpg?width={1280 if large else 640}" alt="">
+    first = "" if gone else f'<img src="{path}/picture.jpg?width={1280 if large else 640}" alt="">'
+    picture = f"""<div class="frame">{first}
 <canvas data-picture="{escape(name)}" role="img" aria-label="live picture of {escape(name)}"></canvas>
+<p class="absence" data-absence role="status"{"" if gone else " hidden"}><b>{escape(short)}</b><span>{escape(more or "")}</span></p>
 <span class="badge" data-age hidden></span></div>"""
     if not about["pictures"]:
         picture = '<div class="frame silent"><p>This stream has sound, and no picture.</p></div>'

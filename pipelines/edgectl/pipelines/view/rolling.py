@@ -38,6 +38,10 @@ class LiveStats:
     state: str
     """``running``, ``outage``, ``ended``, ``failed``."""
     reason: str | None
+    detail: str | None
+    """Of an outage: what went wrong last."""
+    retry_s: float | None
+    """Seconds until the source is tried again, at the end of the last window."""
     fps: float
     """Frames that were processed in a second, over :data:`FPS_S`."""
     frames: Frames
@@ -103,7 +107,9 @@ class RollingStats:
         """The stream does not run, and ``state`` says what it does instead; numbers stay, until it runs again."""
         last = self._last or StreamStats(kind=kind)
         self._processed.clear()
-        self._last = last.model_copy(update={"state": state, "reason": reason, "fps": 0.0})
+        self._last = last.model_copy(
+            update={"state": state, "reason": reason, "detail": None, "retry_s": None, "fps": 0.0}
+        )
 
     def now(self) -> LiveStats | None:
         """None before the first window."""
@@ -118,6 +124,8 @@ class RollingStats:
         return LiveStats(
             state=last.state,
             reason=last.reason,
+            detail=last.detail,
+            retry_s=last.retry_s,
             fps=self._fps(last),
             frames=last.frames,
             dropped_lately={cause: n for cause, n in lately.items() if n},

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.home_assistant import entities, rendered
 
-from edgectl.pipelines.sinks.mqtt.home_assistant import HomeAssistantConfig, discovery
+from edgectl.pipelines.sinks.mqtt.home_assistant import HomeAssistantConfig, discovery, left_over
 
 
 def device(known: tuple[str, ...] = ("person", "car"), **config: Any) -> dict[str, dict[str, Any]]:
@@ -121,3 +121,27 @@ def test_a_stream_of_sound_has_no_sensors_for_pictures() -> None:
     )
     assert set(entities(topic, message)) == {"problem"}
     assert message["dev"]["name"] == "Hall"
+
+
+def test_labels_of_any_script_have_a_sensor_each() -> None:
+    found = device(("行人", "汽车", "Fußgänger", "Fußgangar", "traffic light"))
+    labels = {part["name"].casefold(): key for key, part in found.items() if key.startswith("label_")}
+    assert len(set(labels.values())) == 5
+    assert labels["traffic light"] == "label_traffic_light"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b'{"cmps": []}',
+        b'{"cmps": {"a b": {"platform": "sensor"}, "c": 1}}',
+        b"[" * 200_000,
+    ],
+)
+def test_of_a_message_that_makes_no_sense_nothing_is_taken(message: bytes) -> None:
+    assert left_over(message).platforms == {}

@@ -318,3 +318,52 @@ def test_home_assistant_hears_of_the_device_again_at_its_birth_and_its_switch_wo
     assert late.last("t/available") == b"offline"
     late.link.close()
     watcher.link.close()
+
+
+def test_what_a_configuration_has_no_more_is_removed_from_home_assistant(tmp_path: Path) -> None:
+    """Also where another run said it, and for a Home Assistant that is away meanwhile."""
+    port = free_port()
+    broker = start_mosquitto(tmp_path, port)
+    watcher = Watcher(port)
+    topic = "homeassistant/device/t/config"
+
+    def said() -> dict[str, Any]:
+        return json.loads(watcher.last(topic) or b"{}").get("cmps", {})
+
+    def run(*zones: str, armed: tuple[str, ...] = ()) -> Sink:
+        control = StreamControl()
+        control.armed = lambda: dict.fromkeys(armed, True)
+        config = parse_config(
+            "surveillance",
+            {
+                "mqtt": {"url": f"mqtt://127.0.0.1:{port}", "topic": "t", "home_assistant": True},
+                "events": False,
+            },
+        )
+        context = SinkContext("gate", tmp_path, 10.0, ("person",), zones, (), control)
+        return open_sinks(config, context)["mqtt"]
+
+    first = run("yard", "door", armed=("night",))
+    wait_until(lambda: "zone_yard_count" in said(), "the device is said")
+    wait_until(lambda: watcher.last("t/arm/night/state") == b"ON", "and the switch")
+    first.close()
+    second = run("door")
+    wait_until(
+        lambda: said().get("zone_yard_count") == {"platform": "sensor"}, "what is no more is taken back"
+    )
+    assert said()["zone_yard"] == {"platform": "binary_sensor"}
+    assert said()["arm_night"] == {"platform": "switch"}
+    assert "unique_id" in said()["zone_door"]
+    assert "zone_yard" not in entities(topic, json.loads(watcher.last(topic) or b""))
+    wait_until(lambda: watcher.last("t/arm/night/state") == b"", "its retained state goes, too")
+    n = len(watcher.got[topic])
+    second.close()
+    third = run("yard")
+    wait_until(lambda: said().get("zone_door") == {"platform": "binary_sensor"}, "and the other way round")
+    assert "unique_id" in said()["zone_yard"]
+    assert said()["arm_night"] == {"platform": "switch"}, "Home Assistant may have been away since"
+    third.close()
+    assert len(watcher.got[topic]) <= n + 2, "it does not answer to itself"
+    watcher.link.close()
+    broker.process.terminate()
+    broker.process.wait(10)

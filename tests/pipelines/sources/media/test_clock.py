@@ -44,6 +44,18 @@ def test_a_clock_that_restarts_goes_on_and_is_told_each_time(jumps_expected: boo
     assert told == [(30, "clock_restarted"), (60, "clock_restarted")]
 
 
+@pytest.mark.parametrize("untimed", [1, 2])
+@pytest.mark.parametrize("start_s", [0.1, 0.4, 0.9])
+def test_a_camera_whose_first_pictures_have_no_time_has_not_restarted_its_clock(
+    untimed: int, start_s: float
+) -> None:
+    """What it says to be its start lies behind them, where it reorders pictures. A restart later is one."""
+    pts = [None] * untimed + stretch(untimed * P / S, 30)
+    times, told = run(MediaClock(P, start_ns=round(start_s * S), jumps_expected=True), pts + stretch(0.1, 30))
+    assert times == [i * P for i in range(untimed + 60)]
+    assert told == [(untimed + 30, "clock_restarted")]
+
+
 def test_a_clock_that_is_set_back_a_little_goes_on_without_standing_still() -> None:
     times, told = run(MediaClock(P), stretch(0, 30) + stretch(2.2, 30))
     assert times == [i * P for i in range(60)]

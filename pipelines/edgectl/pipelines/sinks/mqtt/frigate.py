@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from edgectl.pipelines.places import FRIGATE, OwnPlace, frigate_places
 from edgectl.pipelines.sinks.base import Record, SinkContext, SinkType, StreamOutput
 from edgectl.pipelines.sinks.mqtt.connection import BrokerSink, MqttConfig, Said
 from edgectl.pipelines.sinks.mqtt.topics import Topic
@@ -35,15 +36,15 @@ _DIGITS = "abcdefghijklmnopqrstuvwxyz"
 
 
 class FrigateConfig(MqttConfig):
-    topic: Topic = "frigate"
+    topic: Topic = FRIGATE
     """Frigate's ``topic_prefix``."""
     camera: str | None = None
     """Frigate's name of the camera; none: the stream's."""
     sub_label: str | None = None
     """Part of the second stage that says an object's `sub_label`; the others say attributes."""
 
-    def own_place(self) -> tuple[str | None, ...]:
-        return () if self.camera is None else (self.url, self.topic, self.camera)
+    def own_places(self, stream: str) -> tuple[OwnPlace, ...]:
+        return frigate_places(stream, self.url, self.topic, self.camera)
 
 
 @dataclass

@@ -7,26 +7,32 @@ Home Assistant's documentation, "MQTT discovery"; ``homeassistant/components/mqt
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from edgectl.core.schema import Config
+from edgectl.pipelines.places import HOME_ASSISTANT, slug
 from edgectl.pipelines.sinks.mqtt.topics import Topic
 
-__all__ = ["HomeAssistantConfig", "discovery"]
+__all__ = ["HomeAssistantConfig", "LeftOver", "discovery", "left_over"]
 
 _MANY = 12
 """Labels beyond which none gets a sensor unless it is named."""
 _SEEN = ("objects", "motion", "label_", "attribute_", "scene_", "zone_")
 """What the keys of entities begin with that say what the camera sees now."""
+_MAX_BYTES = 256 * 1024
+_MOST_LEFT = 256
+_KEY = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+_PLATFORM = re.compile(r"[a-z_]{1,32}")
 
 
 class HomeAssistantConfig(Config):
-    prefix: Topic = "homeassistant"
+    prefix: Topic = HOME_ASSISTANT
     """Home Assistant's discovery prefix."""
     name: str | None = Field(default=None, max_length=64)
     """Of the device; none: the stream's."""
@@ -48,10 +54,12 @@ def discovery(
     rules: Sequence[str] = (),
     attributes: Mapping[str, Sequence[str]] | None = None,
     scenes: Sequence[str] = (),
+    left: Mapping[str, str] | None = None,
 ) -> tuple[str, dict[str, Any]]:
-    """Topic and content of the discovery message. ``topic``: prefix of the stream's own topics. ``attributes``: part of
+    """Topic and content of the discovery message. ``left``: key → platform of what it had before; what it has no more is
+    named with its platform alone, and Home Assistant removes it. ``topic``: prefix of the stream's own topics. ``attributes``: part of
     a second stage → the values that it can decide for; of more than 12 none has a sensor. ``scenes``: parts that look at the whole picture."""
-    device = _slug(topic)
+    device = slug(topic)
     state = f"{topic}/state"
     shown = [label for label in labels if label in config.labels] if config.labels else list(labels)
     if not config.labels and len(shown) > _MANY:
@@ -90,17 +98,17 @@ def discovery(
         parts = {"problem": parts["problem"]}
         shown = []
     for label in shown:
-        parts[f"label_{_slug(label)}"] = sensor(
+        parts[f"label_{slug(label)}"] = sensor(
             label.capitalize(), f"{{{{ value_json['objects']['{_quoted(label)}'] }}}}"
         )
     for name, values in (attributes or {}).items():
         for value in values if len(values) <= _MANY else ():
-            parts[f"attribute_{_slug(name)}_{_slug(value)}"] = sensor(
+            parts[f"attribute_{slug(name)}_{slug(value)}"] = sensor(
                 f"{name} {value}",
                 f"{{{{ value_json['attributes']['{_quoted(name)}']['{_quoted(value)}'] }}}}",
             )
     for name in scenes:
-        parts[f"scene_{_slug(name)}"] = {
+        parts[f"scene_{slug(name)}"] = {
             "platform": "sensor",
             "name": name,
             "state_topic": state,
@@ -108,11 +116,11 @@ def discovery(
         }
     for zone in zones:
         count = f"value_json['zones']['{_quoted(zone)}']['all']"
-        parts[f"zone_{_slug(zone)}"] = binary(f"{zone} occupied", f"{count} > 0", "occupancy")
-        parts[f"zone_{_slug(zone)}_count"] = sensor(f"{zone} count", f"{{{{ {count} }}}}")
+        parts[f"zone_{slug(zone)}"] = binary(f"{zone} occupied", f"{count} > 0", "occupancy")
+        parts[f"zone_{slug(zone)}_count"] = sensor(f"{zone} count", f"{{{{ {count} }}}}")
     for line in lines:
         for way in ("in", "out"):
-            parts[f"line_{_slug(line)}_{way}"] = sensor(
+            parts[f"line_{slug(line)}_{way}"] = sensor(
                 f"{line} {way}",
                 f"{{{{ value_json['lines']['{_quoted(line)}']['{way}'] }}}}",
                 state_class="total_increasing",
@@ -127,7 +135,7 @@ def discovery(
             "state_topic": f"{topic}/detect/state",
         }
     for rule in rules:
-        parts[f"arm_{_slug(rule)}"] = {
+        parts[f"arm_{slug(rule)}"] = {
             "platform": "switch",
             "name": f"{rule} armed",
             "command_topic": f"{topic}/arm/{rule}/set",
@@ -140,6 +148,7 @@ def discovery(
         if key.startswith(_SEEN):
             # while the camera is away nobody knows whether somebody is there
             part |= {"availability": [lives, sees], "availability_mode": "all"}
+    gone = {key: {"platform": platform} for key, platform in (left or {}).items() if key not in parts}
     message = {
         "dev": {
             "identifiers": [device],
@@ -150,14 +159,39 @@ def discovery(
         },
         "o": {"name": "edgectl", "sw_version": version("edgectl")},
         "availability": [lives],
-        "cmps": parts,
+        "cmps": parts | gone,
     }
     return f"{config.prefix}/device/{device}/config", message
 
 
-def _slug(text: str) -> str:
-    """Home Assistant takes ``[a-zA-Z0-9_-]`` in topics and ids."""
-    return re.sub(r"[^a-zA-Z0-9_-]+", "_", text).strip("_")
+class LeftOver(NamedTuple):
+    """Of a message that a broker still has."""
+
+    platforms: dict[str, str]
+    """Key → platform, of all that it had."""
+    topics: dict[str, str]
+    """Key → topic of its state."""
+
+
+def left_over(message: bytes) -> LeftOver:
+    """What a discovery message, which anybody may have written, has of entities."""
+    platforms: dict[str, str] = {}
+    topics: dict[str, str] = {}
+    try:
+        said = json.loads(message) if len(message) <= _MAX_BYTES else None
+    except (ValueError, RecursionError):
+        said = None
+    parts = said.get("cmps") if isinstance(said, dict) else None
+    for key, part in parts.items() if isinstance(parts, dict) else ():
+        platform = part.get("platform") if isinstance(part, dict) else None
+        if not isinstance(platform, str) or not _PLATFORM.fullmatch(platform) or not _KEY.fullmatch(key):
+            continue
+        if len(platforms) == _MOST_LEFT:
+            break
+        platforms[key] = platform
+        if isinstance(topic := part.get("state_topic"), str):
+            topics[key] = topic
+    return LeftOver(platforms, topics)
 
 
 def _quoted(text: str) -> str:

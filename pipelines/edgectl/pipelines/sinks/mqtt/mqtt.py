@@ -11,11 +11,12 @@ from typing import Any
 
 from pydantic import field_validator
 
+from edgectl.pipelines.places import OwnPlace, live_topic, mqtt_places
 from edgectl.pipelines.sinks.base import SinkContext, SinkType, StreamOutput
 from edgectl.pipelines.sinks.mqtt.connection import BrokerSink, MqttConfig, Said
-from edgectl.pipelines.sinks.mqtt.home_assistant import HomeAssistantConfig, discovery
+from edgectl.pipelines.sinks.mqtt.home_assistant import HomeAssistantConfig, discovery, left_over
 from edgectl.pipelines.sinks.mqtt.state import StreamState
-from edgectl.pipelines.sinks.mqtt.topics import Topic, host_name
+from edgectl.pipelines.sinks.mqtt.topics import Topic
 from edgectl.pipelines.stream.events import is_update
 
 __all__ = ["SINK", "EventsVoice", "OwnMqttConfig"]
@@ -34,8 +35,9 @@ class OwnMqttConfig(MqttConfig):
     home_assistant: HomeAssistantConfig | None = None
     """``true``, or settings: makes a device of the stream."""
 
-    def own_place(self) -> tuple[str | None, ...]:
-        return () if self.topic is None else (self.url, self.topic)
+    def own_places(self, stream: str) -> tuple[OwnPlace, ...]:
+        device = self.home_assistant
+        return mqtt_places(stream, self.url, self.topic, None if device is None else device.prefix)
 
     @field_validator("home_assistant", mode="before")
     @classmethod
@@ -50,7 +52,7 @@ class EventsVoice:
     def __init__(self, options: OwnMqttConfig, context: SinkContext, now_s: float) -> None:
         self._options = options
         self._context = context
-        self.topic = options.topic or f"edgectl/live/{host_name()}/{context.stream}"
+        self.topic = options.topic or live_topic(context.stream)
         self.availability = f"{self.topic}/available"
         self.sends_pictures = context.fps is not None and (
             options.picture or options.home_assistant is not None
@@ -67,6 +69,10 @@ class EventsVoice:
         )
         self._said_s = self._pictured_s = -1e18
         self._dirty = False
+        self._left: dict[str, str] = {}
+        """Key → platform of what Home Assistant was told of before, by earlier runs, too."""
+        self._has_looked = False
+        """At what the broker had of the device."""
         self._lock = threading.Lock()
 
     def birth(self) -> Sequence[Said]:
@@ -107,6 +113,7 @@ class EventsVoice:
             found[f"{self.topic}/arm/{rule}/set"] = partial(self._arm, rule)
         if self._options.home_assistant is not None:
             found[f"{self._options.home_assistant.prefix}/status"] = self._home_assistant_is
+            found[self._device()[0]] = self._was_told
         return found
 
     def _set_detect(self, payload: bytes) -> Sequence[Said]:
@@ -144,8 +151,33 @@ class EventsVoice:
     def _discovery(self) -> Said | None:
         if self._options.home_assistant is None:
             return None
+        topic, message = self._device()
+        return Said(topic, _json(message), retain=True)
+
+    def _was_told(self, payload: bytes) -> Sequence[Said]:
+        """The device as the broker has it. The first time that is what an earlier configuration said: what is no more
+        must be taken back, or Home Assistant keeps it for ever."""
+        if self._has_looked:
+            return []
+        self._has_looked = True
+        before, now = left_over(payload), self._device()[1]["cmps"]
+        # what is being removed is named as such as long as the message is there: Home Assistant may be away
+        gone = {key: platform for key, platform in before.platforms.items() if key not in now}
+        self._left |= gone
+        if not gone:
+            return []
+        armed = [
+            t for t in (before.topics.get(key, "") for key in gone) if t.startswith(f"{self.topic}/arm/")
+        ]
+        taken_back = self._discovery()
+        assert taken_back is not None
+        return [taken_back, *(Said(topic, b"", retain=True) for topic in armed)]
+
+    def _device(self) -> tuple[str, dict[str, Any]]:
+        """Topic and content of what is said of it."""
+        assert self._options.home_assistant is not None
         context = self._context
-        topic, message = discovery(
+        return discovery(
             self._options.home_assistant,
             self.topic,
             context.stream,
@@ -158,8 +190,8 @@ class EventsVoice:
             rules=tuple(self._switches()),
             attributes=context.attributes,
             scenes=context.scenes,
+            left=self._left,
         )
-        return Said(topic, _json(message), retain=True)
 
     def _say_state(self) -> Said:
         with self._lock:

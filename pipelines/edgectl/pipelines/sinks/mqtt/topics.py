@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import socket
 from typing import Annotated
 
 from pydantic import AfterValidator
 
-__all__ = ["Topic", "host_name"]
+__all__ = ["Topic"]
 
 
 def _is_a_topic(text: str) -> str:
@@ -18,8 +16,3 @@ def _is_a_topic(text: str) -> str:
 
 
 Topic = Annotated[str, AfterValidator(_is_a_topic)]
-
-
-def host_name() -> str:
-    """This machine's name as one level of a topic."""
-    return re.sub(r"[^a-z0-9_-]+", "-", socket.gethostname().lower()).strip("-") or "host"

@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from edgectl.core.errors import EdgectlError, EngineError
 from edgectl.link.mqtt import Tls
+from edgectl.pipelines.places import OwnPlace, restream_places
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.encode import encoded_size
 from edgectl.pipelines.sinks.restream.packets import RtpEncoder
@@ -75,8 +76,8 @@ class RestreamConfig(SinkOptions):
             ) from None
         return url
 
-    def own_place(self) -> tuple[str | None, ...]:
-        return (self.url,)
+    def own_places(self, stream: str) -> tuple[OwnPlace, ...]:
+        return restream_places(self.url)
 
 
 class RestreamSink(Sink):

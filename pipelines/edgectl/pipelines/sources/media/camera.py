@@ -28,6 +28,8 @@ _LONG_S = 900.0
 _LATE_S = 10.0
 _TELL_S = 60.0
 """How often the same outage is written into the log."""
+_SOON_S = 5.0
+"""A wait that is shorter is not told."""
 
 
 class CameraReader(Protocol):
@@ -113,6 +115,7 @@ class LiveSource:
         self.superseded_frames = 0
         self.degraded_frames = 0
         self.outage: str | None = None
+        self.trouble: str | None = None
         self._ring: PacketRing | None = None
 
     def keep_packets(self, ring: PacketRing) -> bool:
@@ -130,6 +133,9 @@ class LiveSource:
         if isinstance(reader, VideoReader):
             reader.only_keys = self._only_keys
         return can
+
+    def retry_s(self) -> float | None:
+        return None if self.outage is None else max(0.0, self._retry_at - time.monotonic())
 
     def open(self) -> SourceInfo:
         try:
@@ -178,7 +184,7 @@ class LiveSource:
         now = picture.arrived_ns or time.monotonic_ns()
         if self.outage is not None:
             _log.info("%s is back after %s", self._what, self.outage)
-            self.outage = None
+            self.outage = self.trouble = None
             self.reconnects += 1
         self._attempt = 0
         pts_s = None if picture.pts_ns is None else picture.pts_ns / 1e9
@@ -245,10 +251,11 @@ class LiveSource:
             self._clock.join()
             self._arrival.join()
 
-    def _failed(self, e: Exception) -> None:
+    def _failed(self, e: SourceError | DataError) -> None:
         self.close()
         now = time.monotonic()
         before, self.outage = self.outage, reason_of(e.__cause__ or e)
+        self.trouble = e.message
         if before is None:
             self._away_since = now
         if before != self.outage:
@@ -257,6 +264,9 @@ class LiveSource:
         wait_s = backoff_s(self._attempt, ceiling_s, now - self._away_since, random.uniform(-1, 1))
         if now - self._told_at >= _TELL_S:
             self._told_at = now
-            _log.warning("%s: %s; trying again", self._what, e)
+            # the message names the camera
+            hint = f" ({e.hint})" if e.hint and before != self.outage else ""
+            again = f" in {wait_s:.0f} s" if wait_s >= _SOON_S else ""
+            _log.warning("%s%s; trying again%s", e.message, hint, again)
         self._retry_at = now + wait_s
         self._attempt += 1

@@ -52,6 +52,8 @@ class MediaClock:
         self._last_ns: int | None = None
         self._pts_ns: int | None = None
         self._stuck = 0
+        self._timeless = True
+        """No picture had a time yet."""
         self._lost = False
         self._joining = False
         self._told: dict[str, _Reported] = {}
@@ -94,13 +96,16 @@ class MediaClock:
             self._lost, self._joining = False, True
             found = (Notice("clock", "clock_missing", True, "end"),)
         t = pts_ns + self._offset_ns
+        first, self._timeless = self._timeless, False
         if last is None:
             # The container states its start wrongly, or not at all, or rounded to a microsecond.
             if not 1000 <= t < _PAUSE_NS:
                 self._offset_ns, t = -pts_ns, 0
             return t, found
         step = t - last
-        if self._joining:
+        if self._joining or (first and step <= 0):
+            # the pictures before it were counted from 0: a camera gives its first packet no time, and what is said to be
+            # the start may lie behind it, by as much as pictures are reordered
             self._joining = False
             return self._bridge(step, last), found
         if step <= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgectl.core.errors import UsageError
+from edgectl.core.nearest import did_you_mean
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Outputs
 from edgectl.pipelines.decoders import DECODERS, make_reader
@@ -23,7 +24,7 @@ class SegmenterAnswers:
         if unknown := set(config.share) - set(task.labels):
             raise UsageError(
                 f"share of the part {config.part!r} names {min(unknown)!r}, which its model does not know",
-                hint=f"it knows {', '.join(task.labels[:20])}",
+                hint=did_you_mean(min(unknown), task.labels, there_are="it knows "),
             )
         self._kind = task.decode.kind
         self._labels = task.labels

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl.core.errors import EngineError, ModelError, UsageError
+from edgectl.core.nearest import did_you_mean
 from edgectl.core.wire import Frames
 from edgectl.pipelines.stream.events import Event
 from edgectl.pipelines.stream.frame import Frame, Stamp
@@ -79,7 +80,7 @@ class SecondStage:
         if unknown := set(config.classes) - set(labels):
             raise UsageError(
                 f"second_stage {config.part!r} names class {min(unknown)!r}, which the model does not know",
-                hint=f"it knows {', '.join(labels[:20])}",
+                hint=did_you_mean(min(unknown), labels, there_are="it knows "),
             )
         names_of = [(label, *names.merge.get(label, ())) for label in labels]
         for label, meant in zip(labels, names_of, strict=True):

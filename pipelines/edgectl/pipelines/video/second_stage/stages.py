@@ -17,7 +17,11 @@ from edgectl.pipelines.video.class_map import ClassMap
 from edgectl.pipelines.video.second_stage.stage import SecondStage
 from edgectl.pipelines.video.tracker import Tracks
 
-__all__ = ["SecondStages"]
+__all__ = ["SecondStages", "Unread"]
+
+Unread = Callable[[str, float], NDArray[np.bool_]]
+"""From a part and by how much of a box's size its crops are larger on each side: the tracks (N,) that it must not look
+at."""
 
 
 class SecondStages:
@@ -51,14 +55,14 @@ class SecondStages:
         frame: Frame,
         tracks: Tracks,
         t: float,
-        hidden: NDArray[np.bool_] | None,
+        unread: Unread | None,
         closed: Callable[[Frame], Frame] = lambda frame: frame,
     ) -> tuple[Tracks, list[Event]]:
-        """The tracks with what is decided, and what went wrong. A recording's crops are waited for. ``hidden`` and
-        ``closed``: see :meth:`SecondStage.look`."""
+        """The tracks with what is decided, and what went wrong. A recording's crops are waited for. ``unread``: what a
+        part must not look at; ``closed``: see :meth:`SecondStage.look`."""
         waiting = [stage for stage in self._stages if stage.waits]
         for stage in waiting:
-            stage.look(*self._what(stage, frame, tracks, t, hidden), closed)
+            stage.look(*self._what(stage, frame, tracks, t, unread), closed)
         for stage in waiting:
             stage.wait()
         events: list[Event] = []
@@ -66,7 +70,7 @@ class SecondStages:
         scene: dict[str, Attribute] = {}
         maps: dict[str, ClassMap] = {}
         for stage in self._stages:
-            _, seen, _, _ = self._what(stage, frame, tracks, t, hidden)
+            _, seen, _, _ = self._what(stage, frame, tracks, t, None)
             events += stage.collect(seen, t)
             for track, attribute in stage.attributes().items():
                 if stage.part in self._regions:
@@ -84,21 +88,21 @@ class SecondStages:
         frame: Frame,
         tracks: Tracks,
         t: float,
-        hidden: NDArray[np.bool_] | None,
+        unread: Unread | None,
         closed: Callable[[Frame], Frame] = lambda frame: frame,
     ) -> None:
         """Send a camera's crops, once its events are out."""
         for stage in self._stages:
             if not stage.waits:
-                stage.look(*self._what(stage, frame, tracks, t, hidden), closed)
+                stage.look(*self._what(stage, frame, tracks, t, unread), closed)
 
     def _what(
-        self, stage: SecondStage, frame: Frame, tracks: Tracks, t: float, hidden: NDArray[np.bool_] | None
+        self, stage: SecondStage, frame: Frame, tracks: Tracks, t: float, unread: Unread | None
     ) -> tuple[Frame, Tracks, float, NDArray[np.bool_] | None]:
         """What a stage looks at."""
         region = self._regions.get(stage.part)
         if region is None:
-            return frame, tracks, t, hidden
+            return frame, tracks, t, None if unread is None else unread(stage.part, stage.config.margin)
         box = np.array([region], np.float32) * np.array([frame.width, frame.height] * 2, np.float32)
         # every still picture is a scene of its own
         number = frame.stamp.seq + 1 if self._still else 1

@@ -7,6 +7,9 @@ for (const card of document.querySelectorAll("[data-stream]")) {
     card,
     canvas: card.querySelector("canvas"),
     badge: card.querySelector("[data-age]"),
+    absence: card.querySelector("[data-absence]"),
+    why: null, // why there is no picture: a short line, and more
+    running: false,
     visible: false,
     waiting: null, // the newest picture that is not drawn yet
     drawing: false,
@@ -122,10 +125,29 @@ function ages() {
     const age = s.ageMs + performance.now() - s.shownAt;
     const clock = s.timeS === null ? "" : `${clockOf(s.timeS, true)} · `;
     s.badge.hidden = false;
-    s.badge.textContent = `${clock}${age < 995 ? `${Math.round(age)} ms old` : `${(age / 1000).toFixed(1)} s old`}`;
+    s.badge.textContent = `${clock}${age < 995 ? `${Math.round(age)} ms old` : `${age < 120000 ? `${(age / 1000).toFixed(1)} s` : lasting(age / 1000)} old`}`;
     s.badge.classList.toggle("late", age > 1500);
     s.canvas.parentElement.classList.toggle("old", age > 5000);
   }
+  for (const s of streams.values()) absent(s);
+}
+
+// In place of a picture, or over one that is old: why there is none.
+function absent(s) {
+  if (!s.canvas || !s.why) return;
+  const age = s.shownAt ? s.ageMs + performance.now() - s.shownAt : Infinity;
+  s.absence.hidden = s.shownAt ? age <= 5000 : s.running;
+  // what was drawn in place of the first picture
+  s.card.querySelector(".frame img")?.remove();
+  if (s.absence.hidden) return;
+  const [short, more] = s.why;
+  s.absence.firstElementChild.textContent = short;
+  s.absence.lastElementChild.textContent = s.shownAt ? `this picture is ${lasting(age / 1000)} old` : more ?? "";
+}
+
+function lasting(s) {
+  if (s < 120) return `${Math.round(s)} s`;
+  return s < 7200 ? `${Math.round(s / 60)} min` : `${Math.round(s / 3600)} h`;
 }
 setInterval(ages, 250);
 
@@ -144,7 +166,10 @@ function numbers(message) {
   document.getElementById("clock").textContent = clockOf(message.time_s);
   for (const about of message.streams) {
     const s = streams.get(about.name);
-    if (!s || !about.live) continue;
+    if (!s) continue;
+    s.why = about.absence;
+    s.running = !about.live || about.live.state === "running";
+    if (!about.live) continue;
     const { live } = about;
     const put = (what, text) => { s.card.querySelector(`[data-${what}]`).textContent = text; };
     const total = live.stages.find((t) => t.stage === "glass_to_event") || live.stages.find((t) => t.stage === "avail_to_event") || {};
