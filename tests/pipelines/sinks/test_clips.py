@@ -339,3 +339,26 @@ def test_a_clip_that_the_sink_comes_to_late_is_of_the_source_of_its_event(tmp_pa
     [told] = watched.said
     assert told["written"]
     assert told["start_pts_s"] == pytest.approx(1.0)
+
+
+def test_an_event_of_a_first_frame_without_a_time_of_its_own_has_its_clip(tmp_path: Path) -> None:
+    """As RTSP sources have."""
+    watched = Watched(tmp_path, before_s=0.5, after_s=0.5)
+    watched.source(40, ends=False)
+    record = {"id": "first", "seq": 0, "t_s": 100.0, "rule": "all"}
+    record |= watched.sink.file_of(record)
+    watched.sink.write(StreamOutput((record,), stamp=Stamp(0, 100_000_000_000, 0)))
+    for i in range(1, 20):
+        watched.frame(i, 100 + i / 10)
+    [told] = watched.said
+    assert (told["clip"], told["events"], told["written"]) == (record["clip"], ["first"], True)
+    assert told["start_pts_s"] == pytest.approx(0)
+
+
+def test_an_event_of_a_source_without_times_is_told_to_have_none(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, before_s=0.5, after_s=0.5)
+    record = {"id": "e", "seq": 0, "t_s": 100.0, "rule": "all"}
+    record |= watched.sink.file_of(record)
+    watched.sink.write(StreamOutput((record,), stamp=Stamp(0, 100_000_000_000, 0)))
+    [told] = watched.sink.finish()
+    assert told(0.0).data == {"clip": record["clip"], "events": ["e"], "written": False}

@@ -25,7 +25,8 @@ from support.pipelines import tracks
 from edgectl.core.errors import DataError, StorageError
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.rules import RuleSet
-from edgectl.pipelines.sinks.base import StreamOutput
+from edgectl.pipelines.sinks import open_sinks
+from edgectl.pipelines.sinks.base import SinkContext, StreamOutput
 from edgectl.pipelines.sinks.jsonl import JsonlSink
 from edgectl.pipelines.sinks.pool import SinkPool
 from edgectl.pipelines.sinks.snapshot import SnapshotConfig, SnapshotSink
@@ -102,6 +103,32 @@ def test_a_disk_that_fills_up_leaves_whole_lines_and_a_video_that_plays(tmp_path
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.parametrize("torn", ["", '{"id": "2", "ty', "x" * 200_000])
+def test_the_log_of_a_camera_goes_on_behind_its_last_whole_line(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "e.jsonl"
+    for ids, goes_on in (((0, 1), True), ((3,), True), ((4,), False)):
+        sink = JsonlSink(path, goes_on=goes_on)
+        for i in ids:
+            sink.write(StreamOutput((record(i),)))
+        sink.close()
+        if ids == (0, 1):
+            # killed while it wrote
+            path.write_text(path.read_text() + torn)
+        elif goes_on:
+            assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["0", "1", "3"]
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["4"]
+
+
+@pytest.mark.parametrize("endless", [True, False])
+def test_only_of_a_source_without_an_end_events_of_earlier_runs_stay(tmp_path: Path, endless: bool) -> None:
+    for i in range(2):
+        sinks = open_sinks(parse_config("surveillance", None), SinkContext("s", tmp_path, endless=endless))
+        sinks["events"].write(StreamOutput((record(i),)))
+        for sink in sinks.values():
+            sink.close()
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == (2 if endless else 1)
+
+
 def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "e.jsonl").symlink_to("/dev/full")
     sink = JsonlSink(tmp_path / "e.jsonl")
@@ -128,7 +155,8 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from edgectl.pipelines.stream.frame import Frame, Stamp
-from edgectl.pipelines.sinks.base import StreamOutput
+from edgectl.pipelines.sinks import open_sinks
+from edgectl.pipelines.sinks.base import SinkContext, StreamOutput
 from edgectl.pipelines.sinks.video import AnnotateConfig, VideoSink
 from edgectl.pipelines.video.shown import ShownFrame
 sink = VideoSink(Path(sys.argv[1]), AnnotateConfig(), 10)

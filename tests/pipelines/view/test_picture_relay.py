@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -88,6 +89,26 @@ def test_stream_may_be_asked_for_before_it_is_there(fed: Fed) -> None:
     wait_until(lambda: bool(fed.feed._connections), "it is connected")
     [tap] = fed.feed.sinks("gate")
     fed.write(tap)
+    assert viewer.next()[0].stream == "gate"
+
+
+def test_a_worker_that_lacked_file_descriptors_serves_pictures_again(
+    fed: Fed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair, lacked = socket.socketpair, threading.Event()
+
+    def scarce() -> tuple[socket.socket, socket.socket]:
+        if threading.current_thread().name == "picture-feed" and not lacked.is_set():
+            lacked.set()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return pair()
+
+    monkeypatch.setattr("edgectl.pipelines.view.picture_feed._AGAIN_S", 0.01)
+    monkeypatch.setattr(socket, "socketpair", scarce)
+    [tap] = fed.feed.sinks("gate")
+    fed.write(tap)
+    viewer = Viewer(fed.relay, gate=Look(320))
+    assert lacked.wait(30)
     assert viewer.next()[0].stream == "gate"
 
 

@@ -186,6 +186,7 @@ class Configurable:
             inside={} if self._rules is None else self._rules.inside(),
             keypoints=self._engines.engine.keypoints,
             counted={} if self._rules is None else counted(self._rules),
+            endless=self._info.kind == "live",
         )
 
     def _privacy(self, config: VideoConfig) -> Privacy:

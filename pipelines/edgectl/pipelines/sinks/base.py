@@ -173,6 +173,8 @@ class SinkContext:
     """Zone → track → label, of who is in it when the sink begins: it may begin in the middle of a stream."""
     counted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Line → direction → how many crossed it before the sink began."""
+    endless: bool = False
+    """Whether the source is a camera or a microphone: what was told of it before goes on, and is not begun anew."""
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,8 @@ class ClipSink(Sink):
         """Decoded so far."""
         self._nice = False
         self._hurried_at: float | None = None
+        self._heard: deque[Record] = deque(maxlen=_MAX_OPEN)
+        """Events whose place in the container is not known yet."""
         self._open: deque[_Clip] = deque()
         self._files = files
         self._running: tuple[str, float, float, int] | None = None
@@ -129,9 +131,12 @@ class ClipSink(Sink):
 
     def write(self, output: StreamOutput) -> None:
         stamp = output.stamp
-        for record in output.records:
-            if (name := record.get("clip")) and stamp is not None and stamp.pts_s is not None:
-                self._ask(name, record, stamp)
+        self._heard += (r for r in output.records if "clip" in r and r.get("rule") in self._config.on)
+        if stamp is not None and stamp.pts_s is not None:
+            # capture time to the container's; of an RTSP source it is not known yet in the first frame
+            ahead_s = stamp.pts_s - stamp.t_s
+            while self._heard:
+                self._ask(self._heard.popleft(), ahead_s)
         while self._open and (len(self._open) > _MAX_OPEN or self._is_complete(self._open[0], stamp)):
             self._tell(self._open.popleft())
 
@@ -155,18 +160,20 @@ class ClipSink(Sink):
         return None if self._ring.trouble is None else f"no clips can be cut: {self._ring.trouble}"
 
     def finish(self) -> Sequence[Callable[[float], Event]]:
+        while self._heard:
+            # of a source without times
+            self._ask(self._heard.popleft(), 0.0)
         ended = []
         while self._open:
             ended.append(self._written(self._open.popleft()))
         return ended
 
-    def _ask(self, name: str, record: Record, stamp: Stamp) -> None:
-        config, t_s = self._config, float(record["t_s"])
-        assert stamp.pts_s is not None
+    def _ask(self, record: Record, ahead_s: float) -> None:
+        """``ahead_s``: what the container's time is ahead of capture time."""
+        config, name, t_s = self._config, record["clip"], float(record["t_s"])
         clip = next((clip for clip in self._open if clip.name == name), None)
         if clip is None:
-            # capture time to the container's
-            at_s = t_s - stamp.t_s + stamp.pts_s
+            at_s = t_s + ahead_s
             begun = self._begun.pop(name, self._ring.begun)
             clip = _Clip(name, [], t_s, t_s, at_s - config.before_s, at_s, begun, record["seq"])
             self._open.append(clip)

@@ -13,13 +13,13 @@ __all__ = ["SINK", "CallbackSink", "JsonlSink"]
 
 
 class JsonlSink(Sink):
-    """One line per event; it is with the kernel when ``write`` returns."""
+    """One line per event; it is with the kernel when ``write`` returns. The file ``goes_on``, or begins anew."""
 
     name = "events"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, goes_on: bool = False) -> None:
         self.path = path
-        self._file = LineFile(path)
+        self._file = LineFile(path, goes_on=goes_on)
 
     def write(self, output: StreamOutput) -> None:
         for record in output.records:
@@ -30,7 +30,9 @@ class JsonlSink(Sink):
 
 
 def _open(options: SinkOptions, context: SinkContext) -> JsonlSink | None:
-    return None if context.out is None else JsonlSink(context.out / "events.jsonl")
+    if context.out is None:
+        return None
+    return JsonlSink(context.out / "events.jsonl", goes_on=context.endless)
 
 
 SINK = SinkType(

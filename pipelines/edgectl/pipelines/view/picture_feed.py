@@ -35,6 +35,8 @@ _MAX_LOOKS = 1024
 _MAX_EVENTS = 16
 """Pictures of events that wait for a connection."""
 _ALIVE_S = 1.0
+_AGAIN_S = 1.0
+"""After which somebody may connect again, where that failed."""
 _CLOSE_S = 10.0
 _SEND_S = 5.0
 """For who is connected to take what it is sent."""
@@ -46,6 +48,7 @@ class PictureFeed:
     def __init__(self, path: Path) -> None:
         self._connections: list[_Connection] = []
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         # a worker before this one was killed, and left it
         path.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -72,6 +75,7 @@ class PictureFeed:
 
     def close(self) -> None:
         """Who is connected is left, every thread has ended."""
+        self._closing.set()
         self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(_CLOSE_S)
         self._socket.close()
@@ -94,18 +98,23 @@ class PictureFeed:
             connection.happened(EventPicture(stream, tuple(ids), jpeg))
 
     def _accept(self) -> None:
-        while True:
+        while not self._closing.is_set():
+            accepted: socket.socket | None = None
             try:
                 accepted, _ = self._socket.accept()
+                with self._lock:
+                    if len(self._connections) >= _MAX_CONNECTIONS:
+                        accepted.close()
+                        continue
+                    connection = _Connection(accepted, self)
+                    self._connections.append(connection)
             except OSError as e:
-                _log.info("pictures are served to nobody else: %s", e)
-                return
-            with self._lock:
-                if len(self._connections) >= _MAX_CONNECTIONS:
+                if accepted is not None:
                     accepted.close()
-                    continue
-                connection = _Connection(accepted, self)
-                self._connections.append(connection)
+                # who closed it, or no file descriptors for now
+                if not self._closing.wait(_AGAIN_S):
+                    _log.warning("nobody else is served pictures for now: %s", e)
+                continue
             connection.thread.start()
 
 

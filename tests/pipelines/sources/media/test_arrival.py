@@ -50,6 +50,15 @@ def test_a_burst_may_pause_for_a_moment() -> None:
     assert {b - a for a, b in itertools.pairwise(found)} == {PERIOD}
 
 
+def test_pictures_that_come_in_segments_are_as_far_apart_as_they_were_taken() -> None:
+    """As those of HLS."""
+    pictures: list[tuple[int, int | None]] = [
+        (1000 + 2000 * (i // 50) + 2 * (i % 50), 40 * i) for i in range(250)
+    ]
+    found = times(ArrivalClock(), pictures)
+    assert {b - a for a, b in itertools.pairwise(found[50:])} == {PERIOD}
+
+
 def test_after_a_pause_of_the_camera_itself_time_is_that_of_the_arrival_again() -> None:
     clock = ArrivalClock()
     times(clock, in_time(25))

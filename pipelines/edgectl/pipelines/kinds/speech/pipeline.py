@@ -106,7 +106,9 @@ class SpeechPipeline:
             lengths = [s for s in (self._source.seconds, self._args.seconds) if s is not None]
             self.expected = math.ceil(min(lengths) * RATE / BLOCK) if lengths else None
             sinks: list[Sink] = [CallbackSink(self._args.emit)]
-            sinks += open_sinks(self._args.config, SinkContext(self._args.stream, self._args.out)).values()
+            endless = self._source.live and self._source.seconds is None
+            context = SinkContext(self._args.stream, self._args.out, endless=endless)
+            sinks += open_sinks(self._args.config, context).values()
         except BaseException:
             if self._source is not None:
                 self._source.close()

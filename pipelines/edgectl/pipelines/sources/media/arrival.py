@@ -1,7 +1,8 @@
 """Capture time of a camera's pictures by their arrival. Pure: no IO, no clock of its own.
 
-A network that stalls, or a machine that was busy, hands over all at once what was taken over seconds. By arrival somebody
-would stand still and then cross the picture in a moment; so what comes in such a burst is as far apart as the camera says.
+A network that stalls, a server that sends segments, or a machine that was busy hands over all at once what was taken over
+seconds. By arrival somebody would stand still and then cross the picture in a moment; so what comes in such a burst is as
+far apart as the camera says.
 """
 
 from __future__ import annotations
@@ -55,9 +56,16 @@ class ArrivalClock:
         own_ns = self._t_ns + step_ns
         if not 0 < step_ns <= _STEP_NS or own_ns >= arrived_ns:
             return None
+        if self._catches_up(arrived_ns, own_ns):
+            return own_ns
+        if arrived_ns - self._last[0] - step_ns < _LATE_NS:
+            return None
+        self._burst = arrived_ns, own_ns
+        return own_ns
+
+    def _catches_up(self, arrived_ns: int, own_ns: int) -> bool:
+        """Whether it comes in a burst, faster than it was taken."""
         if self._burst is None:
-            if arrived_ns - self._last[0] - step_ns < _LATE_NS:
-                return None
-            self._burst = arrived_ns, own_ns
+            return False
         came_ns, taken_ns = arrived_ns - self._burst[0], own_ns - self._burst[1]
-        return own_ns if came_ns <= _FASTER * taken_ns + _SLACK_NS else None
+        return came_ns <= _FASTER * taken_ns + _SLACK_NS
