@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -120,6 +123,94 @@ def test_a_warning_clears_when_the_danger_is_over() -> None:
 )
 def test_nothing_to_warn_of_gives_no_warning(kwargs: dict[str, float]) -> None:
     assert approach(**kwargs) == []  # type: ignore[arg-type]
+
+
+def watched(box: Callable[[float], tuple[float, float, float, float]], seed: int = 0) -> list[Event]:
+    """Six seconds at 25 fps of one box ahead that trembles by half a pixel; a rule that is stored and read between
+    two frames goes on as before."""
+    rng = np.random.default_rng(seed)
+    config = CollisionConfig(id="fcw", collision=CollisionConfig.Collision())
+    rule, events = CollisionRule(config), []
+    for i in range(150):
+        here = np.clip(np.array([box(i / 25)]) + rng.normal(0, 0.5, 4), 0, [960, 540] * 2)
+        one = Tracks(
+            np.array([7]),
+            here.astype(np.float32),
+            np.array([0.9], np.float32),
+            np.array([0], np.int32),
+            np.array([True]),
+            960,
+            540,
+        )
+        events += rule.step(Observation(one, i / 25, None, 25.0))
+        kept, rule = json.loads(json.dumps(rule.snapshot())), CollisionRule(config)
+        rule.restore(kept)
+    return [e for e in events if e.type == "collision_warning"]
+
+
+def grown(t: float) -> float:
+    """Once by 1.7, in half a second."""
+    return 1 + 0.7 * min(1.0, max(0.0, 2 * (t - 2)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "box",
+    [
+        pytest.param(
+            lambda t: (480 - 30 * grown(t), 280, 480 + 30 * grown(t), 330), id="two cars in one box"
+        ),
+        pytest.param(lambda t: (450, 280, 450 + 50 * grown(t), 330), id="from behind a car beside it"),
+        pytest.param(lambda t: (450, 280, 520, 280 + 40 * grown(t)), id="from behind a crest"),
+        pytest.param(
+            lambda t: (480 - 30 * grown(t), 330 - 50 / grown(t), 480 + 30 * grown(t), 330),
+            id="a car that turns and falls back",
+        ),
+    ],
+)
+def test_a_box_that_changes_its_shape_is_no_approach(
+    box: Callable[[float], tuple[float, float, float, float]], seed: int
+) -> None:
+    assert watched(box, seed) == []
+
+
+def test_sizes_that_leap_say_no_time_to_contact() -> None:
+    t = np.arange(0, 0.52, 0.04)
+    leap = 60 * np.where(t < 0.25, 1.0, 1.5)
+    assert time_to_contact(t, leap, 0.8 * leap) is None
+
+
+def test_width_and_height_that_agree_are_surer_than_the_width_alone() -> None:
+    rng = np.random.default_rng(3)
+    t = np.arange(0, 0.55, 0.05)
+    size = 1800 / (10 * (2.7 + 0.5 - t))
+    alone, both = [], []
+    for _ in range(300):
+        width, height = size * np.exp(rng.normal(0, 0.02, (2, len(t))))
+        for found, heights in ((alone, None), (both, height)):
+            if (ttc := time_to_contact(t, width, heights)) is not None:
+                found.append(ttc[0])
+    assert np.std(both) < 0.85 * np.std(alone)
+    assert float(np.median(both)) == pytest.approx(2.7, abs=0.2)
+
+
+def test_a_lorry_whose_top_the_frame_cuts_off_is_still_warned_of() -> None:
+    def lorry(t: float) -> tuple[float, float, float, float]:
+        half = 1000 / (35 - 8 * min(t, 3.5))
+        return 480 - half, 0, 480 + half, 290 + half
+
+    assert [e.phase for e in watched(lorry)][:2] == ["preliminary", "imminent"]
+
+
+def test_a_car_that_turns_while_it_comes_nearer_is_warned_of() -> None:
+    """It cuts in: its side is seen less and less."""
+
+    def car(t: float) -> tuple[float, float, float, float]:
+        distance = 40 - 8 * min(t, 4.2)
+        half, tall = (900 + 600 * max(0.0, 1 - t / 2)) / distance, 1500 / distance
+        return 480 - half, 300 - tall / 2, 480 + half, 300 + tall / 2
+
+    assert [e.phase for e in watched(car)][:2] == ["preliminary", "imminent"]
 
 
 def test_the_path_is_between_the_lines() -> None:

@@ -106,7 +106,7 @@ def test_irregular_drops_of_up_to_12_frames_cost_few_ids(seed: int) -> None:
     assert matched > 0.8
 
 
-@pytest.mark.parametrize(("every", "most"), [(1, 4), (2, 6), (3, 8)])
+@pytest.mark.parametrize(("every", "most"), [(1, 4), (2, 6), (3, 6)])
 def test_tud_campus(shared: Path, every: int, most: int) -> None:
     det = np.loadtxt(shared / "tracking/TUD-Campus/det.txt", delimiter=",")
     truth = np.loadtxt(shared / "tracking/TUD-Campus/gt.txt", delimiter=",")
@@ -123,7 +123,7 @@ def test_tud_campus(shared: Path, every: int, most: int) -> None:
     switches, matched, false = score(rows)
     assert switches <= most
     assert matched > 0.5
-    assert false <= 30
+    assert false <= 33
 
 
 def test_a_track_is_heard_of_after_confirm_s_and_ends_after_lost_s() -> None:
@@ -205,6 +205,21 @@ def test_somebody_who_stood_and_walks_off_in_a_gap_stays_one_track() -> None:
         x = 290 + 24 * t
         out = tracker.update(detections((x, 100, x + 80, 300, 0.9, 0)), 2.8 + t / 10, 1280, 720)
     assert out.ids.tolist() == [1]
+
+
+@pytest.mark.parametrize(("fps", "most"), [(8, 36), (15, 18), (25, 18)])
+def test_a_box_that_trembles_by_half_of_its_width_is_not_split_into_many_tracks(fps: int, most: int) -> None:
+    """Its detections overlap by chance. Six times half a minute; each once was some ten numbers."""
+    numbers = 0
+    for seed in range(6):
+        rng = np.random.default_rng((fps, seed))
+        tracker, last = Tracker(), 0
+        for f in range(30 * fps):
+            x, y = rng.normal([300, 200], 12)
+            out = tracker.update(detections((x - 17, y - 85, x + 17, y, 0.9, 0)), f / fps, 640, 360)
+            last = max(last, *out.ids.tolist(), 0)
+        numbers += last
+    assert numbers <= most
 
 
 def test_in_a_crowd_no_leap_is_guessed() -> None:

@@ -1,9 +1,13 @@
-"""Forward collision warning from the growth of boxes: time to contact = 1 / d(ln width)/dt. Pure; seconds of
+"""Forward collision warning from the growth of boxes: time to contact = 1 / d(ln size)/dt. Pure; seconds of
 capture time.
 
-The slope of a line through ln(width) over a window belongs to the window's middle: half the window is taken
+What comes nearer grows in width and in height alike. A box of which one grows alone changes its shape: two cars in
+one box, a car that comes out from behind another or that turns. So both are measured; where they agree, the mean
+counts, else the slower one. A box that leaps from one size to another is no approach either.
+
+The slope of a line through ln(size) over a window belongs to the window's middle: half the window is taken
 off. Boxes narrower than ``min_px`` say too little (5–95 % of 1.8–5.2 s at 33 px). Boxes cut by the frame's
-edge are not measured.
+left, right or lower edge are not measured; of those cut by the upper one, only the width.
 """
 
 from __future__ import annotations
@@ -27,9 +31,16 @@ from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["RULE", "CollisionConfig", "CollisionRule", "in_path", "time_to_contact"]
 
+F64 = NDArray[np.float64]
+
 _LEVELS = ("preliminary", "imminent")
 _HOLD_S = 0.2
 _CLEAR_S = 0.6
+_WIDE = 1.7
+"""Standard errors on both sides: an interval of about 90 %."""
+_APART = 2.5
+"""Standard errors that width and height may grow apart."""
+_LEAST_GROWTH = 0.02  # per s
 
 
 class CollisionConfig(RuleConfig):
@@ -50,29 +61,62 @@ class CollisionConfig(RuleConfig):
 
 @dataclass
 class _Target:
-    widths: deque[tuple[float, float]] = field(default_factory=deque)
+    sizes: deque[tuple[float, float, float | None]] = field(default_factory=deque)
+    """Time, width, height; no height where the frame cuts off its top."""
     level: int = 0
     """0: no warning, 1: preliminary, 2: imminent."""
     pending: tuple[int, float] | None = None
     ttc: tuple[float, float, float] | None = None
 
 
-def time_to_contact(t: NDArray[np.float64], width: NDArray[np.float64]) -> tuple[float, float, float] | None:
+def time_to_contact(t: F64, width: F64, height: F64 | None = None) -> tuple[float, float, float] | None:
     """Seconds to contact at the last sample: (best, low, high of about 90 %). None if the box does not grow
-    clearly.
+    clearly, in all that is measured of it.
 
-    ``t`` seconds, ``width`` pixels, at least 4 samples.
+    ``t`` seconds, ``width`` and ``height`` pixels, at least 4 samples. None: the height is not known.
     """
-    x, y = t - t.mean(), np.log(width)
+    x = t - t.mean()
+    sizes = [np.log(size) for size in (width, height) if size is not None]
+    if _leaps(x, np.sum(sizes, axis=0)):
+        return None
+    slope, error = _common([_line(x, size) for size in sizes])
+    if slope - _WIDE * error <= _LEAST_GROWTH:
+        return None
+    half = float(x[-1])
+    best, low, high = (1 / s - half for s in (slope, slope + _WIDE * error, slope - _WIDE * error))
+    return max(0.0, best), max(0.0, low), max(0.0, high)
+
+
+def _line(x: F64, y: F64) -> tuple[float, float]:
+    """The slope of ``y`` over ``x`` (whose mean is 0), and its standard error."""
     sxx = float((x * x).sum())
     slope = float((x * y).sum()) / sxx
     residual = y - y.mean() - slope * x
-    error = math.sqrt(float((residual * residual).sum()) / (len(t) - 2) / sxx)
-    if slope - 1.7 * error <= 0.02:
-        return None
-    half = float(t[-1] - t.mean())
-    best, low, high = (1 / s - half for s in (slope, slope + 1.7 * error, slope - 1.7 * error))
-    return max(0.0, best), max(0.0, low), max(0.0, high)
+    return slope, math.sqrt(float((residual * residual).sum()) / (len(x) - 2) / sxx)
+
+
+def _common(growths: list[tuple[float, float]]) -> tuple[float, float]:
+    """How fast width and height grow together: their mean, weighted by how well each is known; the slower one where
+    they differ by more than that."""
+    slower, faster = min(growths), max(growths)
+    if faster[0] - slower[0] > _APART * math.hypot(slower[1], faster[1]):
+        return slower
+    weights = [1 / max(error, 1e-9) ** 2 for _, error in growths]
+    slope = sum(w * s for w, (s, _) in zip(weights, growths, strict=True)) / sum(weights)
+    return slope, 1 / math.sqrt(sum(weights))
+
+
+def _leaps(x: F64, y: F64) -> bool:
+    """Whether ``y`` is on one level up to some sample and on another from there on, rather than on a line."""
+    _, error = _line(x, y)
+    line = error * error * (len(x) - 2) * float((x * x).sum())
+    return min(_scatter(y[:k]) + _scatter(y[k:]) for k in range(1, len(y))) < line
+
+
+def _scatter(y: F64) -> float:
+    """Sum of squares around the mean."""
+    away = y - y.mean()
+    return float((away * away).sum())
 
 
 class CollisionRule:
@@ -110,7 +154,7 @@ class CollisionRule:
 
     def snapshot(self) -> dict[str, Any]:
         targets = {
-            str(i): {"widths": list(t.widths), "level": t.level, "pending": t.pending}
+            str(i): {"sizes": list(t.sizes), "level": t.level, "pending": t.pending}
             for i, t in self._targets.items()
         }
         return {"capability": self._capability.snapshot(), "targets": targets}
@@ -119,7 +163,7 @@ class CollisionRule:
         self._capability.restore(state["capability"])
         self._targets = {
             int(i): _Target(
-                deque((t, width) for t, width in target["widths"]),
+                deque((t, width, height) for t, width, height in target["sizes"]),
                 target["level"],
                 None if target["pending"] is None else tuple(target["pending"]),
             )
@@ -136,16 +180,17 @@ class CollisionRule:
         return self._targets[track].level if track in self._targets else 0
 
     def _measure(self, target: _Target, tracks: Tracks, row: int, t: float) -> None:
-        x1, _, x2, y2 = (float(v) for v in tracks.xyxy[row])
+        x1, y1, x2, y2 = (float(v) for v in tracks.xyxy[row])
         whole = x1 > 1 and x2 < tracks.width - 1 and y2 < tracks.height - 1
         if tracks.seen[row] and whole and x2 - x1 >= self._c.min_px:
-            target.widths.append((t, x2 - x1))
-        while target.widths and target.widths[0][0] < t - self._c.window_s - 1e-9:
-            target.widths.popleft()
+            target.sizes.append((t, x2 - x1, y2 - y1 if y1 > 1 else None))
+        while target.sizes and target.sizes[0][0] < t - self._c.window_s - 1e-9:
+            target.sizes.popleft()
         target.ttc = None
-        if len(target.widths) >= 4 and target.widths[-1][0] - target.widths[0][0] >= 0.7 * self._c.window_s:
-            times, widths = np.array(target.widths).T
-            target.ttc = time_to_contact(times, widths)
+        if len(target.sizes) >= 4 and target.sizes[-1][0] - target.sizes[0][0] >= 0.7 * self._c.window_s:
+            times, widths, heights = zip(*target.sizes, strict=True)
+            tall = None if None in heights else np.array(heights)
+            target.ttc = time_to_contact(np.array(times), np.array(widths), tall)
 
     def _level(self, target: _Target) -> int:
         if target.ttc is None:

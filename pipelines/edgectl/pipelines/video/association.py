@@ -1,7 +1,7 @@
 """Which detection goes on with which track: how alike they are, and the best pairs of it. Pure.
 
-A track's place is known as well as its filter knows it, and so are the boxes widened: the longer it was not seen, the
-further it may be. (C-BIoU, Yang et al., WACV 2023, widens all by the same share.)
+A track's place is known as well as its filter knows it, and so are the boxes widened: the longer it was not seen and
+the more its detections tremble, the further it may be. (C-BIoU, Yang et al., WACV 2023, widens all by the same share.)
 """
 
 from __future__ import annotations

@@ -150,6 +150,9 @@ _LEAP_SIZE = 0.3  # of the logarithm of width and height
 _START_LEAP_SPEED = 2.0  # box heights per s
 """What can come to the speed of a known track between two frames that are more than ``_LEAP_AFTER_S`` apart."""
 
+_TREMBLES = 4.0
+"""Standard deviations of its own tremble that a box may leap at any time."""
+
 _MOST_PAST = 64
 """Sightings that a track is remembered with before it is confirmed. Of more, the first and the latest."""
 
@@ -282,25 +285,24 @@ class Tracker:
         over_gap: B,
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Pairs of tracks with detections that they can have come to though the boxes do not touch: of tracks whose
-        speed nobody knows yet, and (``over_gap``) of those that frames are missing of and whose speed may be
-        another one since.
+        speed nobody knows yet, (``over_gap``) of those that frames are missing of and whose speed may be another
+        one since, and of any confirmed one as far as its boxes tremble.
 
         A pair must be of one class and size, within reach, and the only choice for both: in a crowd nothing is
         guessed.
         """
         young = (self._hits <= _LEAP_HITS) & (t - self._last > _LEAP_AFTER_S)
-        rows, columns = np.nonzero(free & (young | over_gap))[0], np.nonzero(open_)[0]
+        unsure = young | over_gap
+        rows, columns = np.nonzero(free & (unsure | (self._ids > 0)))[0], np.nonzero(open_)[0]
         if not len(rows) or not len(columns):
             return np.empty(0, np.intp), np.empty(0, np.intp)
         a, b = to_cxcywh(boxes[rows])[:, None, :], to_cxcywh(detected[columns])[None, :, :]
         height = np.maximum(a[..., 3], 1.0)
-        speed = np.where(young[rows], _LEAP_SPEED, _START_LEAP_SPEED)
+        speed = np.where(young[rows], _LEAP_SPEED, np.where(over_gap[rows], _START_LEAP_SPEED, 0.0))
         reach = np.minimum(_LEAP_MOST, speed * (t - self._last[rows]))[:, None] * height
+        reach = np.maximum(reach, _TREMBLES * self._filter.reach()[rows, None])
         near = np.hypot(b[..., 0] - a[..., 0], b[..., 1] - a[..., 1]) <= reach
-        # as it was seen: a size that is carried on over a gap soon says nothing
-        carried = (t - self._last[rows])[:, None] * self._filter.x[rows, 2:, 1]
-        size = a[..., 2:] - carried[:, None, :]
-        ratio = b[..., 2:] / np.maximum(size, 1.0)
+        ratio = b[..., 2:] / np.maximum(a[..., 2:], 1.0)
         fits = near & (np.abs(np.log(np.maximum(ratio, 1e-3))) <= _LEAP_SIZE).all(axis=-1)
         fits &= self._cls[rows][:, None] == cls[columns][None, :]
         only = fits & (near.sum(axis=1, keepdims=True) == 1) & (near.sum(axis=0, keepdims=True) == 1)
