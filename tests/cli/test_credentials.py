@@ -116,6 +116,9 @@ def test_a_run_whose_camera_refuses(
         bundle,
         "--source",
         uri,
+        # one that hangs up is waited for
+        "--seconds",
+        "2",
         "--out",
         "out",
         *(["--json"] if form == "json" else []),

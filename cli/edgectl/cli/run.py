@@ -18,7 +18,6 @@ from edgectl.cli._live import LivePage
 from edgectl.cli._options import Prefer
 from edgectl.cli._printer import Printer, plain
 from edgectl.core.errors import EdgectlError, EngineError, UsageError
-from edgectl.core.nearest import did_you_mean
 from edgectl.pipelines.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ MAX_RECORDS = 10_000
 
 def _known(kind: str) -> str:
     if kind not in KINDS:
+        from edgectl.core.nearest import did_you_mean
+
         raise typer.BadParameter(
             f"there is no kind of pipeline {kind!r}: {did_you_mean(kind, KINDS.names())}"
         )
@@ -328,6 +329,8 @@ def named_configs(given: list[str], sources: dict[str, str]) -> dict[str, Path]:
     for text in given:
         name, path = _named(text)
         if name and name not in sources:
+            from edgectl.core.nearest import did_you_mean
+
             raise UsageError(
                 f"--config names the stream {name!r}, which has no source",
                 hint=did_you_mean(name, sources, there_are="the streams are "),

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from edgectl.core.errors import EdgectlError, EngineError, UsageError
-from edgectl.core.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -72,6 +71,8 @@ class Registry(Generic[T]):
     def _of_others(self, name: str) -> T:
         offers = [e for e in self._offers() if e.name == name]
         if not offers:
+            from edgectl.core.nearest import did_you_mean
+
             raise UsageError(f"there is no {self._noun} {name[:64]!r}", hint=did_you_mean(name, self.names()))
         if len(offers) > 1:
             raise UsageError(
