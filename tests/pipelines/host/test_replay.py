@@ -257,3 +257,14 @@ def test_a_change_that_is_none_is_damage(tmp_path: Path, switched: Any, words: s
         file.write(json.dumps(last | {"t": 9.0, "switched": switched}) + "\n")
     with open_track_log(path) as log, pytest.raises(DataError, match=words):
         replay(log, [None])
+
+
+def test_the_folder_of_several_streams_names_those_that_have_a_log(tmp_path: Path) -> None:
+    for name in ("yard", "gate"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tracks.jsonl").touch()
+    (tmp_path / "hall").mkdir()
+    with pytest.raises(UsageError, match="cannot read") as caught, open_track_log(tmp_path):
+        pass
+    assert "gate, yard" in str(caught.value.hint)
+    assert "hall" not in str(caught.value.hint)

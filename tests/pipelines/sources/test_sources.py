@@ -115,11 +115,18 @@ def test_a_looping_file_goes_on_with_growing_time(clip: Path) -> None:
     assert times[30] - times[29] == pytest.approx(1e9 / 15, rel=0.01)
 
 
-@pytest.mark.parametrize("content", [b"", b"this is no video\n" * 100, b"\x00" * 5000])
-def test_what_is_no_video_is_said_in_one_sentence(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", r"x\.mp4 is empty"),
+        (b"this is no video\n" * 100, "not a video that can be decoded"),
+        (b"\x00" * 5000, "not a video that can be decoded"),
+    ],
+)
+def test_what_is_no_video_is_said_in_one_sentence(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "x.mp4"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="not a video that can be decoded") as caught:
+    with pytest.raises(DataError, match=said) as caught:
         open_source(str(path)).open()
     assert "\n" not in caught.value.message
 

@@ -49,9 +49,12 @@ def open_track_log(path: Path) -> Iterator[TrackLogFile]:
     try:
         lines = file.open(encoding="utf-8", errors="replace")
     except OSError as e:
+        several = sorted(p.parent.name for p in path.glob("*/tracks.jsonl")) if path.is_dir() else []
         raise UsageError(
             f"cannot read {file}: {e.strerror}",
-            hint="edgectl run --out FOLDER writes one, with `tracklog: true` in its configuration",
+            hint=f"of the streams {', '.join(several[:8])} each has one: name its folder in {path}"
+            if several
+            else "edgectl run --out FOLDER writes one, with `tracklog: true` in its configuration",
         ) from e
     with lines:
         header = read_header(lines)

@@ -46,7 +46,8 @@ class KeptState:
             return None
         except OSError as e:
             raise StorageError(
-                f"{self.path} cannot be read: {e.strerror or 'the disk does not answer'}"
+                f"{self.path} cannot be read: {e.strerror or 'the disk does not answer'}",
+                hint="is the folder of --out one that can be read and written?",
             ) from e
         try:
             return json.loads(data) if len(data) <= _MOST_BYTES else ""

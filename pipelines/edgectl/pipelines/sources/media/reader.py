@@ -11,6 +11,7 @@ import errno
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -290,6 +291,8 @@ class VideoReader:
             self._close_file()
             reason = reason_of(e)
             remote = "://" in self._url
+            if reason == "invalid" and not remote and self._is_empty():
+                raise DataError(f"{self.what} is empty", hint="was it copied to its end?") from e
             if reason == "invalid" and not remote:
                 raise DataError(
                     f"{self.what} is not a video that can be decoded", hint="check it with `ffprobe`"
@@ -302,7 +305,10 @@ class VideoReader:
         streams = self._container.streams.video
         if not streams:
             self.close()
-            raise DataError(f"{self.what} has no video stream")
+            raise DataError(
+                f"{self.what} has no video stream",
+                hint="`ffprobe` lists what is in it; sound alone is for edgectl run speech",
+            )
         self._stream = streams[0]
         if self.hardware.device is not None and not self._stream.codec_context.is_hwaccel:
             self.hardware.give_up("codec")
@@ -320,6 +326,10 @@ class VideoReader:
         self._stream.codec_context.thread_count = 0 if self.codec in _MODERN else 1
         if self._ring is not None:
             self._ring.begin(self._stream)
+
+    def _is_empty(self) -> bool:
+        path = Path(self._url)
+        return self._opener is None and path.is_file() and path.stat().st_size == 0
 
     def _accelerated(self) -> dict[str, Any]:
         accelerator = self.hardware.accelerator()
