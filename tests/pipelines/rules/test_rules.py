@@ -458,6 +458,26 @@ def test_a_box_that_stands_on_the_line_and_trembles_is_no_traffic(seed: int, hei
     assert n <= 1
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("height", "fps"), [(85, 25), (90, 15)])
+def test_a_small_box_that_trembles_as_a_whole_on_the_line_is_no_traffic(
+    seed: int, height: int, fps: int
+) -> None:
+    """Its detections may not even overlap: several tracks that share them each tremble too little."""
+    rng = np.random.default_rng((height, seed))
+    tracker, r = (
+        Tracker(),
+        rules(parse_config("surveillance", {"rules": [{"id": "gate", "line": [0.5, 1.0, 0.5, 0.0]}]})),
+    )
+    n = 0
+    for i in range(60 * fps):
+        shift = np.tile(rng.normal(0, 12, 2), 2)
+        box = np.array([640 - height / 5, 200, 640 + height / 5, 200 + height]) + shift
+        found = detections((*box.tolist(), 0.9, 0))
+        n += len(of(r.step(tracker.update(found, i / fps, 1280, 720), i / fps), "line_crossing"))
+    assert n <= 1
+
+
 @pytest.mark.parametrize("speed", [40, 160, 320])
 def test_a_walk_over_the_line_counts_once_however_much_it_trembles(speed: float) -> None:
     rng = np.random.default_rng(4)
