@@ -103,6 +103,26 @@ def test_a_disk_that_fills_up_leaves_whole_lines_and_a_video_that_plays(tmp_path
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.parametrize(("goes_on", "files"), [(True, 2), (False, 1)])
+def test_the_log_of_a_camera_is_bounded_and_that_of_a_recording_is_whole(
+    tmp_path: Path, goes_on: bool, files: int
+) -> None:
+    path = tmp_path / "events.jsonl"
+    sink = JsonlSink(path, goes_on=goes_on, max_bytes=4000)
+    for i in range(300):
+        sink.write(StreamOutput(({"id": i, "text": "x" * 80},)))
+    sink.close()
+    found = sorted(tmp_path.iterdir())
+    assert [p.name for p in found] == ["events.1.jsonl", "events.jsonl"][2 - files :]
+    ids = [json.loads(line)["id"] for p in found for line in p.read_text().splitlines()]
+    assert ids == list(range(300 - len(ids), 300))
+    if goes_on:
+        assert all(p.stat().st_size < 4200 for p in found)
+        assert len(ids) > 40
+    else:
+        assert len(ids) == 300
+
+
 @pytest.mark.parametrize("torn", ["", '{"id": "2", "ty', "x" * 200_000])
 def test_the_log_of_a_camera_goes_on_behind_its_last_whole_line(tmp_path: Path, torn: str) -> None:
     path = tmp_path / "e.jsonl"

@@ -34,6 +34,11 @@ class LineFile:
             else:
                 self._file = path.open("wb", buffering=0)
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._end
+
     def write(self, line: str) -> None:
         data = line.encode() + b"\n"
         end = self._end + len(data)
