@@ -41,7 +41,7 @@ from edgectl.pipelines.sinks.base import Sink, StreamOutput
 from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.tasks import load_task
 from edgectl.pipelines.video.regions.choice import RegionChoice
-from edgectl.pipelines.video.regions.plan import Region
+from edgectl.pipelines.video.regions.cover import Region
 
 FPS = 15
 EMPTY_AT = 36

@@ -26,7 +26,7 @@ from edgectl.pipelines.stream.trace import Tracer
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.engine_pool import EnginePool
 from edgectl.pipelines.video.frame_path import FramePath, FrameResult
-from edgectl.pipelines.video.regions.plan import Region
+from edgectl.pipelines.video.regions.cover import Region
 from edgectl.pipelines.video.swap import HotSwap
 
 IMAGE = np.full((48, 64, 3), 90, np.uint8)

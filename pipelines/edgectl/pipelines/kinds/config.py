@@ -19,7 +19,7 @@ from edgectl.pipelines.video.labels import LabelConfig
 from edgectl.pipelines.video.motion_gate import MotionGateConfig
 from edgectl.pipelines.video.object_filter import ObjectFilterConfig
 from edgectl.pipelines.video.privacy import PrivacyConfig
-from edgectl.pipelines.video.regions.plan import RegionConfig
+from edgectl.pipelines.video.regions.cover import RegionConfig
 from edgectl.pipelines.video.second_stage.config import SceneConfig, SecondStageConfig
 from edgectl.pipelines.video.tracker import TrackConfig
 

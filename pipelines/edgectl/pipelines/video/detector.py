@@ -16,7 +16,7 @@ from edgectl.pipelines.video.decode import Detections, make_decoder
 from edgectl.pipelines.video.engine_pool import PooledEngine
 from edgectl.pipelines.video.keypoints import KeypointLayout
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Preprocessor, Staging
-from edgectl.pipelines.video.regions.plan import Region
+from edgectl.pipelines.video.regions.cover import Region
 from edgectl.pipelines.video.seated_engine import SeatedEngine
 
 __all__ = ["Detector"]

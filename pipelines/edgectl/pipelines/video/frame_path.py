@@ -31,7 +31,7 @@ from edgectl.pipelines.video.engine_pool import Ran
 from edgectl.pipelines.video.frame_choice import FrameChoice
 from edgectl.pipelines.video.preprocess import LetterboxMeta, Staging
 from edgectl.pipelines.video.regions.choice import RegionChoice
-from edgectl.pipelines.video.regions.plan import Region
+from edgectl.pipelines.video.regions.cover import Region
 from edgectl.pipelines.video.shadow import Beside, Shadow
 from edgectl.pipelines.video.swap import HotSwap
 

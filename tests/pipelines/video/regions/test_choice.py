@@ -24,8 +24,8 @@ from edgectl.pipelines.video.decode import Detections
 from edgectl.pipelines.video.motion import SceneMotion
 from edgectl.pipelines.video.privacy import Privacy
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
+from edgectl.pipelines.video.regions.cover import RegionConfig
 from edgectl.pipelines.video.regions.merge import MergedDetections, merge_regions
-from edgectl.pipelines.video.regions.plan import RegionConfig
 from edgectl.pipelines.video.shadow import Shadowing
 from edgectl.pipelines.video.track_watch import Known
 from edgectl.pipelines.video.tracker import Tracks

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.motion import SceneMotion
 from edgectl.pipelines.video.regions.budget import calls_that_fit
-from edgectl.pipelines.video.regions.plan import Interest, Region, RegionConfig, RegionPlanner
+from edgectl.pipelines.video.regions.cover import Interest, Region, RegionConfig, RegionCover
 from edgectl.pipelines.video.track_watch import Known
 
 __all__ = ["CallTimes", "RegionChoice"]
@@ -67,7 +67,7 @@ class RegionChoice:
         self._known = known
         self._due_s = lost_s / _DUE
         self._times = times
-        self._planner = RegionPlanner(config)
+        self._cover = RegionCover(config)
 
     def regions(
         self, frame: Frame, motion: SceneMotion | None, tensor: tuple[int, int], *, whole: bool
@@ -78,7 +78,7 @@ class RegionChoice:
         if not self.on or motion is None or not motion.settled:
             return (None,)
         size = (frame.width, frame.height)
-        regions = self._planner.plan(
+        regions = self._cover.choose(
             frame.stamp.t_s, size, tensor, self._interest(frame, motion), max(1, calls - whole)
         )
         return (None, *regions) if whole and regions[0] is not None else regions

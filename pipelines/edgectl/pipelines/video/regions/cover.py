@@ -19,7 +19,7 @@ from pydantic import Field
 
 from edgectl.core.schema import Config
 
-__all__ = ["Interest", "Region", "RegionConfig", "RegionPlanner"]
+__all__ = ["Interest", "Region", "RegionConfig", "RegionCover"]
 
 F32 = NDArray[np.float32]
 Box = NDArray[np.float64]
@@ -76,7 +76,7 @@ class Interest:
     """What the border of a region has cut in the frame before."""
 
 
-class RegionPlanner:
+class RegionCover:
     """One per stream. Times are seconds of capture time, in order."""
 
     def __init__(self, config: RegionConfig) -> None:
@@ -85,7 +85,7 @@ class RegionPlanner:
         self._looked = np.full(_CELLS, -math.inf)
         self._size = (0, 0)
 
-    def plan(
+    def choose(
         self, t_s: float, size: tuple[int, int], tensor: tuple[int, int], interest: Interest, calls: int
     ) -> tuple[Region | None, ...]:
         """What the detector sees of the frame of ``t_s``, in order; None is the whole picture.
