@@ -10,10 +10,11 @@ bench = load("rules_under_drops")
 SEEDS = range(10_000, 10_020)
 
 
-@pytest.mark.parametrize(("shared", "most"), [(False, 2), (True, 6)])
-def test_what_trembles_on_a_line_is_no_traffic(shared: bool, most: int) -> None:
-    """In ten minutes on two lines: the goal is 0.1 a minute for each. A box that trembles as a whole misses it by a little."""
-    assert sum(bench.standing(seed, seconds=30, shared=shared) for seed in SEEDS) <= most
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_trembles_on_a_line_is_no_traffic(shared: bool) -> None:
+    """In twenty minutes on two lines: the goal is 0.1 a minute for each."""
+    seeds = range(10_000, 10_040)
+    assert sum(bench.standing(seed, seconds=30, shared=shared) for seed in seeds) <= 4
 
 
 def test_a_walk_of_four_seconds_through_the_picture_is_counted_with_half_of_the_frames() -> None:

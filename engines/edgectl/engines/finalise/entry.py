@@ -19,7 +19,7 @@ from edgectl.core.bundle import Recipe, Variant
 from edgectl.core.files import atomic_write, file_digest, fsync_dir, storage
 from edgectl.core.plan import key_hex
 
-__all__ = ["Entry", "alone"]
+__all__ = ["CacheEntry", "alone"]
 
 _SIBLINGS = 6
 """Engines of one model that are kept for other variants: active and previous ones of a few preferences."""
@@ -38,7 +38,7 @@ def alone(cache: Path, model: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One line of the cache: a model on a machine. ``key``: what the machine is, the model's digest, the
     golden outputs to meet."""
 
@@ -50,7 +50,7 @@ class Entry:
     recipe: Recipe
 
     @classmethod
-    def of(cls, variant: Variant, model: Path, cache: Path, key: dict[str, Any], suffix: str) -> Entry:
+    def of(cls, variant: Variant, model: Path, cache: Path, key: dict[str, Any], suffix: str) -> CacheEntry:
         whole = {**key, "model": model.name, "golden": variant.digest}
         stem = f"{model.name[:16]}-{key_hex(whole)[:16]}"
         return cls(cache, model, stem, suffix, whole, variant.config.recipe)

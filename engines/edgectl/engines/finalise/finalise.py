@@ -33,7 +33,7 @@ from edgectl.device_profiles.catalogue import load_profile, profile_names
 from edgectl.device_profiles.machine import probe
 from edgectl.device_profiles.schema import TensorRtSpec
 from edgectl.engines.child import run_child
-from edgectl.engines.finalise.entry import Entry, alone
+from edgectl.engines.finalise.entry import CacheEntry, alone
 from edgectl.engines.finalise.golden import check_golden
 from edgectl.engines.finalise.plan_layers import PlanLayers
 from edgectl.engines.finalise.rtx_engine import rtx_engine
@@ -125,7 +125,7 @@ def finalise(
             "settings": variant.config.session.model_dump(),
         }
         with alone(cache, model):
-            entry = Entry.of(variant, model, cache, key, "onnx")
+            entry = CacheEntry.of(variant, model, cache, key, "onnx")
             known = entry.read()
             if known is None:
                 return _Made(_optimise(variant, entry), made=True).result(entry, started)
@@ -178,7 +178,7 @@ def adopt_plan(variant: Variant, cache: Path, file: Path, plan: SharedPlan) -> N
             )
 
 
-def _plan_entry(variant: Variant, model: Path, cache: Path, limits: TensorRtSpec) -> Entry:
+def _plan_entry(variant: Variant, model: Path, cache: Path, limits: TensorRtSpec) -> CacheEntry:
     """Where the plan of a variant lies on this machine. Raises :class:`ProfileError` if its TensorRT is
     outside the limits."""
     key = _identity()
@@ -189,7 +189,7 @@ def _plan_entry(variant: Variant, model: Path, cache: Path, limits: TensorRtSpec
         )
     if variant.config.recipe.family == "trt-dla":
         key["dla"] = limits.dla_core or 0
-    return Entry.of(variant, model, cache, key, "plan")
+    return CacheEntry.of(variant, model, cache, key, "plan")
 
 
 def _limits(profile: str) -> TensorRtSpec:
@@ -246,7 +246,7 @@ class _Made:
     made: bool = True
     layers: dict[str, int] | None = None
 
-    def result(self, entry: Entry, started: float) -> Finalised:
+    def result(self, entry: CacheEntry, started: float) -> Finalised:
         kind: Literal["plan", "optimised", "original"]
         kind = "original" if self.path == entry.model else "plan" if entry.suffix == "plan" else "optimised"
         layers = PlanLayers(**self.layers) if self.layers is not None else None
@@ -264,7 +264,7 @@ class _Made:
         )
 
 
-def _compile(variant: Variant, entry: Entry, wanted: _Wanted, known: dict[str, Any] | None) -> _Made:
+def _compile(variant: Variant, entry: CacheEntry, wanted: _Wanted, known: dict[str, Any] | None) -> _Made:
     """A new plan, beside the ``known`` one if there is one: that stays if it is the faster."""
     if known is None:
         entry.invalidate()
@@ -326,7 +326,7 @@ def _notes(layers: PlanLayers, recipe: Recipe) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _optimise(variant: Variant, entry: Entry) -> Path:
+def _optimise(variant: Variant, entry: CacheEntry) -> Path:
     entry.invalidate()
     settings = variant.config.session
     with storage(str(entry.cache)):

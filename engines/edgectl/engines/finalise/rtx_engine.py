@@ -16,7 +16,7 @@ from edgectl.core.bundle import LAYER_RTX, Variant
 from edgectl.core.errors import EngineError, GoldenError
 from edgectl.core.files import storage
 from edgectl.engines.child import run_child
-from edgectl.engines.finalise.entry import Entry, alone
+from edgectl.engines.finalise.entry import CacheEntry, alone
 from edgectl.engines.finalise.rtx import CURRENT, accept
 
 __all__ = ["rtx_engine"]
@@ -27,10 +27,10 @@ _COMPILE_TIMEOUT_S = 600.0
 
 def rtx_engine(
     variant: Variant, model: Path, cache: Path, timeout_s: float | None
-) -> tuple[Entry, dict[str, Any], bool]:
+) -> tuple[CacheEntry, dict[str, Any], bool]:
     """Its entry in the cache, the record of it, and whether it was made now. Raises :class:`EngineError`,
     :class:`GoldenError` and :class:`StorageError`; the cache then holds what it held before."""
-    entry = Entry.of(variant, model, cache, _identity(), "rtx")
+    entry = CacheEntry.of(variant, model, cache, _identity(), "rtx")
     with alone(cache, model):
         if (known := entry.read()) is not None:
             return entry, known, False
@@ -50,7 +50,7 @@ def rtx_engine(
         return entry, found, True
 
 
-def _shipped(variant: Variant, entry: Entry, engine: Path) -> float | None:
+def _shipped(variant: Variant, entry: CacheEntry, engine: Path) -> float | None:
     """Put the bundle's engine there; its latency in ms. None where it is for another version or GPU, or does not do here."""
     ahead, layer = variant.config.ahead, variant.layer(LAYER_RTX)
     ours = f"TensorRT-RTX {entry.key['tensorrt-rtx']}"
@@ -65,7 +65,7 @@ def _shipped(variant: Variant, entry: Entry, engine: Path) -> float | None:
         return None
 
 
-def _compiled(variant: Variant, entry: Entry, engine: Path, timeout_s: float) -> float:
+def _compiled(variant: Variant, entry: CacheEntry, engine: Path, timeout_s: float) -> float:
     verdict = accept(entry.model, (CURRENT,), engine=engine, timeout_s=timeout_s)
     if not verdict.accepted:
         raise EngineError(f"the graph is {verdict.told()}", hint="take the fallback variant")

@@ -20,7 +20,7 @@ from edgectl.core.errors import StorageError
 from edgectl.pipelines.sinks.base import Sink, SinkContext, SinkOptions, SinkType, StreamOutput
 from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sinks.recording_file import RecordingFile
-from edgectl.pipelines.sources.media.ring import Group, PacketRing
+from edgectl.pipelines.sources.media.ring import PacketRing, PictureGroup
 from edgectl.pipelines.stream.events import Event
 
 __all__ = ["SINK", "RecordingConfig", "RecordingSink"]
@@ -142,7 +142,7 @@ class RecordingSink(Sink):
             self._swept_s = time.monotonic()
             self._make_room()
 
-    def _add(self, group: Group) -> None:
+    def _add(self, group: PictureGroup) -> None:
         try:
             if self._file is None:
                 self._begun = group.begun
@@ -158,7 +158,7 @@ class RecordingSink(Sink):
             e.retryable = True
             raise
 
-    def _is_full(self, group: Group) -> bool:
+    def _is_full(self, group: PictureGroup) -> bool:
         """Whether a multiple of the length lies between the file's beginning and the group's."""
         assert self._file is not None
         length = self._config.file_s

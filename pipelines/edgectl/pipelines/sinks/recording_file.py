@@ -13,7 +13,7 @@ import av.error
 from edgectl.core.errors import StorageError
 from edgectl.core.files import storage
 from edgectl.pipelines.sinks.encode import FRAGMENTED, written_by_python
-from edgectl.pipelines.sources.media.ring import Cut, Group
+from edgectl.pipelines.sources.media.ring import Cut, PictureGroup
 
 __all__ = ["RecordingFile"]
 
@@ -21,7 +21,7 @@ __all__ = ["RecordingFile"]
 class RecordingFile:
     """It grows by :meth:`add`. Methods raise :class:`StorageError`."""
 
-    def __init__(self, path: Path, first: Group) -> None:
+    def __init__(self, path: Path, first: PictureGroup) -> None:
         """``first``: the group of pictures that it will begin with."""
         self.path = path
         self.begun = first.begun

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import av
 import av.error
 
-__all__ = ["Cut", "Group", "PacketRing", "PacketSource"]
+__all__ = ["Cut", "PacketRing", "PacketSource", "PictureGroup"]
 
 _MOST_EARLY = 16
 """The longest delay of a decoder of H.264 and H.265, in pictures."""
@@ -35,7 +35,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class PictureGroup:
     """One group of pictures."""
 
     number: int
@@ -202,10 +202,10 @@ class PacketRing:
         with self._lock:
             return next((f.end_s for f in reversed(self._fragments) if f.begun == begun), None)
 
-    def since(self, number: int) -> list[Group]:
+    def since(self, number: int) -> list[PictureGroup]:
         """The whole groups that came after the ``number``-th and are still kept, also of earlier beginnings."""
         with self._lock:
-            return [Group(f.number, f.begun, f.cut()) for f in self._fragments if f.number > number]
+            return [PictureGroup(f.number, f.begun, f.cut()) for f in self._fragments if f.number > number]
 
     def cut(self, start_s: float, end_s: float, begun: int | None = None) -> Cut | None:
         """The groups that hold something of that time. None where there is nothing of it any more, or not yet.
