@@ -205,13 +205,14 @@ def wanted(classes: Sequence[str], labels: Sequence[str]) -> frozenset[int]:
     return frozenset(i for i, label in enumerate(labels) if not classes or label in classes)
 
 
-def because(what: str, value: float, limit: float, unit: str, **more: Any) -> dict[str, Any]:
+def because(what: str, value: float, limit: float | None, unit: str, **more: Any) -> dict[str, Any]:
     """Why an event was made, as it stands in the event: what was measured, and the limit that it passed. ``value`` is
-    None where it has no end, such as the depth inside a zone that is the whole picture: JSON has no word for that."""
+    None where it has no end, such as the depth inside a zone that is the whole picture: JSON has no word for that;
+    ``limit`` is None where nothing is compared."""
     return {
         "what": what,
         "value": round(float(value), 3) if math.isfinite(value) else None,
-        "limit": round(float(limit), 3),
+        "limit": None if limit is None else round(float(limit), 3),
         "unit": unit,
         **more,
     }

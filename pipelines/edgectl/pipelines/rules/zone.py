@@ -259,7 +259,7 @@ class ZoneRule:
             "label": self.labels[stay.cls],
             "reason": "attribute" if other else "lost" if stay.pending is None else "left",
             "dwell_s": _s(stay.until - stay.since),
-            "because": because("not seen", t - stay.seen, 0, "s"),
+            "because": because("not seen", t - stay.seen, None, "s"),
         }
         return self._event("leave", t, data)
 
