@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -189,6 +190,8 @@ def _optional(_: Path) -> Iterator[Check]:
         ("sqlalchemy", "SQLAlchemy", "fleet", "edgectl controller"),
         ("amqtt", "amqtt", "broker", "edgectl broker run"),
     ):
+        if module == "tensorrt_rtx" and platform.machine() != "x86_64":
+            continue  # there is none
         if importlib.util.find_spec(module) is None:
             step = f"pip install 'edgectl[{extra}]'"
             if module == "tensorrt" and Path("/etc/nv_tegra_release").exists():

@@ -240,6 +240,7 @@ def test_a_disk_that_takes_nothing_is_tried_again_with_another_file(
     r.sink.beat()
     r.end()
     assert [e.data["frames"] for e in r.told] == [20, 50]
+    assert sum(e.data["lost_groups"] for e in r.told) == 1
     assert sum(len(decoded(r.out / "recording" / name)) for name in r.names()) == 70
 
 

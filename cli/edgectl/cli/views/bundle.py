@@ -37,6 +37,11 @@ _KINDS = {
     LAYER_RANGES: "ranges",
 }
 
+_PLANS = {
+    "on-device": "compiled on the device by the finaliser, checked against the golden outputs",
+    "ahead": "compiled here ahead of time; another version or GPU compiles its own; checked on the device against the golden outputs",
+}
+
 
 def bundle_view(
     bundle: Bundle,
@@ -182,8 +187,8 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor]
             f"{s.threads} thread(s), computes in {s.precision_hint or 'the precision that it chooses'}",
         )
     t.add_row("adds", _added(added, first=first))
-    if r.plan == "on-device":
-        t.add_row("plan", "compiled on the device by the finaliser, checked against the golden outputs")
+    if r.plan != "none":
+        t.add_row("plan", _PLANS[r.plan])
         verdict = read_acceptance(v)
         told = "not asked: edgectl bundle accept" if verdict is None else verdict.told()
         t.add_row("NVIDIA's compiler", printable(told))

@@ -7,6 +7,7 @@ On disk, beside the engine: its runtime cache, ``<engine>.runtime-cache``.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,6 +21,8 @@ from edgectl.engines.finalise.entry import CacheEntry, alone
 from edgectl.engines.finalise.rtx import CURRENT, accept
 
 __all__ = ["rtx_engine"]
+
+log = logging.getLogger(__name__)
 
 _CHECK_TIMEOUT_S = 300.0
 _COMPILE_TIMEOUT_S = 600.0
@@ -60,8 +63,8 @@ def _shipped(variant: Variant, entry: CacheEntry, engine: Path) -> float | None:
         shutil.copyfile(variant.need(LAYER_RTX), engine)
     try:
         return _checked(variant, engine)
-    except (EngineError, GoldenError):
-        # it is compiled here instead, and judged again
+    except (EngineError, GoldenError) as e:
+        log.warning("the engine of the bundle does not do here, so one is compiled: %s", e.message)
         return None
 
 

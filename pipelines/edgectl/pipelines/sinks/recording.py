@@ -152,6 +152,7 @@ class RecordingSink(Sink):
             self._file.add(group.cut)
         except StorageError as e:
             # on a full disk; the next group begins another file
+            self._lost += 1
             with contextlib.suppress(StorageError):
                 self._end()
             self._make_room()
