@@ -73,7 +73,7 @@ def _rtx(files: Files) -> list[tuple[str, str]]:
     found = [
         (
             "compile for this GPU",
-            _line("tensorrt_rtx", f"--onnx={files['model']}", "--saveEngine=model.rtx"),
+            _line("tensorrt_rtx", f"--onnx={files['model']}", "--saveEngine=compiled.rtx"),
         )
     ]
     if "engine" in files:

@@ -29,7 +29,6 @@ from edgectl.core.bundle import (
     read_bounded,
 )
 from edgectl.core.errors import BundleError
-from edgectl.core.schema import parse_json
 
 __all__ = ["BundleInfo", "VariantInfo", "inspect_bundle", "read_acceptance"]
 
@@ -152,16 +151,7 @@ def _layers(v: Variant) -> tuple[LayerReport, ...]:
 
 def read_acceptance(v: Variant) -> Acceptance | None:
     """What NVIDIA's compiler said of a variant when it was built. Raises :class:`BundleError`."""
-    path = v.layer(LAYER_ACCEPTANCE)
-    if path is None:
-        return None
-    return parse_json(
-        Acceptance,
-        read_bounded(path, MAX_JSON_BYTES),
-        max_bytes=MAX_JSON_BYTES,
-        what="acceptance",
-        error=BundleError,
-    )
+    return v.document(LAYER_ACCEPTANCE, Acceptance, "acceptance")
 
 
 def _object(v: Variant, layer: str) -> dict[str, Any]:

@@ -17,16 +17,13 @@ from edgectl.builder.search.candidates import Candidate, CandidateOutcome, Choic
 from edgectl.builder.search.reasons import Reason
 from edgectl.core.bundle import (
     LAYER_REPORT,
-    MAX_JSON_BYTES,
     Precision,
     Preference,
     Runtime,
     Variant,
-    read_bounded,
 )
-from edgectl.core.errors import BundleError
 from edgectl.core.measured import Conditions, Measured
-from edgectl.core.schema import Config, parse_json
+from edgectl.core.schema import Config
 
 __all__ = ["CandidateReport", "CauseReport", "RoundReport", "SearchReport", "read_report", "report_of"]
 
@@ -107,16 +104,7 @@ def report_of(
 def read_report(variant: Variant) -> SearchReport | None:
     """The report beside a variant, None if it has none. Raises :class:`BundleError` for one that is
     malformed."""
-    path = variant.layer(LAYER_REPORT)
-    if path is None:
-        return None
-    return parse_json(
-        SearchReport,
-        read_bounded(path, MAX_JSON_BYTES),
-        max_bytes=MAX_JSON_BYTES,
-        what="build report",
-        error=BundleError,
-    )
+    return variant.document(LAYER_REPORT, SearchReport, "build report")
 
 
 def _candidate(o: CandidateOutcome, choice: Choice) -> CandidateReport:

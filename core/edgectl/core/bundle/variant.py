@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from edgectl.core.bundle.schema import (
     LAYER_ENGINE,
@@ -19,6 +22,8 @@ from edgectl.core.files import atomic_write, digest_of, file_digest, hex_of
 from edgectl.core.schema import parse_json
 
 __all__ = ["Variant", "added_blobs", "read_bounded", "verify_blob"]
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Variant:
@@ -79,6 +84,14 @@ class Variant:
                 hint="build the bundle again",
             )
         return path
+
+    def document(self, media_type: str, model: type[M], what: str) -> M | None:
+        """A layer of JSON; None if the variant has none. Raises :class:`BundleError` for one that is malformed."""
+        path = self.layer(media_type)
+        if path is None:
+            return None
+        data = read_bounded(path, MAX_JSON_BYTES)
+        return parse_json(model, data, max_bytes=MAX_JSON_BYTES, what=what, error=BundleError)
 
     def unpack(self) -> bytes:
         """The ONNX file of a packed variant, decoded from its layer. The size that was signed bounds what is

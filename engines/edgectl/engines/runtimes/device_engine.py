@@ -45,9 +45,13 @@ class DeviceEngine(ABC):
         self._buffers: dict[str, int] = {}
         self._graph: CudaGraph | None = None
         self._runs = 0
+        try:
+            data = file.read_bytes()
+        except OSError as e:
+            raise EngineError(f"cannot read the plan {file.name}: {e.strerror or e}") from e
         self._cuda.enter()
         try:
-            self._open(file)
+            self._open(data, file.name)
         except BaseException:
             self._free()
             raise
@@ -55,8 +59,8 @@ class DeviceEngine(ABC):
             self._cuda.leave()
 
     @abstractmethod
-    def _open(self, file: Path) -> None:
-        """Read the engine, and :meth:`_bind` each of its tensors. Raises :class:`EngineError`."""
+    def _open(self, data: bytes, name: str) -> None:
+        """Take what the file of this name holds, and :meth:`_bind` each of its tensors. Raises :class:`EngineError`."""
 
     @abstractmethod
     def _enqueue(self) -> None:

@@ -46,18 +46,15 @@ class RtxEngine(DeviceEngine):
         data: Any = self._cache.serialize()
         atomic_write(self._kept, bytes(data))
 
-    def _open(self, file: Path) -> None:
+    def _open(self, data: bytes, name: str) -> None:
         self._logger = trt.Logger(trt.Logger.WARNING)
         self._runtime = trt.Runtime(self._logger)
-        try:
-            engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
-        except OSError as e:
-            raise EngineError(f"cannot read the engine {file.name}: {e.strerror or e}") from e
+        engine = self._runtime.deserialize_cuda_engine(data)
         # The binding answers None, not an exception, for an engine of another version or device.
         self._engine: trt.ICudaEngine | None = engine or None
         if self._engine is None:
             raise EngineError(
-                f"TensorRT-RTX {rtx_version()} does not accept the engine {file.name}",
+                f"TensorRT-RTX {rtx_version()} does not accept the engine {name}",
                 hint="finalise the variant again",
             )
         config = self._engine.create_runtime_config()
@@ -75,12 +72,12 @@ class RtxEngine(DeviceEngine):
                 hint="not enough GPU memory: stop other engines",
             )
         for i in range(self._engine.num_io_tensors):
-            name = self._engine.get_tensor_name(i)
-            dims = self._engine.get_tensor_shape(name)
+            tensor = self._engine.get_tensor_name(i)
+            dims = self._engine.get_tensor_shape(tensor)
             shape = tuple(int(dims[k]) for k in range(len(dims)))
-            kind: Any = self._engine.get_tensor_dtype(name)
-            is_input = self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-            self._context.set_tensor_address(name, self._bind(name, shape, kind.name, is_input=is_input))
+            kind: Any = self._engine.get_tensor_dtype(tensor)
+            is_input = self._engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT
+            self._context.set_tensor_address(tensor, self._bind(tensor, shape, kind.name, is_input=is_input))
 
     def _enqueue(self) -> None:
         assert self._cuda is not None
