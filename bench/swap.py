@@ -22,8 +22,8 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from support.pipelines import box_task, make_variant
-from tests.pipelines.host.test_worker import Process, model_bytes, ref, start
+from support.host_worker import Process, ref, start
+from support.pipelines import box_task, make_variant, model_bytes
 
 from edgectl.pipelines.host.protocol import Commit, Ready, Revert, Stats, Swap, Swapped
 

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import av
 import cv2
 import numpy as np
-from pipelines.host.test_worker import Process, model_bytes
-from support.pipelines import box_task, make_variant
+from support.host_worker import Process
+from support.pipelines import box_task, make_variant, model_bytes
 
 from edgectl.agent.config import StreamConfig
 from edgectl.agent.state.journal import Journal

@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from common import RULES, clip_1080p, detector, parser, pss_mb, report
-from pipelines.host.test_worker import Process
+from support.host_worker import Process
 
 from edgectl.core.bundle import Variant
 from edgectl.pipelines.host.protocol import EngineRef, Start, Stats

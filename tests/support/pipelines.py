@@ -376,3 +376,17 @@ def write_h264(
         for packet in stream.encode(None):
             container.mux(packet)
     return path
+
+
+def write_reordered(path: Path, frames: int) -> Path:
+    """A clip with B-frames, 10 a second, a group of pictures a second, whose pictures grow brighter one by one."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"bf": "3", "b-adapt": "0"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.gop_size = 10
+        for i in range(frames):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40 + 3 * i, np.uint8), format="bgr24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return path

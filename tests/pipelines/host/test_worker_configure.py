@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipelines.host.test_worker import Process, start
 from support.fleet import wait_until
+from support.host_worker import Process, start
 
 from edgectl.pipelines.host.protocol import (
     Configure,

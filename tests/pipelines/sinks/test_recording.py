@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pipelines.sinks.test_clips import run
 from support.fleet import wait_until
-from support.pipelines import write_h264
+from support.pipelines import write_h264, write_reordered
 
 from edgectl.core.errors import StorageError, UsageError
 from edgectl.pipelines.host.config import parse_config
@@ -129,16 +129,7 @@ def test_a_file_plays_while_it_is_written_but_for_its_last_second(tmp_path: Path
 
 
 def test_pictures_that_are_decoded_in_another_order_are_all_there(tmp_path: Path) -> None:
-    path = tmp_path / "b.mkv"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"bf": "3", "b-adapt": "0"})
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.codec_context.gop_size = 10
-        for i in range(60):
-            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40 + 3 * i, np.uint8), format="bgr24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+    path = write_reordered(tmp_path / "b.mkv", 60)
     r = Recorder(tmp_path, file_s=2)
     r.send(path, lambda i: r.see(i / 10))
     r.end()

@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from support.pipelines import write_clip, write_h264
+from support.pipelines import write_clip, write_h264, write_reordered
 
 from edgectl.pipelines.sources.media.reader import VideoReader
 from edgectl.pipelines.sources.media.ring import PacketRing
@@ -49,16 +49,7 @@ def test_a_cut_is_what_the_source_had_from_the_key_frame_on(tmp_path: Path, suff
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 def test_a_source_whose_pictures_are_decoded_in_another_order_loses_none(tmp_path: Path, suffix: str) -> None:
     """Matroska states no times of decoding: the first packets have none."""
-    ring, path = PacketRing(60), tmp_path / f"clip{suffix}"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"bf": "3", "b-adapt": "0"})
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.codec_context.gop_size = 10
-        for i in range(40):
-            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40 + 5 * i, np.uint8), format="bgr24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+    ring, path = PacketRing(60), write_reordered(tmp_path / f"clip{suffix}", 40)
     whole = read(path, ring)
     cut = ring.cut(-1e9, 1e9)
     assert cut is not None
