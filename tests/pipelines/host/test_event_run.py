@@ -60,7 +60,7 @@ def _no_thread_is_left() -> Any:
 def test_of_a_file_no_event_is_lost_and_the_pipeline_waits_for_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgectl.pipelines.sinks.pool._MAX_RECORDS", 16)
+    monkeypatch.setattr("edgectl.pipelines.sinks.feeder.MAX_RECORDS", 16)
     clip = write_clip(tmp_path / "c.mp4", frames=FRAMES)
     with Talkative(tmp_path, str(clip)) as events:
         first = next(events)

@@ -162,7 +162,7 @@ class Told:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     monkeypatch.setattr("edgectl.pipelines.sinks.pool._WATCH_S", 0.01)
-    monkeypatch.setattr("edgectl.pipelines.sinks.pool._BACKOFF_S", (0.02, 0.02))
+    monkeypatch.setattr("edgectl.pipelines.sinks.feeder._BACKOFF_S", (0.02, 0.02))
     return Told()
 
 
@@ -218,7 +218,7 @@ def test_closing_waits_for_a_sink_that_hangs_no_longer_than_it_was_given(told: T
 def test_who_is_in_a_hurry_leaves_a_sink_behind_that_gets_on_no_further(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgectl.pipelines.sinks.pool._HURRY_S", 0.05)
+    monkeypatch.setattr("edgectl.pipelines.sinks.feeder._HURRY_S", 0.05)
     hangs, got = Blocked("nas", True), []
     hangs.stuck_s = None
     pool = SinkPool("s", [hangs, CallbackSink(got.append)], wait=True, tell=told)
@@ -247,7 +247,7 @@ class Busy(Blocked):
 def test_a_call_that_takes_long_and_gets_on_is_neither_stuck_nor_left_behind(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgectl.pipelines.sinks.pool._HURRY_S", 0.0)
+    monkeypatch.setattr("edgectl.pipelines.sinks.feeder._HURRY_S", 0.0)
     busy = Busy("encoder", True)
     busy.stuck_s = 0.0
     pool = SinkPool("s", [busy], wait=False, tell=told)

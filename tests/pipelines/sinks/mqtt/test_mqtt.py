@@ -65,7 +65,7 @@ def record(i: int) -> dict[str, Any]:
 def test_no_event_is_lost_and_their_order_is_kept_while_the_broker_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgectl.pipelines.sinks.pool._TROUBLE_S", 0.1)
+    monkeypatch.setattr("edgectl.pipelines.sinks.feeder._TROUBLE_S", 0.1)
     monkeypatch.setattr("edgectl.pipelines.sinks.pool._WATCH_S", 0.02)
     port = free_port()
     broker = start_mosquitto(tmp_path, port)
@@ -145,7 +145,7 @@ def test_a_broker_that_comes_back_and_refuses_the_password_is_told_of_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgectl.pipelines.sinks.mqtt.connection._FIRST_S", 0.1)
-    monkeypatch.setattr("edgectl.pipelines.sinks.pool._TROUBLE_S", 0.1)
+    monkeypatch.setattr("edgectl.pipelines.sinks.feeder._TROUBLE_S", 0.1)
     monkeypatch.setattr("edgectl.pipelines.sinks.pool._WATCH_S", 0.02)
     port, told = free_port(), list[SinkState]()
     mqtt = sink(f"mqtt://cam:geheim@127.0.0.1:{port}", tmp_path)

@@ -85,7 +85,7 @@ def test_pictures_arrive_and_again_from_a_server_that_was_away() -> None:
 def test_a_server_that_is_away_is_told_with_a_code_and_without_the_password(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("edgectl.pipelines.sinks.pool._TROUBLE_S", 0.1)
+    monkeypatch.setattr("edgectl.pipelines.sinks.feeder._TROUBLE_S", 0.1)
     monkeypatch.setattr("edgectl.pipelines.sinks.pool._WATCH_S", 0.02)
     told: list[SinkState] = []
     with pushing(f"rtsp://cam:s3cret@127.0.0.1:{free_port()}/yard") as sink:
