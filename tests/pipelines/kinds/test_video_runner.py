@@ -177,7 +177,7 @@ def test_a_start_that_fails_leaves_nothing_running(tmp_path: Path) -> None:
         rig.pipeline.start()
     rig.pipeline.stop()
     assert rig.engines[0].closed.is_set()
-    assert {t.name for t in threading.enumerate()} == before
+    assert {t.name for t in threading.enumerate()} <= before
     with pytest.raises(SourceError):
         Rig(tmp_path, "/nowhere.mp4").pipeline.start()
 
@@ -192,15 +192,17 @@ def test_every_thread_is_gone_after_a_stop(tmp_path: Path) -> None:
     rig.wait_processed(3)
     rig.pipeline.stop()
     rig.pipeline.stop()
-    assert {t.name for t in threading.enumerate()} == before
+    assert {t.name for t in threading.enumerate()} <= before
 
 
 def test_a_rule_that_names_an_unknown_class_stops_the_start(tmp_path: Path, clip: Path) -> None:
+    before = set(threading.enumerate())
     rig = Rig(tmp_path, str(clip), {"rules": [{"id": "g", "line": [0, 0, 1, 1], "classes": ["dragon"]}]})
     with pytest.raises(UsageError, match="dragon"):
         rig.pipeline.start()
     assert rig.engines[0].closed.is_set()
-    assert not [t for t in threading.enumerate() if t.name.endswith("-gate")]
+    # of a test before, one may be on its way out yet
+    assert not [t for t in threading.enumerate() if t not in before and t.name.endswith("-gate")]
 
 
 def test_files_are_written_whole(tmp_path: Path, clip: Path) -> None:
