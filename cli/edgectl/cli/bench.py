@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgectl.cli._options import duration
 from edgectl.cli._printer import Printer, plain
 from edgectl.core.errors import BusyError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Group
+
+    from edgectl.engines.measure.sustained import Second
 
 __all__ = ["bench"]
 
@@ -42,6 +47,23 @@ def bench(
             help="Put the variant first that is fastest here, and write the bundle again. Exit 13 while the machine is busy.",
         ),
     ] = False,
+    sustained: Annotated[
+        float | None,
+        typer.Option(
+            parser=duration,
+            metavar="TIME",
+            help="Run one variant for so long (90s, 30m, 2h): heat, throttling, drift, memory. Ctrl-C ends it early.",
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROFILE/VARIANT", help="With --sustained: which one. Default: the first that runs here."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="With --sustained: where to draw it.")
+    ] = None,
     *,
     output: Printer,
 ) -> None:
@@ -56,6 +78,15 @@ def bench(
     from edgectl.builder.pack.decide import rewrite
     from edgectl.core.bundle import Bundle
 
+    if sustained is None and (variant is not None or plot is not None):
+        raise UsageError("--variant and --plot belong to --sustained", hint="add --sustained 30m")
+    if sustained is not None:
+        if decide:
+            raise UsageError(
+                "--sustained runs one variant, --decide compares all", hint="leave one of them out"
+            )
+        _sustain(path, sustained, variant, rate, threads, cache, plot, output)
+        return
     if decide and threads is not None:
         raise UsageError("--decide measures what ships", hint="leave --threads out")
 
@@ -88,3 +119,52 @@ def bench(
             f"undecided: the machine is busy ({'; '.join(decision.undecided)}), and {path} stays as it is",
             hint="stop what else runs here and try again",
         )
+
+
+def _sustain(
+    path: Path,
+    seconds: float,
+    variant: str | None,
+    rate: float | None,
+    threads: int | None,
+    cache: Path | None,
+    drawn: Path | None,
+    output: Printer,
+) -> None:
+    """A signal ends the run, and what was seen by then is the result."""
+    from edgectl.builder.pack.sustained import plot, sustain_bundle
+    from edgectl.cli._signals import StopRequest
+    from edgectl.core.files import atomic_write, storage
+
+    if drawn is not None and not drawn.parent.is_dir():
+        raise UsageError(
+            f"there is no folder {drawn.parent}", hint="make it, or name another place for --plot"
+        )
+    with output.progress() as update, StopRequest() as request:
+
+        def progress(seen: Sequence[Second]) -> None:
+            last = seen[-1]
+            hot = "" if last.heat.temperature_c is None else f", {last.heat.temperature_c:.0f} °C"
+            update(f"{last.at_s:.0f} of {seconds:.0f} s: {last.p50_ms:.3f} ms{hot}", last.at_s / seconds)
+
+        request.arm()
+        report = sustain_bundle(
+            path,
+            seconds=seconds,
+            variant=variant,
+            rate=rate,
+            threads=threads,
+            cache=cache,
+            progress=progress,
+            stop=request.event.is_set,
+        )
+    if drawn is not None:
+        with storage(f"write {drawn}"):
+            atomic_write(drawn, plot(report).encode())
+
+    def shown() -> Group:
+        from edgectl.cli.views.sustained import sustained_view
+
+        return sustained_view(report, drawn)
+
+    output.result(report, shown)

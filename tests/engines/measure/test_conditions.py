@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from edgectl.engines.measure.conditions import CpuTimes, evidence_of, read_cpu, wait_until_quiet
+from edgectl.engines.measure import conditions
+from edgectl.engines.measure.conditions import (
+    CpuTimes,
+    Heat,
+    evidence_of,
+    read_cpu,
+    read_heat,
+    wait_until_quiet,
+)
 
 STAT = """cpu  1000 200 300 9000 50 10 40 60 0 0
 cpu0 500 100 150 4500 25 5 20 30 0 0
@@ -26,6 +34,32 @@ def test_counters_are_read_where_the_machine_has_them(tmp_path: Path) -> None:
     assert found.cores == 2
     # idle, waiting for disks and steal are not computing
     assert found.busy_s / found.steal_s == pytest.approx(1550 / 60)
+
+
+def test_heat_is_what_the_machine_tells_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An x86 machine counts, an ARM one has cooling devices; a fan is no throttling, and a chip that is off no frost."""
+    monkeypatch.setattr(conditions, "_sensors_c", list)
+    assert read_heat(tmp_path) == Heat()
+    for path, text in {
+        "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1800000",
+        "devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "1200000\n",
+        "devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "3",
+        "devices/system/cpu/cpu1/thermal_throttle/core_throttle_count": "4",
+        "devices/system/cpu/cpu0/thermal_throttle/package_throttle_count": "20",
+        "devices/system/cpu/cpu1/thermal_throttle/package_throttle_count": "20",
+        "class/thermal/thermal_zone0/temp": "71500",
+        "class/thermal/thermal_zone1/temp": "-256000",
+        "class/thermal/thermal_zone2/temp": "broken",
+        "class/thermal/cooling_device0/type": "pwm-fan",
+        "class/thermal/cooling_device0/cur_state": "3",
+        "class/thermal/cooling_device1/type": "cpufreq-cpu0",
+        "class/thermal/cooling_device1/cur_state": "0",
+    }.items():
+        (tmp_path / "sys" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sys" / path).write_text(text)
+    assert read_heat(tmp_path) == Heat(temperature_c=71.5, mhz=1500.0, throttles=27, cooling=False)
+    (tmp_path / "sys/class/thermal/cooling_device1/cur_state").write_text("2\n")
+    assert read_heat(tmp_path).cooling is True
 
 
 def test_what_was_measured_itself_is_not_others() -> None:

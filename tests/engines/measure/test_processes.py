@@ -46,7 +46,9 @@ def test_every_contender_is_measured_in_turn_and_a_broken_one_is_told_apart() ->
         t = found[name]
         assert t.failed is None
         assert (len(t.cold_s), len(t.rss_mb), len(t.cpu_ms)) == (2, 2, 2)
-        assert len(t.ms) == len(t.loaded_ms) == len(found["a"].ms) >= 24
+        blocks = [len(t.of(c)) for c in (Context.ALONE, Context.BESIDE)]
+        assert blocks == 2 * [len(found["a"].of(Context.ALONE))], "as many blocks, of as many calls as fit"
+        assert len(t.ms) == blocks[0] * t.block >= 24
         assert all(10 < mb < 1000 for mb in t.rss_mb)
         assert min(*t.cold_s, *t.cpu_ms, *t.ms) > 0
         assert t.busy >= 1

@@ -36,7 +36,7 @@ from edgectl.engines.measure.processes import (
 from edgectl.engines.measure.single_stream import at_most, single_stream
 from edgectl.engines.timing import Latency, Ratio, load_1m, percentile, summarise
 
-__all__ = ["BenchReport", "BenchRow", "bench_bundle"]
+__all__ = ["BenchReport", "BenchRow", "Runnable", "bench_bundle", "opened"]
 
 _STREAM_SHARE = 0.25
 """Of the time: for the latencies of one stream; the rest is for the comparison."""
@@ -88,7 +88,9 @@ class BenchReport:
 
 
 @dataclass(frozen=True)
-class _Runnable:
+class Runnable:
+    """A variant that this machine can run, golden checked."""
+
     variant: Variant
     row: BenchRow
     feeds: Sequence[Feeds]
@@ -115,13 +117,13 @@ def bench_bundle(
     tell = progress or (lambda what: None)
     machine = probe()
     rows: dict[str, BenchRow] = {}
-    runnable: dict[str, _Runnable] = {}
+    runnable: dict[str, Runnable] = {}
     with tempfile.TemporaryDirectory(prefix="edgectl-bench-") as folder:
         bundle = Bundle(root)
         for v in bundle.variants:
             key = f"{v.config.profile}/{v.config.variant}"
             tell(f"opening {key}")
-            found = _opened(v, machine, threads, cache, Path(folder))
+            found = opened(v, machine, threads, cache, Path(folder))
             if isinstance(found, BenchRow):
                 rows[key] = found
             else:
@@ -154,10 +156,10 @@ def bench_bundle(
     )
 
 
-def _opened(
+def opened(
     v: Variant, machine: Machine, threads: int | None, cache: Path | None, folder: Path
-) -> BenchRow | _Runnable:
-    """What is measured of a variant, or a row that says why it is not."""
+) -> BenchRow | Runnable:
+    """What is measured of a variant, or a row that says why it is not. ``folder``: for a finalised engine."""
     c = v.config
     row = BenchRow(c.profile, c.variant, c.runtime, threads or c.session.threads)
     missing = [r for r in (*c.requires, f"runtime:{c.runtime}") if not requirement_met(r, machine.facts)]
@@ -175,11 +177,11 @@ def _opened(
         return replace(row, skipped=e.message)
     feeds: list[Feeds] = [f for f, _ in read_golden(v)]
     row = replace(row, worst_cosine=min(e.cosine for e in golden.outputs.values()), runtime=runtime)
-    return _Runnable(v, row, feeds, MeasuredEngine(path.read_bytes(), c.runtime, settings, feeds))
+    return Runnable(v, row, feeds, MeasuredEngine(path.read_bytes(), c.runtime, settings, feeds))
 
 
 def _streamed(
-    r: _Runnable, rate: float | None, seconds: float, threads: int | None, cache: Path | None
+    r: Runnable, rate: float | None, seconds: float, threads: int | None, cache: Path | None
 ) -> BenchRow:
     engine = open_engine(r.variant, threads=threads, cache=cache)
     turn = [0]

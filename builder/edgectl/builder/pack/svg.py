@@ -1,5 +1,5 @@
-"""Three plots as SVG text: ranges (a point with its interval on a logarithmic axis), bars, scatter.
-Colours are classes of the page."""
+"""Plots as SVG text: ranges (a point with its interval on a logarithmic axis), bars, scatter, lines over time.
+Colours are classes of the page, or of a :func:`document` of its own."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Bar", "Dot", "Interval", "bars", "ranges", "scatter"]
+__all__ = ["Bar", "Dot", "Interval", "Series", "bars", "document", "lines", "ranges", "scatter"]
 
 _WIDTH = 960
 _LABEL = 290  # left column of names
 _NOTE = 240  # right column
 _ROW = 18
+_DOCUMENT_STYLE = (
+    "svg{font:12px system-ui,'Liberation Sans',sans-serif;color:#1b1f24}text{fill:#1b1f24;stroke:none}.dim{fill:#656d76}"
+    ".grid{stroke:#d5dae0}.axis{stroke:#656d76}.a{fill:#0b63b5;stroke:#0b63b5}.b{fill:#b35900;stroke:#b35900}"
+    ".c{fill:#8a929b;stroke:#8a929b}.bad{fill:#b3261e;stroke:#b3261e}"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,14 @@ class Dot:
     css: str
     label: str
     title: str
+
+
+@dataclass(frozen=True)
+class Series:
+    label: str
+    css: str
+    points: Sequence[tuple[float, float]]
+    """In the order of x."""
 
 
 def ranges(rows: Sequence[Interval], *, axis: str, reference: float) -> str:
@@ -120,6 +133,62 @@ def scatter(dots: Sequence[Dot], *, x: str, y: str) -> str:
         f'<text class="dim" transform="translate(16 {(top + bottom) / 2}) rotate(-90)" text-anchor="middle">{escape(y)}</text>'
     )
     return _svg(height, f"{y} over {x}", [*parts, _axis((left + right) / 2, height, x)])
+
+
+def lines(series: Sequence[Series], *, x: str, y: str) -> str:
+    """Values over a linear axis, from zero unless all lie close together; one label a series. Empty if no series has
+    a point."""
+    shown = [s for s in series if s.points]
+    if not shown:
+        return ""
+    height, left, right, top, bottom = 230, 90, _WIDTH - 150, 16, 180
+    every = [p for s in shown for p in s.points]
+    x_low, x_high = min(p[0] for p in every), max(p[0] for p in every)
+    low, high = min(p[1] for p in every), max(p[1] for p in every)
+    y_low = 0.0 if low < high / 2 else low - (high - low or high * 0.1 or 1.0) * 0.3
+    y_high = high + (high - y_low) * 0.1
+
+    def px(value: float) -> float:
+        return left + (right - left) * (value - x_low) / ((x_high - x_low) or 1.0)
+
+    def py(value: float) -> float:
+        return bottom - (bottom - top) * (value - y_low) / ((y_high - y_low) or 1.0)
+
+    parts = [_tick(px(t), bottom, f"{t:g}") for t in _ticks(x_low, x_high)]
+    for t in _ticks(y_low, y_high):
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{right}" y1="{py(t):.1f}" y2="{py(t):.1f}"/>{_text(left - 8, py(t), f"{t:g}", "end", 12, "dim")}'
+        )
+    # the labels stand at the line's end, moved apart where they would cover each other
+    at = -math.inf
+    for s in sorted(shown, key=lambda s: py(s.points[-1][1])):
+        path = " ".join(f"{px(a):.1f},{py(b):.1f}" for a, b in s.points)
+        at = max(at + 15, py(s.points[-1][1]))
+        dots = "".join(
+            f'<circle class="{s.css}" cx="{px(a):.1f}" cy="{py(b):.1f}" r="2.5"><title>{escape(f"{s.label}: {b:g}")}</title></circle>'
+            for a, b in s.points
+        )
+        parts.append(
+            f'<polyline class="{s.css}" points="{path}" style="fill:none"/>{dots}{_text(right + 10, at, s.label, "start", 22)}'
+        )
+    parts.append(
+        f'<text class="dim" transform="translate(16 {(top + bottom) / 2}) rotate(-90)" text-anchor="middle">{escape(y)}</text>'
+    )
+    return _svg(height, f"{y} over {x}", [*parts, _axis((left + right) / 2, height, x)])
+
+
+def document(title: str, panels: Sequence[str]) -> str:
+    """An SVG file: plots of this module below each other, with their own colours on white."""
+    parts, y = [], 34.0
+    for panel in panels:
+        height = float(panel.split(f'viewBox="0 0 {_WIDTH} ', 1)[1].split('"', 1)[0])
+        parts.append(panel.replace("<svg ", f'<svg x="0" y="{y:g}" width="{_WIDTH}" height="{height:g}" ', 1))
+        y += height + 8
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{y:g}" viewBox="0 0 {_WIDTH} {y:g}">'
+        f'<style>{_DOCUMENT_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>'
+        f"{_text(_WIDTH / 2, 18, title, 'middle', 120)}{''.join(parts)}</svg>\n"
+    )
 
 
 def _svg(height: float, label: str, parts: Sequence[str]) -> str:

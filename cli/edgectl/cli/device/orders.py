@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgectl.cli._options import OptionGroup
+from edgectl.cli._options import OptionGroup, duration
 from edgectl.cli._printer import Printer, printable
 from edgectl.cli.device.asking import AskOptions, Name, login
 
@@ -18,15 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["cancel", "force", "hold", "lock", "release", "rollback", "unlock"]
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DAY_S = 86400.0
 
 
-def _duration(text: str) -> float:
-    """``90s``, ``30m``, ``1h30m``, ``2h`` → seconds."""
-    if not re.fullmatch(r"([0-9]{1,6}[smhd])+", text):
-        raise typer.BadParameter(f"{text!r} is not a time like 30m, 2h or 1h30m")
-    seconds = float(sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"([0-9]+)([smhd])", text)))
+def _of_a_lease(text: str) -> float:
+    seconds = duration(text)
     if not 0 < seconds <= _DAY_S:
         raise typer.BadParameter(
             "a lease lasts at most 24 hours, and more than none; take it again before it runs out"
@@ -36,7 +31,9 @@ def _duration(text: str) -> float:
 
 For = Annotated[
     float,
-    typer.Option("--for", parser=_duration, metavar="TIME", help="How long, at most a day: 30m, 2h, 1h30m."),
+    typer.Option(
+        "--for", parser=_of_a_lease, metavar="TIME", help="How long, at most a day: 30m, 2h, 1h30m."
+    ),
 ]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from edgectl.core.measured import Conditions
 from edgectl.engines.measure.contexts import Load, busy_because
 from edgectl.engines.timing import load_1m
 
-__all__ = ["CpuTimes", "evidence_of", "read_conditions", "read_cpu", "wait_until_quiet"]
+__all__ = ["CpuTimes", "Heat", "evidence_of", "read_conditions", "read_cpu", "read_heat", "wait_until_quiet"]
 
 _LOOK_S = 1.0
+_POSSIBLE_C = (-40.0, 150.0)
+"""A sensor beyond it is broken, or of a chip that is switched off."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,42 @@ class CpuTimes:
     cores: int
     at_s: float
     """CLOCK_MONOTONIC."""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """None: this machine does not tell."""
+
+    temperature_c: float | None = None
+    """Of the hottest sensor or zone, °C."""
+    mhz: float | None = None
+    """Mean clock of the cores."""
+    throttles: int | None = None
+    """How often cores or packages slowed down for heat since the machine started (x86's ``thermal_throttle``)."""
+    cooling: bool | None = None
+    """Whether the kernel holds a processor's clock down for heat (cooling devices of Linux's thermal framework)."""
+
+
+def read_heat(root: Path = Path("/")) -> Heat:
+    """Read it now. ``root`` is where ``sys`` is read."""
+    cpus = root / "sys/devices/system/cpu"
+    mhz = [khz / 1e3 for khz in _numbers(cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))]
+    counted = _numbers(cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
+    # every core of a package counts for it
+    package = max(_numbers(cpus.glob("cpu[0-9]*/thermal_throttle/package_throttle_count")), default=0)
+    cooling = [
+        state
+        for device in (root / "sys/class/thermal").glob("cooling_device*")
+        if re.match(r"(?i)processor|cpufreq|cpu", _text(device / "type"))
+        for state in _numbers([device / "cur_state"])
+    ]
+    zones = _numbers((root / "sys/class/thermal").glob("thermal_zone*/temp"))
+    return Heat(
+        temperature_c=_hottest([*_sensors_c(), *(z / 1000 for z in zones)]),
+        mhz=sum(mhz) / len(mhz) if mhz else None,
+        throttles=sum(counted) + package if counted else None,
+        cooling=any(cooling) if cooling else None,
+    )
 
 
 def read_cpu(root: Path = Path("/")) -> CpuTimes | None:
@@ -80,15 +118,28 @@ def wait_until_quiet(
 def read_conditions(root: Path = Path("/")) -> Conditions:
     """Read it now. What this machine does not tell is None. ``root`` is where ``sys`` and ``var`` are
     read."""
-    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
-    temperatures = [t.current for readings in sensors.values() for t in readings if t.current]
     mode = re.search(r"pmode:(\w+)", _text(root / "var/lib/nvpmodel/status"))
     return Conditions(
         load=load_1m(),
-        temperature_c=round(max(temperatures), 1) if temperatures else None,
+        temperature_c=_hottest(_sensors_c()),
         governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
         power_mode=mode[1] if mode else None,
     )
+
+
+def _sensors_c() -> list[float]:
+    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+    return [t.current for readings in sensors.values() for t in readings if t.current]
+
+
+def _hottest(found_c: Sequence[float]) -> float | None:
+    possible = [t for t in found_c if _POSSIBLE_C[0] < t < _POSSIBLE_C[1]]
+    return round(max(possible), 1) if possible else None
+
+
+def _numbers(paths: Iterable[Path]) -> list[int]:
+    """Those that can be read and hold one."""
+    return [int(text) for p in paths if re.fullmatch(r"-?\d{1,15}", text := _text(p).strip())]
 
 
 def _text(path: Path, most: int = 4096) -> str:

@@ -55,6 +55,7 @@ __all__ = [
     "evidence",
     "measure_in_processes",
     "next_frame",
+    "read_feeds",
     "standing_of",
     "summarise_processes",
 ]
@@ -396,6 +397,13 @@ def next_frame(last: int, now_s: float, period_s: float) -> int:
     return max(last + 1, math.ceil(now_s / period_s))
 
 
+def read_feeds(path: Path) -> list[Feeds]:
+    """What a child is run with: an ``.npz`` whose names are ``NUMBER/INPUT``."""
+    arrays = read_npz(path, max_bytes=_MAX_FEED_BYTES)
+    count = 1 + max(int(n.split("/", 1)[0]) for n in arrays)
+    return [{n.split("/", 1)[1]: a for n, a in arrays.items() if n.startswith(f"{i}/")} for i in range(count)]
+
+
 class _Child:
     """The other side: opens the engine when asked, then runs it as often as asked."""
 
@@ -405,11 +413,7 @@ class _Child:
             runtime,
             SessionSettings.model_validate_json(settings),
         )
-        arrays = read_npz(Path(feeds), max_bytes=_MAX_FEED_BYTES)
-        count = 1 + max(int(n.split("/", 1)[0]) for n in arrays)
-        self._feeds = [
-            {n.split("/", 1)[1]: a for n, a in arrays.items() if n.startswith(f"{i}/")} for i in range(count)
-        ]
+        self._feeds = read_feeds(Path(feeds))
         if runtime == "openvino":
             import openvino  # noqa: F401  loading the library is not the engine's start; ONNX Runtime is there already
         self._engine: Engine | None = None
