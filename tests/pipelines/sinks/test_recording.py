@@ -247,6 +247,33 @@ def test_it_goes_on_while_nobody_looks_at_pictures(tmp_path: Path, clip: Path) -
     assert same(decoded(r.out / "recording" / r.names()[0]), decoded(clip))
 
 
+def test_what_is_looked_at_is_written_before_it_leaves_memory_and_a_run_that_is_only_closed_loses_nothing(
+    tmp_path: Path, clip: Path
+) -> None:
+    """Frames come without a beat between them, as on a busy disk; then the run is given up."""
+    r = Recorder(tmp_path, ring_s=2)
+    r.send(clip, lambda i: r.see(i / 10))
+    r.sink.close()
+    assert same([f for name in r.names() for f in decoded(r.out / "recording" / name)], decoded(clip))
+
+
+def test_a_run_that_is_only_closed_keeps_what_was_seen_and_nothing_else(tmp_path: Path, clip: Path) -> None:
+    r = Recorder(tmp_path, keep="tracks", file_s=1)
+    r.send(clip, lambda i: r.see(i / 10))
+    assert r.names()
+    r.sink.close()
+    assert r.names() == []
+
+
+def test_why_nothing_is_recorded_is_told_until_something_is(tmp_path: Path, clip: Path) -> None:
+    r = Recorder(tmp_path)
+    assert r.sink.trouble() is None
+    r.ring.trouble = "its codec does not go into an MP4"
+    assert r.sink.trouble() == "nothing is recorded: its codec does not go into an MP4"
+    r.send(clip)
+    assert r.sink.trouble() is None
+
+
 def test_a_stream_records_what_it_looks_at(tmp_path: Path, clip: Path) -> None:
     events = run(tmp_path, str(clip), {}, recording={"file_s": 3})
     told = [e for e in events if e["type"] == "recording"]
