@@ -15,6 +15,7 @@ from edgectl.builder.int8.escalate import escalate, prepare_basis
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.int8.quantize import quantize
 from edgectl.builder.judge.accuracy import Judge
+from edgectl.builder.monitor import BuildMonitor
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.engines.finalise.open import open_model
@@ -41,6 +42,24 @@ def test_each_stage_may_use_the_time_up_to_its_share_and_what_comes_later_is_lis
     assert budget.over(PACK, "folding")
     assert budget.left_out == ("equalisation", "folding")
     assert (budget.used, budget.left(1.0)) == (60.0, 0.0)
+
+
+def test_when_a_build_ends_is_estimated_at_its_pace_and_not_beyond_its_time() -> None:
+    clock = Clock()
+    monitor = BuildMonitor(Budget(100, clock=clock))
+
+    def ends_in(after_s: float, done: float) -> float | None:
+        clock.now = 100 + after_s
+        monitor.tell("search", done, "")
+        return monitor.last.ends_in_s
+
+    assert ends_in(4.9, 0.1) is None
+    assert ends_in(10, 0.2) == pytest.approx(40)
+    assert ends_in(40, 0.2) == pytest.approx(60), "160 s at this pace, and 60 s are left"
+    assert ends_in(50, 0.1) == pytest.approx(50), "what was done stays done"
+    assert ends_in(90, 0.95) == pytest.approx(90 * 0.05 / 0.95)
+    assert ends_in(120, 0.96) == pytest.approx(5), "the least is done, whatever the time is"
+    assert ends_in(130, 1.0) == 0
 
 
 def test_what_is_left_bounds_the_rounds_the_processes_and_the_wait() -> None:

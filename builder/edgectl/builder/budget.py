@@ -20,6 +20,7 @@ READ, CALIBRATE, QUANTIZE, PACK = 0.25, 0.4, 0.55, 0.92
 end."""
 LEAST_SAMPLES = 16
 
+_PACE_KNOWN_S = 5.0
 _ROUNDS = 0.4
 _FRESH = 0.01
 _FRESH_LEAST_S = 0.1
@@ -49,6 +50,14 @@ class Budget:
     def left(self, share: float = PACK) -> float:
         """Seconds until ``share`` of the time has passed; below 0 afterwards."""
         return self.seconds * share - self.used
+
+    def ends_in_s(self, done: float) -> float | None:
+        """An estimate: at the pace so far, of which ``done`` (0..1) is the result, and not beyond the build's time while
+        that lasts. None in the first seconds, and while nothing is done."""
+        if self.used < _PACE_KNOWN_S or done <= 0:
+            return None
+        at_this_pace = self.used * (1 - done) / done
+        return min(at_this_pace, left) if (left := self.left(1.0)) > 0 else at_this_pace
 
     def over(self, share: float, what: str) -> bool:
         """Whether ``share`` of the time has passed. Then ``what`` is left out, and remembered."""

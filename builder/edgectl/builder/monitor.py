@@ -12,13 +12,14 @@ __all__ = ["BuildMonitor", "BuildProgress"]
 
 @dataclass(frozen=True)
 class BuildProgress:
-    """Where a build is: ``share`` of the whole (0..1), and the best candidate so far (empty before the
-    first measurement)."""
+    """Where a build is: ``share`` of the whole (0..1), the best candidate so far (empty before the first
+    measurement), and in how many seconds it may be done (None: not known yet)."""
 
     step: str
     share: float
     message: str
     best: str = ""
+    ends_in_s: float | None = None
 
 
 class BuildMonitor:
@@ -33,7 +34,8 @@ class BuildMonitor:
 
     def tell(self, step: str, share: float, message: str, best: str = "") -> None:
         """A bar never runs backwards: a share below one that was told before counts as that one."""
-        self.last = BuildProgress(step, max(self.last.share, min(1.0, share)), message, best)
+        share = max(self.last.share, min(1.0, share))
+        self.last = BuildProgress(step, share, message, best, self.budget.ends_in_s(share))
         try:
             self._listen(self.last)
         except Exception as e:

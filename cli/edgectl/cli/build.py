@@ -138,7 +138,8 @@ def build(
     with output.progress() as update:
 
         def show(p: BuildProgress) -> None:
-            update(p.message + (f"  best so far: {p.best}" if p.best else ""), p.share)
+            left = "" if p.ends_in_s is None else f"  about {_clock(p.ends_in_s)} left"
+            update(p.message + (f"  best so far: {p.best}" if p.best else "") + left, p.share)
 
         report = build_bundle(
             model,
@@ -166,3 +167,8 @@ def build(
         return build_view(report)
 
     output.result(report, shown)
+
+
+def _clock(seconds: float) -> str:
+    """``m:ss``."""
+    return "{}:{:02d}".format(*divmod(round(seconds), 60))
