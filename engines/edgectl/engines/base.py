@@ -25,8 +25,8 @@ class Engine(Protocol):
     """Name and version of the runtime, e.g. ``onnxruntime 1.31.1``."""
 
     def run(self, feeds: Feeds) -> Outputs:
-        """Run once. Raises :class:`edgectl.core.errors.EngineError`; a failed run never returns an empty
-        result."""
+        """Run once. The outputs are the caller's: neither a later run nor what becomes of the feeds changes them.
+        Raises :class:`edgectl.core.errors.EngineError`; a failed run never returns an empty result."""
         ...
 
     def close(self) -> None:

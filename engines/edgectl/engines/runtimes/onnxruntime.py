@@ -116,7 +116,8 @@ class OnnxRuntimeEngine:
             values = self._session.run(self._names, dict(feeds))
         except Exception as e:
             raise EngineError(f"ONNX Runtime failed to run the model: {_first_line(e)}") from e
-        return dict(zip(self._names, values, strict=True))
+        # up to 1.23 at least, an output that is an input of the graph is the caller's own array
+        return {n: v.copy() if n in feeds else v for n, v in zip(self._names, values, strict=True)}
 
     def close(self) -> None:
         self._session = None
