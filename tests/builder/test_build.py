@@ -58,8 +58,10 @@ def relu_only() -> onnx.ModelProto:
 
 def test_a_cpu_bundle_is_whole_and_runs_here(save: Save, npz: Path, tmp_path: Path) -> None:
     out, seen = tmp_path / "out", []
+    net = residual_net(channels=64)
+    onnx.helper.set_model_props(net, {"license": "AGPL-3.0 License (https://example.org)"})
     report = build_bundle(
-        save(residual_net(channels=64)),
+        save(net),
         profiles=["cpu"],
         calibration=str(npz),
         out=out,
@@ -95,6 +97,11 @@ def test_a_cpu_bundle_is_whole_and_runs_here(save: Save, npz: Path, tmp_path: Pa
             assert 2 <= v.config.measured.fresh.runs <= RUNS
             assert v.config.expected_rss_mb == v.config.measured.fresh.rss_mb
     info = inspect_bundle(out)
+    assert {info.licence, report.licence, *(v.config.licence for v in bundle.variants)} == {"AGPL-3.0"}
+    assert "licence of the weights: AGPL-3.0" in render(info)
+    for v in bundle.variants:
+        (stated,) = json.loads(v.need(LAYER_SBOM).read_bytes())["metadata"]["component"]["licenses"]
+        assert stated == {"expression": "AGPL-3.0"}
     assert sum(v.added_bytes for v in info.variants) < info.total_bytes  # manifests and the index come on top
     assert info.variants[0].added_bytes == info.variants[0].total_bytes
     assert list(tmp_path.glob("*.tuning.jsonl")) == []

@@ -56,6 +56,7 @@ def make_bundle(
     unpacked: Unpacked | None = None,
     engine: bytes | None = None,
     preferences: tuple[Preference, ...] = (),
+    licence: str | None = None,
     **behaviour: Any,
 ) -> Path:
     """Write a bundle with one fallback variant of ``size`` engine bytes. Returns ``root``.
@@ -103,6 +104,7 @@ def make_bundle(
         golden=GoldenSpec(samples=1, tolerances={"y": Tolerance(cosine=0.99, max_abs=0.1)}),
         fallback=True,
         preferences=preferences,
+        licence=licence,
         unpacked=unpacked,
     )
     manifest = Manifest(

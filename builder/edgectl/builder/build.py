@@ -25,6 +25,7 @@ from edgectl.builder.compress.model import (
 )
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, training
+from edgectl.builder.ingest.licence import licence_given
 from edgectl.builder.ingest.model import ingest_model, ingest_samples, with_background
 from edgectl.builder.int8.model import QuantizedModel, calibrate_model, quantize_families
 from edgectl.builder.int8.previous_release import PreviousRelease, read_previous_release
@@ -85,6 +86,7 @@ class _BuildRequest:
     previous: PreviousRelease | None
     shapes: Mapping[str, Shape]
     batches: tuple[int, ...]
+    licence: str | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def build_bundle(
     previous: Path | str | None = None,
     shapes: Mapping[str, Shape] | None = None,
     batches: Sequence[int] = (1,),
+    licence: str | None = None,
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle: what ``edgectl build`` does.
@@ -138,6 +141,8 @@ def build_bundle(
 
     ``batches``: pictures in one call, 1 among them; engines are built for the one that is fastest a picture
     (:mod:`edgectl.builder.variants.batched`).
+
+    ``licence``: SPDX expression of the weights' licence; None: as the file or the catalogue tells it.
 
     ``progress`` is called on this thread; what it raises ends the build and is raised again.
 
@@ -175,6 +180,7 @@ def build_bundle(
             None if previous is None else read_previous_release(Path(previous)),
             shapes or {},
             tuple(batches),
+            None if licence is None else licence_given(licence),
         )
         return _build(request, monitor)
 
@@ -237,6 +243,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         compression=compressed.report,
         causes={key: why for c in contents for key, why in c.reasons.items()},
         left_out=budget.left_out,
+        licence=request.licence or ingested.licence,
     )
 
 
@@ -333,6 +340,7 @@ def _identity(request: _BuildRequest, model: QuantizedModel) -> Identity:
         float_model=source.onnx_bytes,
         speed_only=model.samples.random and table is not None,
         packed=bool(request.compression.cluster),
+        licence=request.licence or source.licence,
     )
 
 

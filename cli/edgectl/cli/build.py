@@ -109,6 +109,13 @@ def build(
             help="Pictures in one call, as 1,4: each is measured, and engines ship for the one that is fastest a picture."
         ),
     ] = "1",
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPDX",
+            help="Licence of the weights, as MIT or 'Apache-2.0 OR LicenseRef-Ours'. Default: what the file or the catalogue says.",
+        ),
+    ] = None,
     follow: Annotated[
         Path | None,
         typer.Option(
@@ -158,6 +165,7 @@ def build(
             previous=follow,
             shapes=parse_shapes(shape or ()),
             batches=parse_batches(batch),
+            licence=licence,
             progress=show,
         )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from edgectl.core.config_file import read_toml
+from edgectl.core.licence import LicencePolicy
 from edgectl.core.schema import Config, Name
 from edgectl.core.transfer import Rates
 from edgectl.link.config import BrokerConfig
@@ -57,6 +58,8 @@ class ControllerConfig(Config):
     """SQLAlchemy URL; None: SQLite in the state folder."""
     metadata_days: float = Field(default=7.0, gt=0, le=365)
     """Lifetime of snapshot and timestamp; renewed at half of it."""
+    licences: LicencePolicy = LicencePolicy()
+    """Which weights it delivers."""
     tick_s: float = Field(default=0.5, gt=0, le=60)
     states_days: float = Field(default=30.0, gt=0)
     """How long what devices said is kept (`edgectl fleet events`); what operators did is kept for ever."""

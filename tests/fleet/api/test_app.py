@@ -31,6 +31,7 @@ from edgectl.core.errors import (
     UsageError,
 )
 from edgectl.core.files import digest_of, hex_of
+from edgectl.core.licence import LicencePolicy
 from edgectl.core.signed import is_signed
 from edgectl.core.trust import director_keys, open_state
 from edgectl.core.wire import MAX_GEN, Conn, ControllerState, Failure, Reply, Reported
@@ -87,6 +88,34 @@ def test_release_is_published_with_differences_to_the_one_before_it(fleet: Fleet
     assert {o.base for o in blobs.deltas(layers[2].digest)} == {layers[0].digest, layers[1].digest}
     with pytest.raises(UsageError, match=r"no release gate-detector@7\.0\.0"):
         publish_bundle(fleet.client, bundles[0], fleet.keys, delta_from="gate-detector@7.0.0")
+
+
+def test_weights_that_the_fleet_does_not_deliver_are_refused_before_an_upload_and_by_the_controller_itself(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.end_controller()
+    policy = LicencePolicy(refuse=("AGPL-*",), unknown="refuse")
+    fleet.config = fleet.config.model_copy(update={"licences": policy})
+    fleet.start_controller()
+    assert fleet.client.licences() == policy
+    blobs = fleet.config.state_dir / "blobs"
+    before = sorted(blobs.rglob("*"))
+    theirs = make_bundle(tmp_path / "a", licence="MIT AND AGPL-3.0-only")
+    with pytest.raises(
+        UsageError, match=r"does not deliver gate-detector@1\.0\.0: AGPL-3\.0-only is refused"
+    ):
+        fleet.publish(theirs)
+    with pytest.raises(UsageError, match="the licence is not known") as e:
+        fleet.publish(make_bundle(tmp_path / "b", version="2.0.0"))
+    assert "--licence" in (e.value.hint or "")
+    assert sorted(blobs.rglob("*")) == before
+    # a client that does not ask
+    monkeypatch.setattr(FleetClient, "licences", lambda self: LicencePolicy())
+    with pytest.raises(UsageError, match=r"AGPL-3\.0-only is refused"):
+        fleet.publish(theirs)
+    assert fleet.client.releases() == []
+    fine = fleet.publish(make_bundle(tmp_path / "c", version="3.0.0", licence="MIT OR AGPL-3.0-only"))
+    assert [r["release"] for r in fleet.client.releases()] == [fine]
 
 
 def test_a_plan_is_shared_for_a_published_bundle_only_and_offered_to_devices(

@@ -15,6 +15,7 @@ from edgectl.builder.ingest.bind_size import bind_size
 from edgectl.builder.ingest.canonical import canonical, float16_as_received
 from edgectl.builder.ingest.fit_task import fit_background, fit_input
 from edgectl.builder.ingest.guess_task import guess_task
+from edgectl.builder.ingest.licence import licence_of
 from edgectl.builder.ingest.read import read_model
 from edgectl.builder.ingest.samples import (
     SampleStore,
@@ -30,6 +31,7 @@ from edgectl.builder.monitor import BuildMonitor
 from edgectl.builder.passes.shapes import Shape
 from edgectl.core.bundle import Precision, SessionSettings, TensorSpec
 from edgectl.core.errors import DataError, EngineError
+from edgectl.core.files import file_digest
 from edgectl.core.task import TaskSpec
 from edgectl.core.uri import redact
 from edgectl.engines.base import Engine
@@ -52,6 +54,8 @@ class IngestedModel:
     """Of ``graph``. ``int8``: it came quantized, and ships as it is."""
     float16: bytes | None = field(default=None, repr=False)
     """A float16 model as it came, behind inputs and outputs of float32; None for any other."""
+    licence: str | None = None
+    """Of the weights, where the file or the catalogue tells it."""
 
     @cached_property
     def onnx_bytes(self) -> bytes:
@@ -75,6 +79,7 @@ def ingest_model(
     """
     monitor.tell("ingest", 0.0, f"reading {path.name}")
     source = read_model(path)
+    licence = licence_of(file_digest(path), {p.key: p.value for p in source.metadata_props})
     if task is None:
         task, guessed = guess_task(source, shapes)
         monitor.note(guessed)
@@ -92,7 +97,7 @@ def ingest_model(
     monitor.notes += log.notes
     passes = (*(("bind-size",) if was_bound else ()), *(("split",) if was_cut else ()), *log.ran)
     float16 = float16_as_received(source, inputs, monitor.notes)
-    return IngestedModel(graph, inputs, task, passes, source_precision(graph), float16)
+    return IngestedModel(graph, inputs, task, passes, source_precision(graph), float16, licence)
 
 
 def ingest_samples(

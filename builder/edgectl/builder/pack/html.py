@@ -49,7 +49,8 @@ def render(info: BundleInfo) -> str:
     """The whole page. Pure: what it shows is what ``info`` holds."""
     parts = [
         f"<header><h1>{escape(info.name)} {escape(info.version)}</h1>",
-        f'<p class="dim">task {escape(info.task)} · {len(info.variants)} variants · {info.total_bytes:,} bytes</p>',
+        f'<p class="dim">task {escape(info.task)} · {len(info.variants)} variants · {info.total_bytes:,} bytes'
+        f" · licence of the weights: {escape(info.licence or 'not known')}</p>",
         f"<p><code>{escape(info.digest)}</code></p></header>",
         _section(
             "Variants",

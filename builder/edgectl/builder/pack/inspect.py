@@ -79,6 +79,8 @@ class BundleInfo:
     variants: tuple[VariantInfo, ...]
     total_bytes: int
     """Everything on disk, shared blobs once."""
+    licence: str | None
+    """SPDX expression of the weights' licence; None: not known."""
     report: SearchReport | None = None
     """Every candidate that was measured; None for a bundle in which nothing was measured."""
 
@@ -98,6 +100,7 @@ def inspect_bundle(root: Path) -> BundleInfo:
             _variant(v, added) for v, added in zip(bundle.variants, added_blobs(bundle.variants), strict=True)
         ),
         sum(blobs.values()) + sum(manifests.values()) + len(bundle.index_bytes),
+        bundle.variants[0].config.licence,
         next((r for v in bundle.variants if (r := read_report(v)) is not None), None),
     )
 

@@ -113,20 +113,22 @@ def provenance(
     )
 
 
-def sbom(name: str, version: str, model: str) -> bytes:
-    """A CycloneDX 1.6 bill of materials: the model (digest ``model``) and the libraries that made and run
-    it."""
+def sbom(name: str, version: str, model: str, licence: str | None = None) -> bytes:
+    """A CycloneDX 1.6 bill of materials: the model (digest ``model``; ``licence``: SPDX expression, None: not
+    known) and the libraries that made and run it."""
     libraries = [
         {"type": "library", "name": n, "version": v, "purl": f"pkg:pypi/{n}@{v}", "bom-ref": n}
         for n, v in sorted(_versions().items())
     ]
-    component = {
+    component: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": name,
         "name": name,
         "version": version,
         "hashes": [{"alg": "SHA-256", "content": hex_of(model)}],
     }
+    if licence is not None:
+        component["licenses"] = [{"expression": licence}]
     depends = [{"ref": name, "dependsOn": [c["bom-ref"] for c in libraries]}]
     return _json(
         {

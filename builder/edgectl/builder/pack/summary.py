@@ -53,6 +53,8 @@ class BuildReport:
     one does."""
     left_out: tuple[str, ...] = ()
     """What was not done for want of time."""
+    licence: str | None = None
+    """SPDX expression of the weights' licence; None: not known."""
 
 
 def summary_of(draft: VariantDraft) -> VariantSummary:

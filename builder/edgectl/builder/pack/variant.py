@@ -76,6 +76,8 @@ class Identity:
     speed_only: bool = False
     packed: bool = False
     """Weights were shared: engines travel packed where that is smaller."""
+    licence: str | None = None
+    """Of the weights."""
 
 
 def make_variant(
@@ -115,6 +117,7 @@ def make_variant(
         speed_only=identity.speed_only and draft.precision != "float32",
         fallback=draft.fallback,
         batch=draft.batch,
+        licence=identity.licence,
         ahead=draft.ahead,
     )
     golden = {f"in/{i}/{n}": a for i, feeds in enumerate(inputs) for n, a in feeds.items()}
@@ -145,7 +148,7 @@ def make_variant(
         "recipe": draft.recipe.model_dump(exclude_none=True),
     }
     layers.append((LAYER_PROVENANCE, provenance({draft.variant: engine_digest}, parameters, materials)))
-    layers.append((LAYER_SBOM, sbom(identity.name, identity.version, engine_digest)))
+    layers.append((LAYER_SBOM, sbom(identity.name, identity.version, engine_digest, identity.licence)))
     return VariantContent(config, (*layers, *extra))
 
 

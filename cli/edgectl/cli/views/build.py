@@ -69,5 +69,5 @@ def build_view(report: BuildReport) -> Group:
     parts += [f"note: {n}" for n in report.notes]
     return Group(
         *parts,
-        f"{report.name}@{report.version}  {report.digest}\nin {report.out}, {report.seconds:.0f} s",
+        f"{report.name}@{report.version}  {report.digest}\nin {report.out}, {report.seconds:.0f} s; licence of the weights: {report.licence or 'not known, --licence tells it'}",
     )

@@ -53,6 +53,7 @@ def bundle_view(
     """Variants, and how each was made. ``layers``: the layer report of each variant."""
     parts: list[RenderableType] = [
         f"{bundle.name} {bundle.version}  {bundle.digest}",
+        f"licence of the weights: {bundle.variants[0].config.licence or 'not known'}",
         "",
         variants_table(bundle),
         "",

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
+from edgectl.core.licence import Licence
 from edgectl.core.measured import Measured
 from edgectl.core.schema import Config, Digest, Message, Name
 from edgectl.core.task import TaskSpec
@@ -253,6 +254,8 @@ class VariantConfig(Config):
     was not measured."""
     ahead: AheadOfTime | None = None
     """Of the layer :data:`LAYER_RTX`."""
+    licence: Licence | None = None
+    """Of the weights; None: not known."""
     speed_only: bool = False
     """Calibrated on random data: never for production."""
     unpacked: Unpacked | None = None

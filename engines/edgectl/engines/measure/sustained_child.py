@@ -21,7 +21,7 @@ from edgectl.engines.measure.processes import next_frame, read_feeds
 __all__: list[str] = []
 
 
-class _Child:
+class _SustainedChild:
     """Opens the engine when asked, then runs it for as long as asked."""
 
     def __init__(self, model: str, runtime: str, settings: str, feeds: str) -> None:
@@ -74,4 +74,4 @@ class _Child:
 
 
 if __name__ == "__main__":
-    sys.exit(converse(_Child(*sys.argv[1:5]).handle))
+    sys.exit(converse(_SustainedChild(*sys.argv[1:5]).handle))

@@ -219,6 +219,7 @@ def make_app(controller: Controller, token: str) -> Starlette:
                 get(lambda _: [dataclasses.asdict(r) for r in controller.inventory.releases().values()]),
             ),
             Route("/v1/releases", guarded(add_release), methods=["POST"]),
+            Route("/v1/licences", get(lambda _: controller.config.licences.model_dump())),
             Route("/v1/devices", get(lambda _: _devices(controller))),
             Route("/v1/devices", guarded(enroll), methods=["POST"]),
             Route("/v1/devices/{name}/commands", guarded(command), methods=["POST"]),

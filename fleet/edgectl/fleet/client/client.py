@@ -12,6 +12,7 @@ import httpx
 
 from edgectl.core import errors
 from edgectl.core.errors import EdgectlError, LinkError, ProtocolError, TrustError, UsageError
+from edgectl.core.licence import LicencePolicy
 
 __all__ = ["FleetClient"]
 
@@ -100,6 +101,10 @@ class FleetClient:
         signed = {n: d.decode() for n, d in files.items()}
         body = {"release": release, "digest": digest, "files": signed, "delta_from": delta_from}
         return dict(self._json("POST", "/releases", json=body, timeout=_DELTA_TIMEOUT_S))
+
+    def licences(self) -> LicencePolicy:
+        """Which weights the fleet delivers."""
+        return LicencePolicy.model_validate(self._json("GET", "/licences"))
 
     def releases(self) -> list[dict[str, Any]]:
         return list(self._json("GET", "/releases"))

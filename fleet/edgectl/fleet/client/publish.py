@@ -13,6 +13,7 @@ from edgectl.core.plan import PLAN_FILE, PLAN_JSON, SharedPlan
 from edgectl.core.schema import parse_json
 from edgectl.core.trust import release_name
 from edgectl.fleet.client.client import FleetClient
+from edgectl.fleet.control.licences import check_licences
 from edgectl.fleet.keys.keyring import KeyRing
 from edgectl.fleet.keys.releases import sign_plan, sign_release, unlock_release
 
@@ -35,11 +36,12 @@ def publish_bundle(
     private keys beside those of ``keys``. ``delta_from``: devices that have this release get differences;
     None: the release of this name before it; "": none.
 
-    Raises :class:`BundleError` / :class:`IntegrityError` (the bundle), :class:`TrustError` (the keys),
-    :class:`LinkError`.
+    Raises :class:`BundleError` / :class:`IntegrityError` (the bundle), :class:`UsageError` (its licence, before
+    anything is uploaded), :class:`TrustError` (the keys), :class:`LinkError`.
     """
     bundle = Bundle(bundle_dir)
     bundle.verify()
+    check_licences(client.licences(), [v.config for v in bundle.variants])
     ring = ring or KeyRing()
     name = f"{delegation or 'targets'}.json"
     unlock_release(keys, bundle, client.signed_file(name), ring, delegation=delegation)

@@ -19,6 +19,7 @@ from edgectl.core.bundle import (
     Index,
     Manifest,
     Variant,
+    VariantConfig,
     read_bounded,
 )
 from edgectl.core.delta import Span, common_bytes, make_delta, tensor_spans
@@ -175,6 +176,10 @@ class BlobStore:
                 if layer.mediaType == LAYER_ENGINE:
                     found[variant.config.profile, variant.config.variant] = layer
         return found
+
+    def configs(self, index_digest: str) -> list[VariantConfig]:
+        """Of each variant of a bundle. Raises :class:`BundleError` / :class:`IntegrityError`."""
+        return [Variant.open(self.folder, d.digest).config for d in self._index(index_digest).manifests]
 
     def _index(self, digest: str) -> Index:
         data = self._json(digest, MAX_INDEX_BYTES)

@@ -153,6 +153,7 @@ class Controller:
             self._steering,
             self._publisher,
             self._collector,
+            config.licences,
         )
         self._retained_guard = RetainedGuard(
             self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake, self.blobs

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from edgectl.core.errors import EdgectlError, TrustError, UsageError
+from edgectl.core.licence import LicencePolicy
 from edgectl.core.transfer import DeltaOffer
 from edgectl.core.trust import release_name
 from edgectl.fleet.broker.publisher import Publisher
@@ -19,6 +20,7 @@ from edgectl.fleet.control.blobs import BlobStore
 from edgectl.fleet.control.devices import Devices
 from edgectl.fleet.control.garbage_collector import GarbageCollector
 from edgectl.fleet.control.inventory import Inventory, Release
+from edgectl.fleet.control.licences import check_licences
 from edgectl.fleet.control.steering import Steering
 from edgectl.fleet.keys.trust import Director, OnlineTrust
 
@@ -41,6 +43,7 @@ class ReleaseRegistry:
         steering: Steering,
         publisher: Publisher,
         collector: GarbageCollector,
+        licences: LicencePolicy,
     ) -> None:
         self._fleet = fleet
         self._blobs = blobs
@@ -51,6 +54,7 @@ class ReleaseRegistry:
         self._steering = steering
         self._publisher = publisher
         self._collector = collector
+        self._licences = licences
 
     def offer_all(self, progress: Callable[[], None]) -> None:
         """Let devices know how to fetch every release. One that is not whole here holds up nothing else.
@@ -70,7 +74,8 @@ class ReleaseRegistry:
         it. For devices that have the release ``delta_from`` (None: the one of this name before it; "": none),
         make differences to its engines.
 
-        Raises :class:`TrustError`, :class:`BundleError`, :class:`IntegrityError`.
+        Raises :class:`TrustError`, :class:`BundleError`, :class:`IntegrityError`, or :class:`UsageError` (its
+        licence).
         """
         name, _, version = release.partition("@")
         release_name(name, version)
@@ -107,6 +112,7 @@ class ReleaseRegistry:
         if not self._blobs.has(digest):
             raise UsageError(f"the index of {release} was not uploaded", hint="upload blobs first")
         closure = self._blobs.closure(digest)
+        check_licences(self._licences, self._blobs.configs(digest))
         new = {n: data for n, data in files.items() if data != self._trust.files().get(n)}
         if new:
             self._trust.accept(new)
