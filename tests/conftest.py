@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -31,6 +32,9 @@ SHARED = Path(os.environ.get("EDGECTL_SHARED", ROOT.parent / "shared"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell without job control starts what it puts in the background deaf to Ctrl-C, and so would be every child.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Child processes (workers, agents, the CLI) import the checkout under test, installed or not.
     components = [str(ROOT / c) for c in config.getini("pythonpath")]
     os.environ["PYTHONPATH"] = os.pathsep.join([*components, os.environ.get("PYTHONPATH", "")]).rstrip(
