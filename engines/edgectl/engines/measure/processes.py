@@ -28,9 +28,10 @@ import numpy as np
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import EngineError
 from edgectl.core.measured import Context, ContextRun, ProcessRun, Standing
+from edgectl.core.memory import EngineMemory
 from edgectl.core.tensors import read_npz, write_npz
 from edgectl.engines.base import Engine, Feeds
-from edgectl.engines.child import Conversation, converse, peak_rss_mb
+from edgectl.engines.child import Conversation, converse
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.measure.conditions import CpuTimes, evidence_of, read_cpu
 from edgectl.engines.measure.contexts import (
@@ -44,6 +45,8 @@ from edgectl.engines.measure.contexts import (
     spread,
     standing,
 )
+from edgectl.engines.measure.memory import median_memory
+from edgectl.engines.resident import MemoryGrowth, memory_in, peak_rss_mb
 from edgectl.engines.timing import Ratio, Samples, percentile
 
 __all__ = [
@@ -104,6 +107,8 @@ class ProcessTimes:
     """A run each: cores that computed for others while the contenders ran alone and paced."""
     steal: tuple[float | None, ...] = ()
     cores: int = 1
+    memory: tuple[EngineMemory, ...] = ()
+    """What the engine added, a process each; fewer where the kernel does not tell."""
 
     def of(self, context: Context) -> Samples:
         """The medians of the blocks."""
@@ -200,6 +205,7 @@ def summarise_processes(
         contexts=contexts,
         others=evidence(times).others,
         busy_because=because,
+        memory=median_memory(times.memory),
     )
 
 
@@ -326,6 +332,7 @@ def _one_run(
             others=(seen.others,),
             steal=(seen.steal,),
             cores=seen.cores,
+            memory=memory_in(f),
         )
 
     return {n: ProcessTimes(failed=failed[n]) if n in failed else times(n) for n in found}, extent
@@ -369,6 +376,7 @@ def _joined(parts: Sequence[ProcessTimes]) -> ProcessTimes:
         others=tuple(x for p in parts for x in p.others),
         steal=tuple(x for p in parts for x in p.steal),
         cores=parts[0].cores,
+        memory=tuple(m for p in parts for m in p.memory),
     )
 
 
@@ -410,6 +418,7 @@ class _Child:
         self._feeds = [
             {n.split("/", 1)[1]: a for n, a in arrays.items() if n.startswith(f"{i}/")} for i in range(count)
         ]
+        self._grown = MemoryGrowth()
         if runtime == "openvino":
             import openvino  # noqa: F401  loading the library is not the engine's start; ONNX Runtime is there already
         self._engine: Engine | None = None
@@ -419,7 +428,7 @@ class _Child:
         if "open" in question:
             return self._open()
         if "memory" in question:
-            return {"rss_mb": peak_rss_mb()}
+            return {"rss_mb": peak_rss_mb(), **self._grown.figures()}
         if "cpu" in question:
             return {"cpu_s": time.process_time()}
         if "period_s" in question:
