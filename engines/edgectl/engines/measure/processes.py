@@ -57,6 +57,7 @@ __all__ = [
     "compared",
     "evidence",
     "measure_in_processes",
+    "measure_memory",
     "next_frame",
     "standing_of",
     "summarise_processes",
@@ -72,8 +73,10 @@ SECONDS = 1.0
 _PACED_BLOCK = 4
 _SHORT_S = 1e-3
 _FEEDS = 4
+_MEMORY_CALLS = 8
 _TIMEOUT_S = 120.0
 _MAX_FEED_BYTES = 1 << 30
+_MODULE = "edgectl.engines.measure.processes"
 _BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n for _ in range(100000): pass"
 
 
@@ -144,6 +147,20 @@ def measure_in_processes(
             for name, times in found.items():
                 total[name].append(times)
     return {name: _joined(parts) for name, parts in total.items()}
+
+
+def measure_memory(engine: MeasuredEngine, *, runs: int = 3) -> EngineMemory | None:
+    """What an engine that has feeds of its own adds to a process, as the median of ``runs`` new ones; None where the
+    kernel does not tell. Raises :class:`EngineError`."""
+    found: list[EngineMemory] = []
+    with tempfile.TemporaryDirectory(prefix="edgectl-memory-") as folder:
+        arguments = _files(Path(folder), {"engine": engine}, ())["engine"]
+        for _ in range(runs):
+            with Conversation(_MODULE, arguments, what="the engine in a process of its own") as child:
+                child.ask({"open": 1}, timeout_s=_TIMEOUT_S)
+                child.ask({"calls": _MEMORY_CALLS}, timeout_s=_TIMEOUT_S)
+                found += memory_in(child.ask({"memory": 1}, timeout_s=_TIMEOUT_S))
+    return median_memory(found)
 
 
 def evidence(reference: ProcessTimes) -> Load:
@@ -278,9 +295,7 @@ def _one_run(
     failed: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         children = {
-            n: stack.enter_context(
-                Conversation("edgectl.engines.measure.processes", a, what=f"{n} in a process of its own")
-            )
+            n: stack.enter_context(Conversation(_MODULE, a, what=f"{n} in a process of its own"))
             for n, a in arguments.items()
         }
 
