@@ -38,6 +38,7 @@ from edgectl.core.bundle import (
 )
 from edgectl.core.codebook import pack
 from edgectl.core.files import digest_of, hex_of
+from edgectl.core.memory import EngineMemory
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.core.transfer import chunk_hashes, chunks_digest
 
@@ -56,6 +57,7 @@ def make_bundle(
     unpacked: Unpacked | None = None,
     engine: bytes | None = None,
     preferences: tuple[Preference, ...] = (),
+    memory: EngineMemory | None = None,
     **behaviour: Any,
 ) -> Path:
     """Write a bundle with one fallback variant of ``size`` engine bytes. Returns ``root``.
@@ -103,6 +105,7 @@ def make_bundle(
         golden=GoldenSpec(samples=1, tolerances={"y": Tolerance(cosine=0.99, max_abs=0.1)}),
         fallback=True,
         preferences=preferences,
+        memory=memory,
         unpacked=unpacked,
     )
     manifest = Manifest(

@@ -2,7 +2,7 @@
 does IO; :mod:`edgectl.device_profiles.memory` reads what there is.
 
 >>> swap = opening(EngineMemory(source="measured", resident_bytes=300 * MIB, peak_bytes=412 * MIB))
->>> room = MemoryRoom((Room(180 * MIB, 2048 * MIB, "this machine"),))
+>>> room = MemoryRoom((MemoryBound(180 * MIB, 2048 * MIB, "this machine"),))
 >>> print(admit(swap, room, reserve=64 * MIB).sentence)
 needs 412 MiB beside what runs; 180 MiB of 2048 are free (this machine), of which 64 MiB are kept in reserve
 """
@@ -17,10 +17,10 @@ from edgectl.core.memory import MIB, EngineMemory
 __all__ = [
     "NEXT_STEP",
     "RESERVE_MB",
+    "Admission",
     "Demand",
+    "MemoryBound",
     "MemoryRoom",
-    "Room",
-    "Verdict",
     "admit",
     "larger",
     "opening",
@@ -38,7 +38,7 @@ on x86-64."""
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBound:
     """One bound on memory, in bytes."""
 
     free: int
@@ -51,9 +51,9 @@ class Room:
 class MemoryRoom:
     """What there is. Empty where nothing can be read: then nothing is refused."""
 
-    host: tuple[Room, ...] = ()
+    host: tuple[MemoryBound, ...] = ()
     """Every bound holds."""
-    gpu: Room | None = None
+    gpu: MemoryBound | None = None
     """Of a GPU with memory of its own; None: there is none, or nobody knows."""
     unified: bool = False
     """The GPU's memory is the machine's, as on a Jetson."""
@@ -68,7 +68,7 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Admission:
     """``fits`` None: nobody knows what is needed, or what there is; ``sentence`` says so."""
 
     fits: bool | None
@@ -113,7 +113,7 @@ def larger(one: Demand, other: Demand) -> Demand:
     return Demand(most(one.resident, other.resident), most(one.device, other.device))
 
 
-def admit(demand: Demand, room: MemoryRoom, reserve: int, promised: Iterable[Demand] = ()) -> Verdict:
+def admit(demand: Demand, room: MemoryRoom, reserve: int, promised: Iterable[Demand] = ()) -> Admission:
     """Whether ``demand`` fits with ``reserve`` bytes to spare, beside what runs and what was ``promised`` to others that
     have not taken it yet."""
     promised = tuple(promised)
@@ -123,12 +123,12 @@ def admit(demand: Demand, room: MemoryRoom, reserve: int, promised: Iterable[Dem
     return verdict
 
 
-def _admit(demand: Demand, room: MemoryRoom, reserve: int, promised: tuple[Demand, ...]) -> Verdict:
+def _admit(demand: Demand, room: MemoryRoom, reserve: int, promised: tuple[Demand, ...]) -> Admission:
     needed, taken = demand.resident, sum(p.resident or 0 for p in promised)
     if room.unified:
         needed = None if needed is None and demand.device is None else (needed or 0) + (demand.device or 0)
         taken += sum(p.device or 0 for p in promised)
-    judged: list[Verdict] = []
+    judged: list[Admission] = []
     host = min(room.host, key=lambda r: r.free, default=None)
     if host is not None and needed is not None:
         judged.append(_compared(needed, host, reserve, taken, ""))
@@ -137,19 +137,19 @@ def _admit(demand: Demand, room: MemoryRoom, reserve: int, promised: tuple[Deman
         judged.append(_compared(demand.device, room.gpu, reserve, taken, " of the GPU"))
     refused = [v for v in judged if not v.fits]
     if refused:
-        return Verdict(False, "; ".join(v.sentence for v in refused))
+        return Admission(False, "; ".join(v.sentence for v in refused))
     if needed is None:
-        return Verdict(None, "what it needs is not known")
+        return Admission(None, "what it needs is not known")
     if host is None:
-        return Verdict(None, "what is free is not known")
-    return Verdict(True, "; ".join(v.sentence for v in judged))
+        return Admission(None, "what is free is not known")
+    return Admission(True, "; ".join(v.sentence for v in judged))
 
 
-def _compared(needed: int, room: Room, reserve: int, promised: int, of: str) -> Verdict:
+def _compared(needed: int, room: MemoryBound, reserve: int, promised: int, of: str) -> Admission:
     kept = f", of which {_mib(reserve)} MiB are kept in reserve" if reserve else ""
     others = f" and {_up(promised)} MiB promised to another slot" if promised else ""
     free = f"{_mib(max(0, room.free))} MiB of {_mib(room.total)} are free ({room.where})"
-    return Verdict(
+    return Admission(
         needed + reserve + promised <= room.free,
         f"needs {_up(needed)} MiB{of} beside what runs; {free}{kept}{others}",
     )

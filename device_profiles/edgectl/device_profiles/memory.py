@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from edgectl.device_profiles.admission import MemoryRoom, Room
+from edgectl.device_profiles.admission import MemoryBound, MemoryRoom
 
-__all__ = ["gpu_room", "host_rooms", "memory_room"]
+__all__ = ["gpu_bound", "host_bounds", "memory_room"]
 
 _KIB, _MIB = 1 << 10, 1 << 20
 _MAX_BYTES = 1 << 16
@@ -35,20 +35,20 @@ def memory_room(root: Path = Path("/"), *, gpu: bool = False, unified: bool = Fa
     """What this process and those that it starts may still take. ``gpu``: ask the driver, too (a process of its own, tens of
     milliseconds). ``unified``: the GPU's memory is the machine's. Swap does not count: an engine that is swapped out is
     of no use."""
-    return MemoryRoom(host_rooms(root), gpu_room() if gpu and not unified else None, unified)
+    return MemoryRoom(host_bounds(root), gpu_bound() if gpu and not unified else None, unified)
 
 
-def host_rooms(root: Path = Path("/")) -> tuple[Room, ...]:
+def host_bounds(root: Path = Path("/")) -> tuple[MemoryBound, ...]:
     """The machine's, and that of every control group with a limit from the own one up. ``root`` is where ``proc`` and
     ``sys`` are read. Empty where nothing can be read."""
     info = _numbers(root / "proc/meminfo")
-    rooms = []
+    bounds = []
     if "MemAvailable:" in info and "MemTotal:" in info:
-        rooms.append(Room(info["MemAvailable:"] * _KIB, info["MemTotal:"] * _KIB, "this machine"))
-    return (*rooms, *_group_rooms(root))
+        bounds.append(MemoryBound(info["MemAvailable:"] * _KIB, info["MemTotal:"] * _KIB, "this machine"))
+    return (*bounds, *_group_bounds(root))
 
 
-def gpu_room() -> Room | None:
+def gpu_bound() -> MemoryBound | None:
     """Of the first NVIDIA GPU, by its driver; None where there is none, or it has no memory of its own."""
     command = ["nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
     try:
@@ -56,10 +56,10 @@ def gpu_room() -> Room | None:
         free, total = (int(n) * _MIB for n in out.splitlines()[0].split(","))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
-    return Room(free, total, "the GPU")
+    return MemoryBound(free, total, "the GPU")
 
 
-def _group_rooms(root: Path) -> Iterator[Room]:
+def _group_bounds(root: Path) -> Iterator[MemoryBound]:
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -74,7 +74,7 @@ def _group_rooms(root: Path) -> Iterator[Room]:
             yield from _upwards(root / mount, PurePosixPath(path), files)
 
 
-def _upwards(mount: Path, path: PurePosixPath, files: _Files) -> Iterator[Room]:
+def _upwards(mount: Path, path: PurePosixPath, files: _Files) -> Iterator[MemoryBound]:
     """From the own group to the topmost that can be seen. In a container the mount itself is the container's group, and
     ``path`` may be one of the host that does not exist here."""
     if not path.is_absolute() or ".." in path.parts:
@@ -85,7 +85,7 @@ def _upwards(mount: Path, path: PurePosixPath, files: _Files) -> Iterator[Room]:
         usage = _number(folder / files.usage)
         if limits and usage is not None:
             used = max(0, usage - _reclaimable(_numbers(folder / "memory.stat"), files.prefix))
-            yield Room(max(0, min(limits) - used), min(limits), f"the cgroup {group}")
+            yield MemoryBound(max(0, min(limits) - used), min(limits), f"the cgroup {group}")
 
 
 def _reclaimable(stat: dict[str, int], prefix: str) -> int:

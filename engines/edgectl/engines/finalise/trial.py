@@ -106,12 +106,12 @@ def _main(arguments: list[str]) -> dict[str, Any]:
 
 def _gpu_free(variant: Variant) -> int | None:
     """Bytes of the GPU that nobody has taken, for an engine that runs on one whose memory is its own."""
-    from edgectl.device_profiles.memory import gpu_room
+    from edgectl.device_profiles.memory import gpu_bound
 
     c = variant.config
     on_gpu = c.runtime in ("tensorrt", "tensorrt-rtx") or c.session.provider == "cuda"
-    room = gpu_room() if on_gpu else None
-    return None if room is None else room.free
+    bound = gpu_bound() if on_gpu else None
+    return None if bound is None else bound.free
 
 
 if __name__ == "__main__":
