@@ -112,7 +112,7 @@ def test_what_others_were_promised_is_waited_for_only_where_that_can_help() -> N
     needed, others = Demand(100 * MIB), [Demand(150 * MIB)]
     found = admit(needed, machine(200), 0, others)
     assert (found.fits, found.waits) == (False, True)
-    assert "and 150 MiB promised to another slot" in found.sentence
+    assert "and 150 MiB promised to others" in found.sentence
     hopeless = admit(needed, machine(50), 0, others)
     assert (hopeless.fits, hopeless.waits) == (False, False)
     assert admit(needed, machine(250), 0, others).fits is True

@@ -71,6 +71,7 @@ def test_over_its_limit_a_group_has_nothing_free(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/", "/../../host/docker-1"])
 def test_in_a_container_the_mount_is_the_containers_group(tmp_path: Path, path: str) -> None:
     write(tmp_path, {"proc/self/cgroup": f"0::{path}\n", **group("", 256, 100)})
+    write(tmp_path, group("../../host/docker-1", 7, 7))
     assert host_bounds(tmp_path) == (MemoryBound(156 * MIB, 256 * MIB, "the cgroup /"),)
 
 

@@ -31,6 +31,7 @@ RESERVE_MB = 64
 """What stays free beside an engine if nothing else is said. With less, `govern` of a camera stream does less work."""
 
 NEXT_STEP = "stop a stream, prefer a smaller variant (small-input, low-power), or raise the limit"
+"""What an operator can do about a refusal."""
 
 _WORKER_BYTES = 128 * MIB
 """A worker before it has an engine, with one camera stream: interpreter, OpenCV, FFmpeg, a decoder. Resident, measured
@@ -147,7 +148,7 @@ def _admit(demand: Demand, room: MemoryRoom, reserve: int, promised: tuple[Deman
 
 def _compared(needed: int, room: MemoryBound, reserve: int, promised: int, of: str) -> Admission:
     kept = f", of which {_mib(reserve)} MiB are kept in reserve" if reserve else ""
-    others = f" and {_up(promised)} MiB promised to another slot" if promised else ""
+    others = f" and {_up(promised)} MiB promised to others" if promised else ""
     free = f"{_mib(max(0, room.free))} MiB of {_mib(room.total)} are free ({room.where})"
     return Admission(
         needed + reserve + promised <= room.free,

@@ -53,7 +53,10 @@ def select_fitting(
         if (why := unfit(v)) is None:
             return Selected(v, passed)
         passed[f"{v.config.profile}/{v.config.variant}"] = why
-    raise AdmissionError("; ".join(f"{name} {why}" for name, why in passed.items()))
+    raise AdmissionError(
+        "; ".join(f"{name} {why}" for name, why in passed.items()),
+        hint="stop what else runs, prefer a smaller variant (small-input, low-power), or raise the limit",
+    )
 
 
 def runnable(
