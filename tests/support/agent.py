@@ -18,6 +18,7 @@ from edgectl.agent.config import load_agent_config
 from edgectl.agent.service import AgentDependencies, run_agent
 from edgectl.agent.streams.worker_life import Timing
 from edgectl.core.memory import EngineMemory
+from edgectl.device_profiles.memory import memory_room
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def parts() -> AgentDependencies:
         improve=lambda blobs, manifest, cache: False,
         worker=worker,
         timing=timing,
+        memory=lambda gpu: memory_room(gpu=gpu),
     )
 
 
