@@ -17,6 +17,8 @@ from support.bundle import behaviour_of
 from edgectl.agent.config import load_agent_config
 from edgectl.agent.service import AgentDependencies, run_agent
 from edgectl.agent.streams.worker_life import Timing
+from edgectl.core.memory import EngineMemory
+from edgectl.device_profiles.memory import memory_room
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Warm:
     p50_ms: float | None = None
     error: str | None = None
     code: str | None = None
+    memory: EngineMemory | None = None
 
 
 def warm_up(blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None) -> Warm:
@@ -49,6 +52,7 @@ def parts() -> AgentDependencies:
         improve=lambda blobs, manifest, cache: False,
         worker=worker,
         timing=timing,
+        memory=lambda gpu: memory_room(gpu=gpu),
     )
 
 

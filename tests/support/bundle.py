@@ -38,6 +38,7 @@ from edgectl.core.bundle import (
 )
 from edgectl.core.codebook import pack
 from edgectl.core.files import digest_of, hex_of
+from edgectl.core.memory import EngineMemory
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.core.transfer import chunk_hashes, chunks_digest
 
@@ -57,6 +58,7 @@ def make_bundle(
     engine: bytes | None = None,
     preferences: tuple[Preference, ...] = (),
     licence: str | None = None,
+    memory: EngineMemory | None = None,
     **behaviour: Any,
 ) -> Path:
     """Write a bundle with one fallback variant of ``size`` engine bytes. Returns ``root``.
@@ -105,6 +107,7 @@ def make_bundle(
         fallback=True,
         preferences=preferences,
         licence=licence,
+        memory=memory,
         unpacked=unpacked,
     )
     manifest = Manifest(

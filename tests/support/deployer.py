@@ -20,9 +20,10 @@ from edgectl.agent.state.records import Deployment, Installed
 from edgectl.agent.state.store import Store
 from edgectl.agent.transfer.download import Cancelled, FetchProgress
 from edgectl.agent.transfer.fetch import Fetched
-from edgectl.core.bundle import MEDIA_INDEX, Bundle, Descriptor, LighterPreference, Preference
+from edgectl.core.bundle import MEDIA_INDEX, Bundle, Descriptor, LighterPreference, Preference, Unfit
 from edgectl.core.errors import EdgectlError
 from edgectl.core.files import hex_of
+from edgectl.core.memory import EngineMemory
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import DesiredSlot, Frames, Policy, ShadowGate, StreamStats
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed, Stats
@@ -36,6 +37,7 @@ class Warm:
     p50_ms: float | None = 1.0
     error: str | None = None
     code: str | None = None
+    memory: EngineMemory | None = None
 
 
 @dataclass
@@ -115,6 +117,7 @@ class World:
         progress: Callable[[FetchProgress], None],
         prefer: Preference | None = None,
         lighter: Collection[LighterPreference] = (),
+        unfit: Unfit = lambda variant: None,
     ) -> Fetched:
         self.calls.append("fetch")
         while "fetch" in self.hold and not self.hold["fetch"].is_set():
@@ -145,6 +148,9 @@ class World:
 
     def restart(self, slot: str) -> None:
         self.calls.append("restart")
+
+    def processes(self, slot: str) -> tuple[int, int]:
+        return 1, 0
 
     def idle(self, slot: str) -> bool:
         if self.serving is not None and isinstance(self.serving, EngineRef):

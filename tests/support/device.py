@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from support.bundle import behaviour_of, join_bundles, make_bundle
 from support.deployer import Warm
@@ -24,6 +25,7 @@ from edgectl.agent.deploy.dependencies import DeployerDependencies, engine_ref
 from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.deployment import WORKING
 from edgectl.agent.deploy.leases import Leases
+from edgectl.agent.deploy.memory_gate import MemoryGate
 from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.deploy.start_check import check_slots, damage
 from edgectl.agent.state.journal import Journal
@@ -39,14 +41,17 @@ from edgectl.core.bundle import (
     Descriptor,
     LighterPreference,
     Preference,
+    Unfit,
     Variant,
 )
 from edgectl.core.errors import EngineError, IntegrityError, ProtocolError, StorageError, TrustError
 from edgectl.core.files import hex_of
 from edgectl.core.histogram import Histogram, HistogramData
+from edgectl.core.memory import EngineMemory
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.transfer import Receiver, chunk_hashes, encode_frame, pages_of
 from edgectl.core.wire import ENGINE_STAGE, ClearSlot, DesiredSlot, Frames, Policy, ShadowGate, StreamStats
+from edgectl.device_profiles.admission import MemoryRoom
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed, Stats
 
 __all__ = ["POLICY", "SLOT", "Catalogue", "Device", "Violation", "Warm"]
@@ -90,9 +95,10 @@ class Catalogue:
         *,
         signed: bool = True,
         low_power: dict[str, object] | None = None,
-        **behaviour: object,
+        **behaviour: Any,
     ) -> None:
-        """``low_power``: how another variant of it behaves; None: it has none."""
+        """``low_power``: how another variant of it behaves; None: it has none. ``memory`` of a behaviour: what the
+        bundle says that its engine takes."""
         root = make_bundle(self.folder / f"release-{version}", version=version, size=size, **behaviour)
         if low_power is not None:
             other = self.folder / f"low-{version}"
@@ -162,6 +168,12 @@ class Device:
     """Generation and number of a wish to clear the slot, as the broker keeps it."""
     lighter: tuple[LighterPreference, ...] = ()
     """Variants that the device's configuration asks for beside that of each release."""
+    room: MemoryRoom = field(default_factory=MemoryRoom)
+    """What is free of memory; as it is, nobody knows."""
+    places: tuple[int, int] = (1, 0)
+    """Worker processes that open its engine: running ones, and new ones."""
+    took: EngineMemory | None = None
+    """What a warm-up found that an engine takes."""
     repaired: bool = False
     """A committed engine was found damaged: its wish is deployed once more."""
 
@@ -180,6 +192,7 @@ class Device:
         self.frozen = self.frozen or self.journal.frozen
         self.live = HealthBook()
         self.leases = Leases(self.journal, lambda: self.now_s)
+        self.gate = MemoryGate(lambda gpu: self.room, 0)
         active = self.journal.slot(SLOT).active
         if over is not None:
             active = over.instead
@@ -198,6 +211,7 @@ class Device:
             disk=threading.Lock(),
             leases=self.leases,
             lighter={SLOT: self.lighter},
+            memory=self.gate,
             clock=lambda: self.now_s,
             wall=lambda: self.wall_s,
             local=self._local,
@@ -314,10 +328,12 @@ class Device:
         progress: Callable[[FetchProgress], None],
         prefer: Preference | None = None,
         lighter: Collection[LighterPreference] = (),
+        unfit: Unfit = lambda variant: None,
     ) -> Fetched:
         self._do("fetch")
         bundle = self.world.bundles[release.partition("@")[2]]
-        own = bundle.variants[0]
+        selected = bundle.select_fitting(frozenset(), prefer=prefer, unfit=unfit)
+        own = selected.variant
         self._receive(index, (bundle.root / "index.json").read_bytes(), cancelled)
         self._receive_variant(bundle, own, cancelled)
         brought = []
@@ -331,7 +347,11 @@ class Device:
             )
         self._do("fetched")
         i = Installed(release=release, bundle=bundle.digest, manifest=own.digest)
-        asked = {"preference": prefer, "lighter": tuple(brought)}
+        asked = {
+            "preference": prefer,
+            "lighter": tuple(brought),
+            "passed_over": tuple(selected.passed_over.items()),
+        }
         return Fetched(i.model_copy(update=asked), i)
 
     def _receive_variant(self, bundle: Bundle, v: Variant, cancelled: Callable[[], bool]) -> None:
@@ -411,7 +431,11 @@ class Device:
         if told.get("warm_hangs"):
             self.now_s += timeout_s
             return Warm(False, error="warming the engine up took too long")
-        return Warm() if told.get("warm", True) else Warm(False, error="output y differs from golden")
+        return (
+            Warm(memory=self.took)
+            if told.get("warm", True)
+            else Warm(False, error="output y differs from golden")
+        )
 
     def shadow(
         self, slot: str, ref: EngineRef, gate: ShadowGate, timeout_s: float, cancelled: Callable[[], bool]
@@ -458,6 +482,9 @@ class Device:
     def commit(self, slot: str) -> None:
         self._do("commit")
         self.standby = None
+
+    def processes(self, slot: str) -> tuple[int, int]:
+        return self.places
 
     def idle(self, slot: str) -> bool:
         self._report_frames()

@@ -12,6 +12,7 @@ from edgectl.core.config_file import ConfigFile, read_toml
 from edgectl.core.errors import UsageError
 from edgectl.core.nearest import did_you_mean
 from edgectl.core.schema import Config, Key, Name, wrong_at
+from edgectl.device_profiles.admission import RESERVE_MB
 from edgectl.link.config import BrokerConfig
 from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.places import OwnPlace, folder_place, shared_place, written_places
@@ -100,6 +101,9 @@ class AgentConfig(Config):
     spool_hours: float = Field(default=48.0, gt=0)
     reserve_mb: int = Field(default=64, ge=0)
     """Disk that downloads leave free."""
+    memory_reserve_mb: int = Field(default=RESERVE_MB, ge=0)
+    """Memory (MiB) that stays free beside what runs when an engine is activated; a release that needs it is refused.
+    With less than 64, camera streams with ``govern`` do less."""
     store_quota_mb: int | None = Field(default=None, ge=1)
     """Disk that all blobs together may take (MiB); None: what the disk has."""
     site: Name | None = None

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.deployment import WORKING
 from edgectl.agent.deploy.inbox import Inbox
 from edgectl.agent.deploy.leases import Leases
+from edgectl.agent.deploy.memory_gate import MemoryGate
 from edgectl.agent.deploy.plan_improver import PlanImprover
 from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.deploy.reporter import Reporter
@@ -47,6 +49,7 @@ from edgectl.core.errors import EdgectlError, StorageError, TrustError
 from edgectl.core.files import forget_unfinished, storage
 from edgectl.core.transfer import FRAME_BYTES
 from edgectl.core.wire import Failure, Reply, Reported, Topics
+from edgectl.device_profiles.admission import MemoryRoom
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog, notify
 from edgectl.pipelines.host.protocol import EngineRef
@@ -81,6 +84,8 @@ class AgentDependencies:
     timing: Timing | None = None
     profile: str | None = None
     """The profile that fits the machine, for ``profile = "auto"``."""
+    memory: Callable[[bool], MemoryRoom] = lambda gpu: MemoryRoom()
+    """What is free of memory, and of the GPU's if that is asked for; the default knows nothing."""
 
 
 def default_dependencies() -> AgentDependencies:
@@ -93,8 +98,18 @@ def default_dependencies() -> AgentDependencies:
     machine = probe()
     machine.require_runtime()
     return AgentDependencies(
-        machine=machine, warm_up=warm_up, improve=improve, profile=best_profile(machine).name
+        machine=machine,
+        warm_up=warm_up,
+        improve=improve,
+        profile=best_profile(machine).name,
+        memory=partial(_room, unified=machine.jetson is not None),
     )
+
+
+def _room(gpu: bool, *, unified: bool) -> MemoryRoom:
+    from edgectl.device_profiles.memory import memory_room
+
+    return memory_room(gpu=gpu, unified=unified)
 
 
 def run_agent(
@@ -218,6 +233,7 @@ class _Agent:
             engine_cache=engine_cache,
             prefer=config.prefer,
             lighter=config.lighter,
+            memory=MemoryGate(dependencies.memory, config.memory_reserve_mb),
             make_room=self._outbox.make_room,
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}

@@ -237,6 +237,21 @@ def _disk(state_dir: Path) -> Iterator[Check]:
         )
 
 
+def _memory(_: Path) -> Iterator[Check]:
+    """Every bound on what engines may take: of the machine, and of each control group with a limit."""
+    from edgectl.device_profiles.admission import RESERVE_MB
+    from edgectl.device_profiles.memory import host_bounds
+
+    for bound in host_bounds():
+        enough = bound.free >> 20 > RESERVE_MB
+        yield Check(
+            "memory",
+            "ok" if enough else "broken",
+            f"{bound.free >> 20:,} of {bound.total >> 20:,} MiB free ({bound.where})",
+            "" if enough else f"engines keep {RESERVE_MB} MiB free: stop what else runs, or raise the limit",
+        )
+
+
 def _devices(_: Path) -> Iterator[Check]:
     cameras = sorted(Path("/dev").glob("video*"))
     usable = [str(c) for c in cameras if os.access(c, os.R_OK | os.W_OK)]
@@ -289,6 +304,7 @@ _PARTS: tuple[Callable[[Path], Iterator[Check]], ...] = (
     _optional,
     _programs,
     _disk,
+    _memory,
     _devices,
     _sensors,
 )

@@ -50,7 +50,9 @@ def finalise(
     """Make the engine that this machine would run from a bundle: compile it, check it against the golden
     samples, cache it."""
     from edgectl.core.bundle import Bundle
+    from edgectl.device_profiles.admission import warming
     from edgectl.device_profiles.catalogue import load_profile
+    from edgectl.device_profiles.fitting import UnfitHere
     from edgectl.device_profiles.machine import best_profile, probe
     from edgectl.engines.finalise.finalise import finalise as make_final
     from edgectl.engines.finalise.shared_plan import hand_out
@@ -59,12 +61,19 @@ def finalise(
     machine = probe()
     machine.require_runtime()
     chosen = load_profile(profile) if profile else best_profile(machine)
-    variant = Bundle(path).select(
+    unfit = UnfitHere(
+        lambda told: output.stderr.print(told, soft_wrap=True, markup=False),
+        unified=machine.jetson is not None,
+        demand=warming,
+    )
+    selected = Bundle(path).select_fitting(
         machine.facts,
         profile=chosen.name,
         runtimes=machine.runtimes,
         prefer=None if prefer is None else prefer.value,
+        unfit=unfit,
     )
+    variant = selected.variant
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgectl" / "engines"
     c = variant.config
     with output.progress() as update:
@@ -83,7 +92,13 @@ def finalise(
                 f"{c.profile}/{c.variant} has no TensorRT plan to export", hint="only TensorRT compiles one"
             )
         hand_out(made.path, made.key, made.level, export)
-    value = {"profile": c.profile, "variant": c.variant, **plain(made), "golden": plain(proof)}
+    value = {
+        "profile": c.profile,
+        "variant": c.variant,
+        "passed_over": selected.passed_over,
+        **plain(made),
+        "golden": plain(proof),
+    }
 
     def shown() -> Table:
         t = table(f"{c.profile}/{c.variant}", "")
@@ -109,6 +124,8 @@ def finalise(
             t.add_row("note", note)
         t.add_row("golden", f"passed, worst cosine {proof.worst_cosine:.6f}")
         t.add_row("latency", f"p50 {proof.p50_ms:.3f} ms in {proof.runtime}, resident {proof.rss_mb:.0f} MiB")
+        if proof.memory is not None:
+            t.add_row("memory", proof.memory.told())
         return t
 
     output.result(value, shown)

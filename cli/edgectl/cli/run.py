@@ -120,6 +120,7 @@ def run(
     from edgectl.cli.views.run import LiveTable, describe, event_line, summaries_view
     from edgectl.core.bundle import Bundle
     from edgectl.core.wire import StreamStats
+    from edgectl.device_profiles.fitting import UnfitHere
     from edgectl.device_profiles.machine import probe
     from edgectl.pipelines.host.config import parse_config, read_config
     from edgectl.pipelines.host.live import has_pictures, shape_editor
@@ -265,6 +266,10 @@ def run(
             runtimes=tuple(machine.runtimes),
             parts={part: Bundle(path) for part, path in bundles.items()},
             prefer=None if prefer is None else prefer.value,
+            unfit=UnfitHere(
+                lambda told: output.stderr.print(told, soft_wrap=True, markup=False),
+                unified=machine.jetson is not None,
+            ),
             # of a microphone that is not there, the name is wrong
             patient=has_pictures(kind),
             trace=trace,

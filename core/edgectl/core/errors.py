@@ -18,7 +18,8 @@
     ├── StorageError            10   the disk is full or unwritable
     ├── ProtocolError           11   a peer sent bytes that the protocol does not allow
     ├── RolloutError            12   a rollout failed, was stopped, or conflicts with another
-    └── BusyError               13   this machine has too much else to do to measure anything that holds
+    ├── BusyError               13   this machine has too much else to do to measure anything that holds
+    └── AdmissionError          14   an engine needs more memory than is free beside what runs
 
 Foreign exceptions are wrapped at the edge with ``from``. This module imports nothing of ours.
 """
@@ -26,6 +27,7 @@ Foreign exceptions are wrapped at the edge with ``from``. This module imports no
 from __future__ import annotations
 
 __all__ = [
+    "AdmissionError",
     "BundleError",
     "BusyError",
     "ConfigError",
@@ -138,3 +140,14 @@ class RolloutError(EdgectlError):
 
 class BusyError(EdgectlError):
     exit_code = 13
+
+
+class AdmissionError(EdgectlError):
+    """Its code is ``memory``: what devices report and rollouts read."""
+
+    exit_code = 14
+    retryable = True
+
+    @property
+    def code(self) -> str:
+        return "memory"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from edgectl.core.memory import EngineMemory
 from edgectl.core.schema import Config
 
 __all__ = [
@@ -98,6 +99,8 @@ class ProcessRun(Config):
     """Cores that computed for other processes meanwhile; None where the machine does not tell."""
     busy_because: tuple[str, ...] = ()
     """Why the machine was too busy to trust this; empty if it was quiet."""
+    memory: EngineMemory | None = None
+    """What the engine added to each of the processes; None in bundles from before it was measured."""
 
 
 class BatchRun(Config):

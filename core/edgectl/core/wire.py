@@ -263,6 +263,9 @@ class ReportedSlot(Message):
     previous: Digest | None = None
     lighter: dict[str, str] = Field(default={}, max_length=4)
     """Preference → what became of the lighter variant of the active release: ``ready``, or why it is left out."""
+    passed_over: dict[str, str] = Field(default={}, max_length=256)
+    """Variants of the active release that go before the one that was taken, and for which there was no memory:
+    ``profile/variant`` → the numbers."""
     error: Failure | None = None
 
 

@@ -33,7 +33,7 @@ from edgectl.core.errors import (
     StorageError,
 )
 
-__all__ = ["Conversation", "answer", "converse", "peak_rss_mb", "run_child"]
+__all__ = ["Conversation", "answer", "converse", "run_child"]
 
 # characters of standard error that an error message quotes
 _TAIL = 400
@@ -162,14 +162,6 @@ def converse(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
             out.write(json.dumps(_tried(lambda q=question: handle(q))) + "\n")  # type: ignore[misc]
             out.flush()
     return 0
-
-
-def peak_rss_mb() -> float | None:
-    """Largest resident memory of this program (MiB): ``getrusage`` would count the parent's memory before
-    the exec, too."""
-    with open("/proc/self/status") as f:
-        peak = next((line.split()[1] for line in f if line.startswith("VmHWM:")), None)
-    return int(peak) / 1024 if peak else None
 
 
 def _answers() -> TextIO:

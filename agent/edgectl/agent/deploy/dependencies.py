@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgectl.agent.deploy.leases import Leases
+from edgectl.agent.deploy.memory_gate import MemoryGate
 from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.records import Installed
@@ -18,7 +19,8 @@ from edgectl.agent.state.store import Store
 from edgectl.agent.transfer.download import FetchProgress
 from edgectl.agent.transfer.fetch import Fetched
 from edgectl.agent.trust.store import TrustStore
-from edgectl.core.bundle import Descriptor, LighterPreference, Preference
+from edgectl.core.bundle import Descriptor, LighterPreference, Preference, Unfit
+from edgectl.core.memory import EngineMemory
 from edgectl.core.wire import ShadowGate
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed
 
@@ -36,6 +38,8 @@ class WarmUpReport(Protocol):
     def error(self) -> str | None: ...
     @property
     def code(self) -> str | None: ...
+    @property
+    def memory(self) -> EngineMemory | None: ...
 
 
 class WarmUp(Protocol):
@@ -53,6 +57,7 @@ class Pipelines(Protocol):
     def commit(self, slot: str) -> None: ...
     def restart(self, slot: str) -> None: ...
     def idle(self, slot: str) -> bool: ...
+    def processes(self, slot: str) -> tuple[int, int]: ...
     def shadow(
         self, slot: str, ref: EngineRef, gate: ShadowGate, timeout_s: float, cancelled: Callable[[], bool]
     ) -> list[Shadowed]: ...
@@ -67,6 +72,7 @@ class Fetch(Protocol):
         progress: Callable[[FetchProgress], None],
         prefer: Preference | None = None,
         lighter: Collection[LighterPreference] = (),
+        unfit: Unfit = ...,
     ) -> Fetched: ...
     def fetch_blob(
         self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[FetchProgress], None]
@@ -101,6 +107,8 @@ class DeployerDependencies:
     wall: Callable[[], float] = time.time
     local: Callable[[], datetime] = datetime.now
     """The device's local time, for maintenance windows."""
+    memory: MemoryGate = field(default_factory=MemoryGate)
+    """What is free of memory, and what is promised of it; unless it is told how to read that, nothing is refused."""
     make_room: Callable[[], object] = lambda: None
     """Called when the disk does not take what a deployment has to write down."""
     wait: Callable[[threading.Condition, float], object] = threading.Condition.wait

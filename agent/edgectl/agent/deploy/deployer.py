@@ -22,11 +22,12 @@ from edgectl.agent.streams.engine_requests import Interrupted
 from edgectl.agent.transfer.download import Cancelled
 from edgectl.agent.trust.store import StaleTrust
 from edgectl.core.clock import CLOCK_SET_S
-from edgectl.core.errors import EngineError, StorageError, TrustError
+from edgectl.core.errors import AdmissionError, EngineError, StorageError, TrustError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.states import State
 from edgectl.core.windows import is_open, opens_at
 from edgectl.core.wire import DesiredSlot, Failure
+from edgectl.device_profiles.admission import NEXT_STEP
 
 __all__ = ["SlotDeployer"]
 
@@ -142,6 +143,7 @@ class SlotDeployer(SlotThread):
                 self._progress,
                 self._preference,
                 self._lighter,
+                self._memory.unfit,
             )
             # Saved before the lock is free, so that nobody tidies these blobs away.
             d = replace(self._deployment(), installed=fetched.chosen, fallback=fetched.fallback)
@@ -193,6 +195,7 @@ class SlotDeployer(SlotThread):
         assert d.installed is not None
         self._show("hashing")
         self._c.store.verify_variant(d.installed.manifest)  # it may have lain here for weeks
+        self._admit(warm_up=True)
         note = self._shared_plan(d.installed) if d.brings.policy.shared_plans and d.tries <= 1 else None
         self._show("warming up", note=note)
         report = self._c.warm_up(
@@ -209,7 +212,9 @@ class SlotDeployer(SlotThread):
         limit = d.brings.policy.max_latency_ms
         if limit is not None and report.p50_ms is not None and report.p50_ms > limit:
             raise EngineError(f"warm-up latency is {report.p50_ms:.2f} ms, {limit:g} ms are allowed")
+        self._memory.learn(d.installed.manifest, report.memory)
         self._prove_lighter(d.tries)
+        self._admit()
         active = self._c.journal.slot(self.slot).active
         compared = (
             d.brings.policy.shadow is not None
@@ -217,6 +222,29 @@ class SlotDeployer(SlotThread):
             and not self._c.pipelines.idle(self.slot)
         )
         return DeploymentEvent.OBSERVE if compared else DeploymentEvent.WARM
+
+    def _admit(self, *, warm_up: bool = False) -> None:
+        """Have memory promised to the new engine, beside what runs; lighter variants are left out if they are what does
+        not fit. Waits for another slot to take or give up what it was promised. Raises :class:`AdmissionError`."""
+        while True:
+            d = self._deployment()
+            assert d.installed is not None
+            found = self._memory.claim(d.installed, warm_up=warm_up)
+            if found.fits is not False:
+                log.info("%s: memory: %s", self.slot, found.sentence)
+                return
+            if self._memory.claim(d.installed, warm_up=warm_up, lighter=False).fits is not False:
+                lighter = [
+                    one if one.manifest is None else one.left_out(found.sentence)
+                    for one in d.installed.lighter
+                ]
+                self._install(d.installed.model_copy(update={"lighter": tuple(lighter)}))
+                return
+            if not found.waits:
+                raise AdmissionError(f"{d.brings.release} {found.sentence}: {NEXT_STEP}")
+            self._show("waiting for the memory that another slot is about to take")
+            self._guard(d.state)
+            self._pause(0.5)
 
     def _prove_lighter(self, tries: int) -> None:
         """Lighter variants pass the same checks as the release's own before any stream may run one. What fails them is
@@ -240,6 +268,7 @@ class SlotDeployer(SlotThread):
                     cache=self._c.engine_cache,
                 )
                 self._guard(State.WARMING)
+                self._memory.learn(one.manifest, report.memory)
                 if not report.ok:
                     one = one.left_out(report.error or "it failed its warm-up")
             if one.why is not None:
@@ -270,6 +299,7 @@ class SlotDeployer(SlotThread):
             return DeploymentEvent.AGREES
         if not_now := self._still_signed():
             return not_now
+        self._admit()
         self._show("running beside the old engine")
         cancelled = self._cancelled(State.SHADOW)
         try:
@@ -296,6 +326,7 @@ class SlotDeployer(SlotThread):
         if slot.active != installed:
             if self._obstacle():
                 return DeploymentEvent.NOT_NOW
+            self._admit()
             self._guard(State.ACTIVATING)
             if slot.active is not None:
                 d = replace(d, baseline=self._baseline(slot.active).data())

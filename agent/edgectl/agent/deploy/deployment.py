@@ -19,6 +19,7 @@ from edgectl.core.states import TERMINAL, State
 __all__ = [
     "BEFORE_ACTIVATION",
     "DEADLINE_S",
+    "HOLDS_MEMORY",
     "RESUME",
     "TABLE",
     "TRIES",
@@ -45,6 +46,8 @@ class DeploymentEvent(str, Enum):
     FETCHED = "fetched"
     CORRUPT = "corrupt"
     NO_SPACE = "no_space"
+    NO_MEMORY = "no_memory"
+    """What the engine needs does not fit beside what runs."""
     INCOMPATIBLE = "incompatible"
     """No variant runs on this machine."""
     VERIFIED = "verified"
@@ -119,6 +122,7 @@ TABLE: dict[tuple[State, DeploymentEvent], State] = {
     (_S.FETCHING, _E.FETCHED): _S.VERIFYING,
     (_S.FETCHING, _E.CORRUPT): _S.FAILED,
     (_S.FETCHING, _E.NO_SPACE): _S.FAILED,
+    (_S.FETCHING, _E.NO_MEMORY): _S.FAILED,
     (_S.FETCHING, _E.INCOMPATIBLE): _S.REJECTED,
     (_S.VERIFYING, _E.VERIFIED): _S.STAGED,
     (_S.VERIFYING, _E.CORRUPT): _S.FAILED,
@@ -133,10 +137,12 @@ TABLE: dict[tuple[State, DeploymentEvent], State] = {
     (_S.WARMING, _E.COLD): _S.FAILED,
     (_S.WARMING, _E.CORRUPT): _S.FAILED,
     (_S.WARMING, _E.NO_SPACE): _S.FAILED,
+    (_S.WARMING, _E.NO_MEMORY): _S.FAILED,
     (_S.WARMING, _E.INCOMPATIBLE): _S.REJECTED,
     (_S.SHADOW, _E.AGREES): _S.ACTIVATING,
     (_S.SHADOW, _E.NOT_NOW): _S.DEFERRED,
     (_S.SHADOW, _E.REFUSED): _S.REJECTED,
+    (_S.SHADOW, _E.NO_MEMORY): _S.FAILED,
     (_S.SHADOW, _E.DISAGREES): _S.FAILED,
     **{(state, _E.TIMEOUT): _S.FAILED for state in BEFORE_ACTIVATION},
     (_S.DEFERRED, _E.TIMEOUT): _S.EXPIRED,
@@ -149,6 +155,7 @@ TABLE: dict[tuple[State, DeploymentEvent], State] = {
     # wait or be refused.
     (_S.ACTIVATING, _E.NOT_NOW): _S.DEFERRED,
     (_S.ACTIVATING, _E.REFUSED): _S.REJECTED,
+    (_S.ACTIVATING, _E.NO_MEMORY): _S.FAILED,
     (_S.ACTIVATING, _E.ACTIVATED): _S.PROBATION,
     (_S.ACTIVATING, _E.NOT_ACTIVATED): _S.ROLLING_BACK,
     (_S.ACTIVATING, _E.CRASH_LOOP): _S.ROLLING_BACK,
@@ -221,6 +228,9 @@ DEADLINE_S: dict[State, float] = {
     State.CLEARING: 30 * 86400.0,
 }
 """Seconds (monotonic, counted anew after a restart) after which a state ends with TIMEOUT."""
+
+HOLDS_MEMORY = frozenset({State.WARMING, State.SHADOW, State.ACTIVATING})
+"""Where memory is promised to the new engine. Behind them it shows in what is free, or is not wanted any more."""
 
 WORKING = frozenset(DEADLINE_S)
 """The states with an action. Every other state waits for DESIRED."""

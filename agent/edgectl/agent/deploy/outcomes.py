@@ -7,7 +7,14 @@ from collections.abc import Callable
 from edgectl.agent.deploy.deployment import DeploymentEvent
 from edgectl.agent.state.records import Installed
 from edgectl.agent.trust.store import StaleTrust
-from edgectl.core.errors import BundleError, EdgectlError, IntegrityError, StorageError, TrustError
+from edgectl.core.errors import (
+    AdmissionError,
+    BundleError,
+    EdgectlError,
+    IntegrityError,
+    StorageError,
+    TrustError,
+)
 from edgectl.core.states import State
 from edgectl.core.wire import Failure
 
@@ -34,7 +41,8 @@ def more(f: Failure, detail: str) -> Failure:
 
 
 def failure(e: EdgectlError, *, retryable: bool = False) -> Failure:
-    retry = retryable or isinstance(e, StorageError | StaleTrust)
+    # the disk, the clock and the memory are not the release's fault
+    retry = retryable or isinstance(e, StorageError | StaleTrust | AdmissionError)
     code = "trust" if isinstance(e, TrustError) else e.code
     return Failure(code=code, detail=e.message[:1000], retryable=retry)
 

@@ -17,6 +17,7 @@ from edgectl.agent.deploy.dependencies import DeployerDependencies
 from edgectl.agent.deploy.deployment import (
     BEFORE_ACTIVATION,
     DEADLINE_S,
+    HOLDS_MEMORY,
     TRIES,
     WORKING,
     DeploymentEvent,
@@ -25,11 +26,12 @@ from edgectl.agent.deploy.deployment import (
 )
 from edgectl.agent.deploy.engine_rollback import EngineRollback
 from edgectl.agent.deploy.outcomes import EVENT_OF, NEEDS_SPACE, StateEnded, failure, more, named
+from edgectl.agent.deploy.slot_memory import SlotMemory
 from edgectl.agent.state.records import Deployment, Installed, Slot
 from edgectl.agent.transfer.download import FetchProgress
 from edgectl.core.bundle import Descriptor, LighterPreference, Preference, Variant
 from edgectl.core.clock import CLOCK_SET_S
-from edgectl.core.errors import BundleError, EdgectlError, EngineError, StorageError
+from edgectl.core.errors import AdmissionError, BundleError, EdgectlError, EngineError, StorageError
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import ClearSlot, DesiredSlot, Failure, ReportedSlot
 from edgectl.engines.finalise.cache import forget_others
@@ -62,6 +64,7 @@ class SlotThread(ABC):
         self._stage: str | None = None
         self._pct: float | None = None
         self._note: Failure | None = None
+        self._memory = SlotMemory(slot, context.memory, context.store.blobs, context.pipelines.processes)
         self._rollback = EngineRollback(slot, context, lambda: self._stopping)
         # deployment, stage and progress are reported as they belong together
         self._view = threading.Lock()
@@ -154,6 +157,7 @@ class SlotThread(ABC):
             lighter={one.preference: one.why or "ready" for one in slot.active.lighter}
             if slot.active
             else {},
+            passed_over=dict(slot.active.passed_over) if slot.active else {},
             error=(d.error if d else None) or note,
         )
 
@@ -306,6 +310,8 @@ class SlotThread(ABC):
                 raise
             else:
                 event, error = DeploymentEvent.TIMEOUT, failure(e)
+        except AdmissionError as e:
+            event, error = DeploymentEvent.NO_MEMORY, failure(e)
         except EdgectlError as e:
             event = EVENT_OF[d.state](e)
             # what the hash refuses is never the release's fault
@@ -333,6 +339,8 @@ class SlotThread(ABC):
         self._note = None
         self._save(d.at(state, error), self._after)
         self._working = self._result = None
+        if state not in HOLDS_MEMORY:
+            self._memory.drop()
         if event is DeploymentEvent.HEALTHY:
             self._c.pipelines.commit(self.slot)
         # what came so far is there when the controller asks again

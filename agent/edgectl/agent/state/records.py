@@ -37,6 +37,8 @@ class Installed(Message):
     """What the device's configuration asked for when it was chosen."""
     lighter: tuple[LighterEngine, ...] = ()
     """One for each that it asked for then; one that has rotted since is missing."""
+    passed_over: tuple[tuple[str, str], ...] = ()
+    """Variants before it for which there was no memory then: ``profile/variant``, and the numbers."""
 
     @property
     def manifests(self) -> tuple[str, ...]:

@@ -154,6 +154,10 @@ class SupervisedStream:
         }
         return found if len(found) == len(self.config.slots) else None
 
+    def lacks_only(self, slot: str) -> bool:
+        """Whether it can start once this slot has an engine."""
+        return all(self.engine_of(other) is not None for other in self.config.slots.values() if other != slot)
+
     def stop(self) -> None:
         with self.changed:
             self._close_asked = True

@@ -197,6 +197,14 @@ class Supervisor:
         slot."""
         return all(stream.engines() is None for stream in self._using(slot))
 
+    def processes(self, slot: str) -> tuple[int, int]:
+        """How many worker processes would open an engine of this slot: those that run, and those that would start with
+        it because it is all that they lack."""
+        using = self._using(slot)
+        running = {stream.worker for stream in using if stream.worker.pid is not None}
+        ready = {stream.worker for stream in using if stream.lacks_only(slot)}
+        return len(running), len(ready - running)
+
     def states(self) -> dict[str, tuple[str, str | None]]:
         """Stream → (a word of :data:`edgectl.agent.streams.worker_states.SHOWN`; reason)."""
         return {name: stream.state for name, stream in self._streams.items()}

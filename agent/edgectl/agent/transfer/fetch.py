@@ -24,8 +24,10 @@ from edgectl.core.bundle import (
     LighterPreference,
     Manifest,
     Preference,
+    Unfit,
     Variant,
     select,
+    select_fitting,
     select_lighter,
 )
 from edgectl.core.errors import BundleError, StorageError
@@ -79,13 +81,14 @@ class Fetcher:
         progress: Callable[[FetchProgress], None],
         prefer: Preference | None = None,
         lighter: Collection[LighterPreference] = (),
+        unfit: Unfit = lambda variant: None,
     ) -> Fetched:
         """Fetch what this machine needs of a bundle; of several variants that fit, the one that has the
         ``prefer``. Those that are ``lighter`` come behind it, as far as there are any and they can be had.
 
-        An engine that came packed lies there decoded, too. Raises :class:`IntegrityError` (what arrives is
-        not what was signed), :class:`BundleError` (no variant fits, or the bundle is malformed),
-        :class:`StorageError` (no space), :class:`Cancelled`.
+        One that is ``unfit`` is passed over. An engine that came packed lies there decoded, too. Raises :class:`IntegrityError` (what arrives is
+        not what was signed), :class:`BundleError` (no variant runs here, or the bundle is malformed),
+        :class:`AdmissionError` (each that runs is unfit), :class:`StorageError` (no space), :class:`Cancelled`.
         """
         if index.size > MAX_INDEX_BYTES:
             raise BundleError(
@@ -110,9 +113,15 @@ class Fetcher:
             manifests = [_manifest(self.store, d) for d in candidates]
             download.get([m.config for m in manifests])
             variants = [Variant.open(self.store.blobs, d.digest) for d in candidates]
-            chosen = select(
-                variants, self.machine.facts, profile=self.profile, runtimes=runtimes, prefer=prefer
+            selected = select_fitting(
+                variants,
+                self.machine.facts,
+                profile=self.profile,
+                runtimes=runtimes,
+                prefer=prefer,
+                unfit=unfit,
             )
+            chosen = selected.variant
             fallback = self._fallback(variants)
             wanted = [chosen] if fallback is None or fallback.digest == chosen.digest else [chosen, fallback]
             self._get(download, wanted)
@@ -125,6 +134,7 @@ class Fetcher:
                 manifest=chosen.digest,
                 preference=prefer,
                 lighter=brought,
+                passed_over=tuple(selected.passed_over.items()),
             ),
             fallback=None
             if fallback is None

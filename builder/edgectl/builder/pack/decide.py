@@ -187,7 +187,12 @@ def _measured_again(config: VariantConfig, row: BenchRow | None) -> VariantConfi
     alone = next((c.ratio for c in row.contexts if c.context is Context.ALONE), None)
     ratio = config.measured.ratio_to_float if row.standing is None else alone
     update = {"fresh": row.fresh, "standing": row.standing, "ratio_to_float": ratio}
-    return config.model_copy(update={"measured": config.measured.model_copy(update=update)})
+    again: dict[str, object] = {"measured": config.measured.model_copy(update=update)}
+    if config.expected_rss_mb is not None:
+        again["expected_rss_mb"] = row.fresh.rss_mb
+    if config.batch == 1 and row.fresh.memory is not None:
+        again["memory"] = row.fresh.memory  # with a batch it is that of calls of many
+    return config.model_copy(update=again)
 
 
 def _layers(v: Variant, decision: Decision) -> list[tuple[str, bytes]]:

@@ -16,6 +16,7 @@ from typing import Any
 from edgectl.builder.pack.inspect import BundleInfo, VariantInfo
 from edgectl.builder.pack.report import CandidateReport, SearchReport
 from edgectl.builder.pack.svg import Bar, Dot, Interval, bars, ranges, scatter
+from edgectl.core.memory import MIB, EngineMemory
 
 __all__ = ["render"]
 
@@ -54,7 +55,8 @@ def render(info: BundleInfo) -> str:
         f"<p><code>{escape(info.digest)}</code></p></header>",
         _section(
             "Variants",
-            "In the order in which a device tries them. Adds: bytes that no variant above has; equal files are stored once.",
+            "In the order in which a device tries them. Adds: bytes that no variant above has; equal files are stored once. "
+            "Memory: what the engine adds to a process that opens it, at most.",
             _variants(info.variants),
         ),
         _causes(info.report),
@@ -105,6 +107,7 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
                 _number(m.get("p50_ms", "")),
                 _number(m.get("ratio_to_float", "")),
                 _number(v.accuracy.get("drop", "")),
+                _adds_mib(v.memory),
                 ", ".join(v.requires).replace("|", " or ") or "nothing",
             ]
         )
@@ -120,10 +123,20 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
             "#p50 ms",
             "#× float",
             "#drop",
+            "#memory MiB",
             "needs",
         ],
         rows,
     )
+
+
+def _adds_mib(memory: EngineMemory | None) -> str:
+    """Of the process at its peak, or of the GPU."""
+    if memory is None or (memory.peak_bytes is None and memory.device_bytes is None):
+        return "not known"
+    if memory.peak_bytes is None:
+        return f"GPU {(memory.device_bytes or 0) / MIB:.1f}"
+    return f"{memory.peak_bytes / MIB:.1f}"
 
 
 def _acceptance(variants: Sequence[VariantInfo]) -> str:
@@ -398,6 +411,7 @@ def _recipe(v: VariantInfo) -> str:
         ],
         ["accuracy", ", ".join(f"{k} {value:.4f}" for k, value in v.accuracy.items()) or "not judged"],
         ["measured", _measurement(v.measured) if v.measured else "not where it was built"],
+        ["memory", "not known" if v.memory is None else v.memory.told()],
         ["engine", f"{v.engine_bytes:,} bytes of {v.total_bytes:,}"],
         ["manifest", v.digest],
     ]

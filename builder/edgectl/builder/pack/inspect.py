@@ -29,6 +29,7 @@ from edgectl.core.bundle import (
     read_bounded,
 )
 from edgectl.core.errors import BundleError
+from edgectl.core.memory import EngineMemory
 
 __all__ = ["BundleInfo", "VariantInfo", "inspect_bundle", "read_acceptance"]
 
@@ -54,6 +55,8 @@ class VariantInfo:
     """The engine's part of that: 0 where a variant before it has the same file."""
     preferences: tuple[str, ...]
     expected_rss_mb: float | None
+    memory: EngineMemory | None
+    """What it adds to a process that opens it; None: not known."""
     precisions: dict[str, int]
     """Precision → number of weighted and quantized nodes (empty for a float variant)."""
     layers: tuple[LayerReport, ...]
@@ -123,6 +126,7 @@ def _variant(v: Variant, added: list[Descriptor]) -> VariantInfo:
         added_engine_bytes=sum(d.size for d in added if d.mediaType in (LAYER_ENGINE, LAYER_PACKED)),
         preferences=c.preferences,
         expected_rss_mb=c.expected_rss_mb,
+        memory=c.memory,
         precisions=dict(Counter(r.precision for r in layers)),
         layers=layers,
         recipe=c.recipe.model_dump(exclude_none=True),

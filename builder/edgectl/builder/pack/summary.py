@@ -10,6 +10,7 @@ from edgectl.builder.search.candidates import CandidateOutcome
 from edgectl.builder.search.reasons import Reason
 from edgectl.builder.variants.draft import VariantDraft
 from edgectl.core.measured import ContextRun, Standing
+from edgectl.core.memory import EngineMemory
 
 __all__ = ["BuildReport", "VariantSummary", "summary_of"]
 
@@ -32,6 +33,8 @@ class VariantSummary:
     contexts: tuple[ContextRun, ...] = ()
     """Each way in which a device runs it; empty where it was not measured here."""
     standing: Standing | None = None
+    memory: EngineMemory | None = None
+    """What it adds to a process that opens it; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -72,4 +75,5 @@ def summary_of(draft: VariantDraft) -> VariantSummary:
         draft.preferences,
         measured.fresh.contexts if measured and measured.fresh else (),
         measured.standing if measured else None,
+        draft.memory,
     )

@@ -114,6 +114,7 @@ def make_variant(
         measured=draft.measured,
         preferences=draft.preferences,
         expected_rss_mb=draft.measured.fresh.rss_mb if draft.measured and draft.measured.fresh else None,
+        memory=draft.memory,
         speed_only=identity.speed_only and draft.precision != "float32",
         fallback=draft.fallback,
         batch=draft.batch,

@@ -27,6 +27,7 @@ from edgectl.core.measured import BatchRun
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.engines.finalise.open import open_model
+from edgectl.engines.measure.processes import MeasuredEngine, measure_memory
 from edgectl.engines.timing import interleave, paired_ratio
 
 __all__ = ["MAX_BATCH", "open_batch", "parse_batches", "with_batches"]
@@ -137,8 +138,11 @@ def _batched(
     if best.pictures == 1 or best.high >= min(1.0, runs[0].low) or runs[0].low > _ALONE:
         return draft, f"no batch is faster a picture: {said}"
     at = f"{draft.profile}/{draft.variant}"
+    memory = measure_memory(
+        MeasuredEngine(model, draft.runtime, draft.session, [_stacked(feeds[: best.pictures])])
+    )
     return replace(
-        draft, model=model, batch=best.pictures
+        draft, model=model, batch=best.pictures, batch_memory=memory
     ), f"{at} takes up to {best.pictures} pictures a call: {said}"
 
 

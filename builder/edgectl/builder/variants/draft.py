@@ -21,6 +21,7 @@ from edgectl.core.bundle import (
     SessionSettings,
 )
 from edgectl.core.measured import Measured
+from edgectl.core.memory import EngineMemory
 from edgectl.core.task import ImageInput
 
 __all__ = ["VariantDraft", "float_layers", "recipe_as_received", "recipe_of"]
@@ -57,6 +58,23 @@ class VariantDraft:
     """Of an engine among :attr:`engine_layers` that was compiled here."""
     acceptance: Acceptance | None = None
     """What NVIDIA's compiler said of it; None where it was not asked."""
+    batch_memory: EngineMemory | None = None
+    """What the engine adds to a process with calls of :attr:`batch` pictures; None where it takes one."""
+
+    @property
+    def memory(self) -> EngineMemory | None:
+        """What the engine adds to a process that opens it: measured here, or by NVIDIA's compiler where it runs only on
+        the device. None where neither is known."""
+        if self.runtime in ("tensorrt", "tensorrt-rtx"):
+            a = self.acceptance
+            if a is None or not a.accepted or not a.engine_bytes:
+                return None
+            return EngineMemory(source="compiler", device_bytes=a.engine_bytes + a.activation_bytes)
+        fresh = self.measured.fresh if self.measured is not None else None
+        one = fresh.memory if fresh is not None else None
+        if self.batch_memory is None or one is None:
+            return self.batch_memory or one
+        return self.batch_memory.model_copy(update={"one_picture_bytes": one.resident_bytes})
 
 
 def recipe_as_received(model: QuantizedModel) -> Recipe:

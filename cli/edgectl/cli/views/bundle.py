@@ -24,6 +24,7 @@ from edgectl.core.bundle import (
     added_blobs,
 )
 from edgectl.core.measured import Context, Measured, Standing
+from edgectl.core.memory import MIB, EngineMemory
 
 if TYPE_CHECKING:
     from edgectl.builder.pack.report import SearchReport
@@ -78,7 +79,7 @@ def variants_table(bundle: Bundle) -> Table:
         ">p50 ms",
         ">× float alone",
         ">paced",
-        ">MiB",
+        ">adds MiB",
         "accuracy",
         "needs",
         title="variants",
@@ -102,7 +103,7 @@ def variants_table(bundle: Bundle) -> Table:
             f"{sum(d.size for d in v.manifest.layers):,}",
             f"{sum(d.size for d in added):,}",
             *_times(m),
-            "-" if c.expected_rss_mb is None else f"{c.expected_rss_mb:.0f}",
+            _adds_mib(c.memory),
             accuracy or "-",
             ", ".join(c.requires) or "nothing",
         )
@@ -146,6 +147,14 @@ def _times(m: Measured | None) -> tuple[str, str, str]:
     )
 
 
+def _adds_mib(memory: EngineMemory | None) -> str:
+    """What the engine adds to a process at its peak, or to the GPU."""
+    if memory is None:
+        return "-"
+    peak = "-" if memory.peak_bytes is None else f"{memory.peak_bytes / MIB:.0f}"
+    return peak if memory.device_bytes is None else f"{peak} + GPU {memory.device_bytes / MIB:.0f}"
+
+
 def _layers(rows: Sequence[LayerReport]) -> Table:
     t = table("layer", "op", "precision", ">scale", ">SQNR dB", "reason")
     for row in rows:
@@ -187,6 +196,7 @@ def _recipe(v: Variant, report: tuple[LayerReport, ...], added: list[Descriptor]
             "session",
             f"{s.threads} thread(s), computes in {s.precision_hint or 'the precision that it chooses'}",
         )
+    t.add_row("memory", "not known" if v.config.memory is None else v.config.memory.told())
     t.add_row("adds", _added(added, first=first))
     if r.plan != "none":
         t.add_row("plan", _PLANS[r.plan])

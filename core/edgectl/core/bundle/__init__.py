@@ -7,7 +7,14 @@
     variant = bundle.select(frozenset({"arch:x86_64"}), prefer="low-power")
 """
 
-from edgectl.core.bundle.choice import requirement_met, select, select_lighter
+from edgectl.core.bundle.choice import (
+    Selected,
+    Unfit,
+    requirement_met,
+    select,
+    select_fitting,
+    select_lighter,
+)
 from edgectl.core.bundle.layout import Bundle
 from edgectl.core.bundle.schema import (
     ANNOTATION_CHUNKS,
@@ -88,9 +95,11 @@ __all__ = [
     "Preference",
     "Recipe",
     "Runtime",
+    "Selected",
     "SessionSettings",
     "TensorSpec",
     "Tolerance",
+    "Unfit",
     "Unpacked",
     "Variant",
     "VariantConfig",
@@ -98,6 +107,7 @@ __all__ = [
     "read_bounded",
     "requirement_met",
     "select",
+    "select_fitting",
     "select_lighter",
     "verify_blob",
 ]

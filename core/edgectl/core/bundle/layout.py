@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgectl.core.bundle.choice import select
+from edgectl.core.bundle.choice import Selected, Unfit, select, select_fitting
 from edgectl.core.bundle.schema import MAX_INDEX_BYTES, Index, Preference
 from edgectl.core.bundle.variant import Variant, read_bounded
 from edgectl.core.errors import BundleError
@@ -69,3 +69,17 @@ class Bundle:
         """The best variant for a machine: the first, in the order of the index, that it meets (see
         :func:`select`)."""
         return select(self.variants, facts, profile=profile, runtimes=runtimes, prefer=prefer)
+
+    def select_fitting(
+        self,
+        facts: frozenset[str],
+        *,
+        profile: str | None = None,
+        runtimes: Iterable[str] = ("onnxruntime",),
+        prefer: Preference | None = None,
+        unfit: Unfit,
+    ) -> Selected:
+        """The same of those that are not ``unfit`` (see :func:`select_fitting`)."""
+        return select_fitting(
+            self.variants, facts, profile=profile, runtimes=runtimes, prefer=prefer, unfit=unfit
+        )

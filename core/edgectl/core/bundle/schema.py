@@ -8,6 +8,7 @@ from pydantic import Field
 
 from edgectl.core.licence import Licence
 from edgectl.core.measured import Measured
+from edgectl.core.memory import EngineMemory
 from edgectl.core.schema import Config, Digest, Message, Name
 from edgectl.core.task import TaskSpec
 
@@ -252,6 +253,9 @@ class VariantConfig(Config):
     expected_rss_mb: float | None = None
     """Resident memory (MiB) of a process that runs only this engine, where it was built; None where that
     was not measured."""
+    memory: EngineMemory | None = None
+    """What it adds to a process that opens it: a device sums it with what runs before it activates anything. None where
+    nobody knows (bundles from before, variants that were neither measured nor compiled where they were built)."""
     ahead: AheadOfTime | None = None
     """Of the layer :data:`LAYER_RTX`."""
     licence: Licence | None = None

@@ -14,7 +14,9 @@ from typing import Any
 
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import EdgectlError
-from edgectl.engines.child import answer, peak_rss_mb, run_child
+from edgectl.core.memory import EngineMemory
+from edgectl.engines.child import answer, run_child
+from edgectl.engines.resident import MemoryGrowth, memory_in, peak_rss_mb
 
 __all__ = ["WarmReport", "warm_up"]
 
@@ -30,6 +32,8 @@ class WarmReport:
     """None where ``runs`` were too few for it."""
     rss_mb: float | None = None
     """Largest resident memory of the child, interpreter and runtime included."""
+    memory: EngineMemory | None = None
+    """What the engine added to the child, on this very machine; None where the kernel does not tell."""
     runtime: str | None = None
     worst_cosine: float | None = None
     error: str | None = None
@@ -62,7 +66,9 @@ def warm_up(
         )
     except EdgectlError as e:
         return WarmReport(ok=False, error=e.message, code=e.code)
-    return WarmReport(**{k: reply.get(k) for k in WarmReport.__dataclass_fields__})  # type: ignore[arg-type]
+    grown = memory_in(reply)
+    figures = {k: reply.get(k) for k in WarmReport.__dataclass_fields__ if k != "memory"}
+    return WarmReport(**figures, memory=grown[0] if grown else None)  # type: ignore[arg-type]
 
 
 def _main(arguments: list[str]) -> dict[str, Any]:
@@ -81,16 +87,31 @@ def _main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--threads", type=int)
     a = parser.parse_args(arguments)
     variant = Variant.open(a.blobs, a.manifest)
+    grown, gpu_before = MemoryGrowth(), _gpu_free(variant)
     engine = open_engine(variant, threads=a.threads, cache=a.cache)
     golden = check_golden(engine, variant)
     times = bench(engine, [feeds for feeds, _ in read_golden(variant)], seconds=0.0, min_runs=a.runs)
+    gpu_after = _gpu_free(variant)
+    taken = None if gpu_before is None or gpu_after is None else max(0, gpu_before - gpu_after)
     return {
+        **grown.figures(),
+        "device_bytes": taken,
         "p50_ms": float(np.median(times)) if len(times) else None,
         "p90_ms": float(np.percentile(times, 90)) if len(times) >= 64 else None,
         "rss_mb": peak_rss_mb(),
         "runtime": engine.runtime,
         "worst_cosine": min(e.cosine for e in golden.outputs.values()),
     }
+
+
+def _gpu_free(variant: Variant) -> int | None:
+    """Bytes of the GPU that nobody has taken, for an engine that runs on one whose memory is its own."""
+    from edgectl.device_profiles.memory import gpu_bound
+
+    c = variant.config
+    on_gpu = c.runtime in ("tensorrt", "tensorrt-rtx") or c.session.provider == "cuda"
+    bound = gpu_bound() if on_gpu else None
+    return None if bound is None else bound.free
 
 
 if __name__ == "__main__":

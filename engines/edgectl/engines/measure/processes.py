@@ -28,9 +28,10 @@ import numpy as np
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import EngineError
 from edgectl.core.measured import Context, ContextRun, ProcessRun, Standing
+from edgectl.core.memory import EngineMemory
 from edgectl.core.tensors import read_npz, write_npz
 from edgectl.engines.base import Engine, Feeds
-from edgectl.engines.child import Conversation, converse, peak_rss_mb
+from edgectl.engines.child import Conversation, converse
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.measure.conditions import CpuTimes, evidence_of, read_cpu
 from edgectl.engines.measure.contexts import (
@@ -44,6 +45,8 @@ from edgectl.engines.measure.contexts import (
     spread,
     standing,
 )
+from edgectl.engines.measure.memory import median_memory
+from edgectl.engines.resident import MemoryGrowth, memory_in, peak_rss_mb
 from edgectl.engines.timing import Ratio, Samples, percentile
 
 __all__ = [
@@ -54,6 +57,7 @@ __all__ = [
     "compared",
     "evidence",
     "measure_in_processes",
+    "measure_memory",
     "next_frame",
     "read_feeds",
     "standing_of",
@@ -70,8 +74,10 @@ SECONDS = 1.0
 _PACED_BLOCK = 4
 _SHORT_S = 1e-3
 _FEEDS = 4
+_MEMORY_CALLS = 8
 _TIMEOUT_S = 120.0
 _MAX_FEED_BYTES = 1 << 30
+_MODULE = "edgectl.engines.measure.processes"
 _BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n for _ in range(100000): pass"
 
 
@@ -105,6 +111,8 @@ class ProcessTimes:
     """A run each: cores that computed for others while the contenders ran alone and paced."""
     steal: tuple[float | None, ...] = ()
     cores: int = 1
+    memory: tuple[EngineMemory, ...] = ()
+    """What the engine added, a process each; fewer where the kernel does not tell."""
 
     def of(self, context: Context) -> Samples:
         """The medians of the blocks."""
@@ -140,6 +148,20 @@ def measure_in_processes(
             for name, times in found.items():
                 total[name].append(times)
     return {name: _joined(parts) for name, parts in total.items()}
+
+
+def measure_memory(engine: MeasuredEngine, *, runs: int = 3) -> EngineMemory | None:
+    """What an engine that has feeds of its own adds to a process, as the median of ``runs`` new ones; None where the
+    kernel does not tell. Raises :class:`EngineError`."""
+    found: list[EngineMemory] = []
+    with tempfile.TemporaryDirectory(prefix="edgectl-memory-") as folder:
+        arguments = _files(Path(folder), {"engine": engine}, ())["engine"]
+        for _ in range(runs):
+            with Conversation(_MODULE, arguments, what="the engine in a process of its own") as child:
+                child.ask({"open": 1}, timeout_s=_TIMEOUT_S)
+                child.ask({"calls": _MEMORY_CALLS}, timeout_s=_TIMEOUT_S)
+                found += memory_in(child.ask({"memory": 1}, timeout_s=_TIMEOUT_S))
+    return median_memory(found)
 
 
 def evidence(reference: ProcessTimes) -> Load:
@@ -201,6 +223,7 @@ def summarise_processes(
         contexts=contexts,
         others=evidence(times).others,
         busy_because=because,
+        memory=median_memory(times.memory),
     )
 
 
@@ -273,9 +296,7 @@ def _one_run(
     failed: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         children = {
-            n: stack.enter_context(
-                Conversation("edgectl.engines.measure.processes", a, what=f"{n} in a process of its own")
-            )
+            n: stack.enter_context(Conversation(_MODULE, a, what=f"{n} in a process of its own"))
             for n, a in arguments.items()
         }
 
@@ -327,6 +348,7 @@ def _one_run(
             others=(seen.others,),
             steal=(seen.steal,),
             cores=seen.cores,
+            memory=memory_in(f),
         )
 
     return {n: ProcessTimes(failed=failed[n]) if n in failed else times(n) for n in found}, extent
@@ -370,6 +392,7 @@ def _joined(parts: Sequence[ProcessTimes]) -> ProcessTimes:
         others=tuple(x for p in parts for x in p.others),
         steal=tuple(x for p in parts for x in p.steal),
         cores=parts[0].cores,
+        memory=tuple(m for p in parts for m in p.memory),
     )
 
 
@@ -414,6 +437,7 @@ class _Child:
             SessionSettings.model_validate_json(settings),
         )
         self._feeds = read_feeds(Path(feeds))
+        self._grown = MemoryGrowth()
         if runtime == "openvino":
             import openvino  # noqa: F401  loading the library is not the engine's start; ONNX Runtime is there already
         self._engine: Engine | None = None
@@ -423,7 +447,7 @@ class _Child:
         if "open" in question:
             return self._open()
         if "memory" in question:
-            return {"rss_mb": peak_rss_mb()}
+            return {"rss_mb": peak_rss_mb(), **self._grown.figures()}
         if "cpu" in question:
             return {"cpu_s": time.process_time()}
         if "period_s" in question:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgectl.core.bundle import LIGHTER, Bundle, Preference, Variant, select_lighter
+from edgectl.core.bundle import LIGHTER, Bundle, Preference, Unfit, Variant, select_lighter
 from edgectl.core.errors import EdgectlError, StorageError, UsageError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import Frames, StreamStats
@@ -154,6 +154,7 @@ def run_streams(
     variants: Mapping[str, Variant] | None = None,
     parts: Mapping[str, Bundle] | None = None,
     prefer: Preference | None = None,
+    unfit: Unfit = lambda variant: None,
     patient: bool = False,
     trace: Path | None = None,
     stop: threading.Event | None = None,
@@ -166,13 +167,13 @@ def run_streams(
 
     ``on_event`` is called by one thread at a time; ``on_failure`` from this one, with the name of a stream, when that
     fails: the others may run for weeks. ``trace``: a file for what the threads did last, as a Chrome
-    trace. ``started`` hears of streams once they run. The rest is as for :func:`run_stream`. Raises :class:`EdgectlError` for what concerns all streams.
+    trace. ``started`` hears of streams once they run. Variants that are ``unfit`` are passed over. The rest is as for :func:`run_stream`. Raises :class:`EdgectlError` for what concerns all streams.
     """
     names = [s.name for s in streams]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"two streams are called {min(twice)!r}", hint="--source NAME=URI names a stream")
     engines = {part: PartVariant(v) for part, v in (variants or {}).items()} or part_variants(
-        bundles, facts or frozenset(), runtimes, prefer, parts
+        bundles, facts or frozenset(), runtimes, prefer, parts, unfit
     )
     configs = {one.name: one.config or parse_config(kind, None) for one in streams}
     check_places(configs, {one.name: one.out for one in streams})
@@ -322,12 +323,14 @@ def part_variants(
     runtimes: Sequence[str] = ("onnxruntime",),
     prefer: Preference | None = None,
     parts: Mapping[str, Bundle] | None = None,
+    unfit: Unfit = lambda variant: None,
 ) -> dict[str, PartVariant]:
-    """Part (detector, vad, keyword) → the variant of each bundle that fits this machine. ``parts``: bundles whose part
-    is named. Raises :class:`UsageError` for two bundles for one part."""
+    """Part (detector, vad, keyword) → the variant of each bundle that fits this machine; what is ``unfit`` is passed
+    over. ``parts``: bundles whose part is named. Raises :class:`UsageError` for two bundles for one part,
+    :class:`AdmissionError` where each that could run is unfit."""
     slots: dict[str, PartVariant] = {}
     for named, bundle in [*((None, bundle) for bundle in bundles), *(parts or {}).items()]:
-        variant = bundle.select(facts, runtimes=runtimes, prefer=prefer)
+        variant = bundle.select_fitting(facts, runtimes=runtimes, prefer=prefer, unfit=unfit).variant
         part = part_of(variant) if named is None else named
         if part in slots:
             raise UsageError(

@@ -1,0 +1,49 @@
+"""What the slots of this device may take of its memory: one gate for all of them, so that two that are deployed at the
+same time do not count on the same bytes. What fits is decided in :mod:`edgectl.device_profiles.admission`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from edgectl.core.memory import MIB
+from edgectl.device_profiles.admission import RESERVE_MB, Admission, Demand, MemoryRoom, admit
+
+__all__ = ["MemoryGate"]
+
+
+class MemoryGate:
+    """Thread-safe. ``room`` reads what is free, with the GPU's if that is asked for; as it is, nothing is known and
+    nothing refused."""
+
+    def __init__(
+        self, room: Callable[[bool], MemoryRoom] = lambda gpu: MemoryRoom(), reserve_mb: int = RESERVE_MB
+    ) -> None:
+        self._room = room
+        self._reserve = reserve_mb * MIB
+        self._lock = threading.Lock()
+        self._promised: dict[str, Demand] = {}
+
+    def look(self, slot: str, demand: Demand) -> Admission:
+        """Whether it fits now; nothing is promised."""
+        with self._lock:
+            return self._judge(slot, demand)
+
+    def claim(self, slot: str, demand: Demand) -> Admission:
+        """The same; unless it is refused it is promised to the slot, in place of what was, until :meth:`drop`."""
+        with self._lock:
+            found = self._judge(slot, demand)
+            if found.fits is False:
+                self._promised.pop(slot, None)
+            else:
+                self._promised[slot] = demand
+            return found
+
+    def drop(self, slot: str) -> None:
+        """The slot has taken what it was promised, so that it shows in what is free; or does not want it any more."""
+        with self._lock:
+            self._promised.pop(slot, None)
+
+    def _judge(self, slot: str, demand: Demand) -> Admission:
+        others = [d for name, d in self._promised.items() if name != slot]
+        return admit(demand, self._room(demand.device is not None), self._reserve, others)
