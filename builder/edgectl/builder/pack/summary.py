@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgectl.builder.compress.run import CompressionReport
+from edgectl.builder.judge.labelled import LabelledFigures
 from edgectl.builder.search.candidates import CandidateOutcome
 from edgectl.builder.search.reasons import Reason
 from edgectl.builder.variants.draft import VariantDraft
@@ -32,6 +33,8 @@ class VariantSummary:
     contexts: tuple[ContextRun, ...] = ()
     """Each way in which a device runs it; empty where it was not measured here."""
     standing: Standing | None = None
+    accuracy: dict[str, float] = field(default_factory=dict)
+    """The figures behind the drop, and its 95 % interval; by labels, float's own beside them (``float_ap50``)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class BuildReport:
     one does."""
     left_out: tuple[str, ...] = ()
     """What was not done for want of time."""
+    labels: LabelledFigures | None = None
+    """What judged, where there were labels."""
 
 
 def summary_of(draft: VariantDraft) -> VariantSummary:
@@ -70,4 +75,5 @@ def summary_of(draft: VariantDraft) -> VariantSummary:
         draft.preferences,
         measured.fresh.contexts if measured and measured.fresh else (),
         measured.standing if measured else None,
+        {} if draft.accuracy is None else draft.accuracy.figures,
     )
