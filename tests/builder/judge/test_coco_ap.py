@@ -84,11 +84,10 @@ def random_boxes(rng: np.random.Generator) -> tuple[tuple[list, list, list], Non
     return (found, wanted, crowd), None
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_it_is_what_cocos_own_evaluation_says(seed: int) -> None:
     coco = pytest.importorskip("pycocotools.coco")
-    from pycocotools.cocoeval import COCOeval
-
+    evaluate = pytest.importorskip("pycocotools.cocoeval").COCOeval
     rng = np.random.default_rng(seed)
     pictures: list[dict[int, ClassMatch]] = []
     truth: list[dict] = []
@@ -130,7 +129,7 @@ def test_it_is_what_cocos_own_evaluation_says(seed: int) -> None:
             "categories": [{"id": c} for c in range(3)],
         }
         labels.createIndex()
-        evaluation = COCOeval(labels, labels.loadRes(results), "bbox")
+        evaluation = evaluate(labels, labels.loadRes(results), "bbox")
         evaluation.params.useCats = 1
         evaluation.evaluate()
         evaluation.accumulate()

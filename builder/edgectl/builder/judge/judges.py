@@ -58,6 +58,11 @@ class Judges:
         )
 
     @cached_property
+    def reference(self) -> bytes:
+        """The float model, as a file."""
+        return bytes(self._reference.SerializeToString(deterministic=True))
+
+    @cached_property
     def labels(self) -> FloatByLabels | None:
         """Float's own figures by the labels; None where there are none.
 

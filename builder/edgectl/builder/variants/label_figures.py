@@ -9,7 +9,7 @@ from dataclasses import replace
 from edgectl.builder.ingest.pixels import PixelFed
 from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.judge.accuracy import Accuracy
-from edgectl.builder.judge.labelled import FloatByLabels, LabelledJudge
+from edgectl.builder.judge.labelled import LabelledJudge
 from edgectl.builder.variants.draft import VariantDraft
 from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import Runtime
@@ -38,14 +38,15 @@ def with_label_figures(
             continue
         if (key := (d.model, d.runtime)) not in known:
             trial.monitor.tell("labels", 0.9, f"{d.variant} by the labels")
-            known[key] = _judged(d, model, labels, judge)
+            if key == (trial.judges.reference, "onnxruntime"):
+                known[key] = labels.accuracy
+            else:
+                known[key] = _judged(d, model, judge)
         found.append(replace(d, accuracy=known[key]))
     return found
 
 
-def _judged(d: VariantDraft, model: QuantizedModel, labels: FloatByLabels, judge: LabelledJudge) -> Accuracy:
-    if d.model == model.source.onnx_bytes and d.runtime == "onnxruntime" and labels.task == model.source.task:
-        return labels.accuracy
+def _judged(d: VariantDraft, model: QuantizedModel, judge: LabelledJudge) -> Accuracy:
     engine = open_model(d.model, d.session, runtime=d.runtime)
     spec = model.source.task.input
     if d.picture is not None and isinstance(spec, ImageInput):
