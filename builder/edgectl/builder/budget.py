@@ -66,6 +66,10 @@ class Budget:
         self._left_out.append(what)
         return True
 
+    def leave_out(self, what: str) -> None:
+        """Remember what was not done, by a rule of somebody else's."""
+        self._left_out.append(what)
+
     def extend(self, seconds: float) -> None:
         """Time that the user allowed for something else (training) does not count."""
         self.seconds += seconds

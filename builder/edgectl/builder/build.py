@@ -26,11 +26,12 @@ from edgectl.builder.compress.model import (
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, training
 from edgectl.builder.ingest.licence import licence_given
-from edgectl.builder.ingest.model import ingest_model, ingest_samples, with_background
+from edgectl.builder.ingest.model import Validation, ingest_model, ingest_samples, with_background
 from edgectl.builder.int8.model import QuantizedModel, calibrate_model, quantize_families
 from edgectl.builder.int8.previous_release import PreviousRelease, read_previous_release
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.judge.judges import Judges
+from edgectl.builder.judge.labelled import LabelledFigures
 from edgectl.builder.monitor import BuildMonitor, BuildProgress
 from edgectl.builder.pack.package import check_target, write_bundle
 from edgectl.builder.pack.report import report_of
@@ -44,6 +45,7 @@ from edgectl.builder.variants.batched import with_batches
 from edgectl.builder.variants.choose import choose_variants, families_of
 from edgectl.builder.variants.draft import VariantDraft
 from edgectl.builder.variants.float_first import reasons_for_float
+from edgectl.builder.variants.label_figures import with_label_figures
 from edgectl.builder.variants.near_floats import update_notes, with_near_floats
 from edgectl.builder.variants.smaller_input import (
     SmallerInput,
@@ -75,7 +77,7 @@ class _BuildRequest:
     task: TaskSpec | None
     """None: it is guessed from the model."""
     calibration: str | None
-    validation: str | None
+    validation: Validation
     out: Path
     name: str
     version: str
@@ -107,6 +109,8 @@ def build_bundle(
     calibration: str | Path | None = None,
     out: Path | str | None = None,
     validation: str | Path | None = None,
+    validation_images: str | Path | None = None,
+    known_labels_only: bool = False,
     max_drop: float = 0.01,
     minutes: float = 5.0,
     name: str | None = None,
@@ -129,6 +133,10 @@ def build_bundle(
     ``profiles``: names or files, in one string separated by commas. ``task``: a name, a TOML file or the task
     itself; None: guessed from the model (:mod:`edgectl.builder.ingest.guess_task`). ``out``: default ``out/NAME``. What is measured is kept beside it in ``OUT.tuning.jsonl`` until
     the bundle is whole: the same build, started again after it was killed, goes on from there.
+
+    ``validation``: data to confirm the accuracy on, or labels, which then decide
+    (:mod:`edgectl.builder.truth`). ``validation_images``: where the pictures lie that they name, if not beside them;
+    ``known_labels_only``: classes that the model does not have are left out.
 
     ``max_drop``: largest loss of the task's metric against float (0.01 = one point). ``minutes``: for the
     whole build, all profiles together (training that was asked for comes on top); what is left out for it is
@@ -169,7 +177,11 @@ def build_bundle(
             loaded,
             load_task(task) if isinstance(task, str | Path) else task,
             None if calibration is None else str(calibration),
-            None if validation is None else str(validation),
+            Validation(
+                None if validation is None else str(validation),
+                None if validation_images is None else Path(validation_images),
+                known_labels_only,
+            ),
             target,
             release,
             version,
@@ -200,15 +212,20 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
     if request.smaller is not None:
         check_takes_picture(ingested.task, ingested.inputs)
     with _workplace(request.out) as (folder, tuning):
-        samples = ingest_samples(
+        read = ingest_samples(
             ingested, monitor, folder, calibration=request.calibration, validation=request.validation
         )
+        samples = read.slices
         ingested = with_background(ingested, samples, monitor)
+        judges = Judges(ingested.task, samples, ingested.graph, monitor, labelled=read.labelled)
+        # raises before the long work if float itself knows nothing of the labels
+        labels = None if judges.labels is None else judges.labels.about
         compressed = compress_model(ingested, request.compression, samples, request.max_drop, monitor)
-        calibrated = calibrate_model(compressed.model, samples, request.max_drop, monitor)
+        calibrated = calibrate_model(
+            compressed.model, samples, request.max_drop, monitor, labelled=labels is not None
+        )
         if calibrated.not_quantizable is not None:
             monitor.note(why_not_quantizable(calibrated.not_quantizable).sentence)
-        judges = Judges(ingested.task, samples, compressed.original, monitor)
         lost_before = (
             confirm_compression(compressed.model, judges, request.max_drop, calibrated.limit)
             if compressed.report.steps
@@ -228,7 +245,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         if request.smaller is not None and not budget.over(PACK, "variants of a smaller picture"):
             contents += _smaller(request, request.smaller, model, trial, contents[0].drafts)
         contents = [_as_shipped(c, lost_before) for c in contents]
-        digest = _pack(request, contents, compressed.report, monitor)
+        digest = _pack(request, contents, compressed.report, labels, monitor)
     _closing_notes(request, contents, monitor)
     return BuildReport(
         digest=digest,
@@ -244,6 +261,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         causes={key: why for c in contents for key, why in c.reasons.items()},
         left_out=budget.left_out,
         licence=request.licence or ingested.licence,
+        labels=labels,
     )
 
 
@@ -258,6 +276,7 @@ def _full_size(request: _BuildRequest, model: QuantizedModel, trial: Trial) -> _
     if max(request.batches) > 1:
         feeds = [s.feeds for s in model.samples.confirmation]
         drafts = with_batches(drafts, request.batches, model.source.task, feeds, trial.monitor)
+    drafts = with_label_figures(drafts, model, trial)
     return _Content(model, drafts, chosen.choices, reasons)
 
 
@@ -302,13 +321,14 @@ def _pack(
     request: _BuildRequest,
     contents: Sequence[_Content],
     compression: CompressionReport,
+    labels: LabelledFigures | None,
     monitor: BuildMonitor,
 ) -> str:
     """Record golden outputs and write the bundle; its digest."""
     monitor.tell("pack", 0.92, "recording golden outputs")
     choices = {key: choice for c in contents for key, choice in c.choices.items()}
     reasons = {key: why for c in contents for key, why in c.reasons.items()}
-    report = report_of(choices, compression.steps, reasons, monitor.budget.left_out)
+    report = report_of(choices, compression.steps, reasons, monitor.budget.left_out, labels)
     layer = (LAYER_REPORT, report.model_dump_json(exclude_none=True).encode())
     variants = [
         make_variant(

@@ -36,8 +36,20 @@ def build(
     ] = None,
     validation: Annotated[
         str | None,
-        typer.Option(help="Data to confirm the accuracy on; default: a slice of the calibration data."),
+        typer.Option(
+            help="Labels to judge by (COCO JSON, a YOLO data set, class folders, texts), or data to confirm the accuracy on; default: a slice of the calibration data."
+        ),
     ] = None,
+    validation_images: Annotated[
+        Path | None,
+        typer.Option(
+            "--validation-images", help="Where the pictures lie that the labels name, if not beside them."
+        ),
+    ] = None,
+    known_labels_only: Annotated[
+        bool,
+        typer.Option("--known-labels-only", help="Leave labels out whose classes the model does not have."),
+    ] = False,
     max_drop: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="Accuracy that may be lost, from 0 to 1, in the task's metric."),
@@ -154,6 +166,8 @@ def build(
             task=task,
             calibration=calibration,
             validation=validation,
+            validation_images=validation_images,
+            known_labels_only=known_labels_only,
             max_drop=max_drop,
             minutes=minutes,
             name=name,

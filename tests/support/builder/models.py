@@ -35,7 +35,7 @@ def quantized_model(
     """The same ``samples`` in all three slices."""
     source = IngestedModel(graph, (), task or TaskSpec(name="t", input=TensorInput()))
     slices = Slices(samples, samples, samples, "sha256:" + "0" * 64, random=random)
-    return QuantizedModel(source, slices, 0.01, table, not_quantizable, families or {}, {})
+    return QuantizedModel(source, slices, 0.01, table, not_quantizable, families=families or {})
 
 
 def trial_of(model: QuantizedModel, machine: Machine | None = None) -> Trial:

@@ -15,6 +15,7 @@ from edgectl.builder.ingest.bind_size import bind_size
 from edgectl.builder.ingest.canonical import canonical, float16_as_received
 from edgectl.builder.ingest.fit_task import fit_background, fit_input
 from edgectl.builder.ingest.guess_task import guess_task
+from edgectl.builder.ingest.labelled_samples import LabelledSamples
 from edgectl.builder.ingest.licence import licence_of
 from edgectl.builder.ingest.read import read_model
 from edgectl.builder.ingest.samples import (
@@ -29,15 +30,43 @@ from edgectl.builder.ingest.source_precision import source_precision
 from edgectl.builder.ingest.split import split_post
 from edgectl.builder.monitor import BuildMonitor
 from edgectl.builder.passes.shapes import Shape
+from edgectl.builder.truth.layouts import read_labels
 from edgectl.core.bundle import Precision, SessionSettings, TensorSpec
-from edgectl.core.errors import DataError, EngineError
+from edgectl.core.errors import DataError, EngineError, UsageError
 from edgectl.core.files import file_digest
 from edgectl.core.task import TaskSpec
 from edgectl.core.uri import redact
 from edgectl.engines.base import Engine
 from edgectl.engines.finalise.open import open_model
 
-__all__ = ["IngestedModel", "ingest_model", "ingest_samples", "with_background"]
+__all__ = [
+    "IngestedModel",
+    "IngestedSamples",
+    "Validation",
+    "ingest_model",
+    "ingest_samples",
+    "with_background",
+]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What ``--validation`` and its companions say."""
+
+    uri: str | None = None
+    pictures: Path | None = None
+    """The folder of the pictures that the labels name; None: found beside them."""
+    known_labels_only: bool = False
+    """Classes that the model does not have are left out."""
+
+
+@dataclass(frozen=True)
+class IngestedSamples:
+    """``labelled``: None where nobody labelled anything."""
+
+    slices: Slices
+    labelled: LabelledSamples | None = None
+
 
 _GLANCED_AT = 8  # samples that tell a background class
 
@@ -106,10 +135,17 @@ def ingest_samples(
     folder: Path,
     *,
     calibration: str | None,
-    validation: str | None,
-) -> Slices:
+    validation: Validation,
+) -> IngestedSamples:
     """Samples to calibrate, search and confirm with, in files of ``folder``; noise where ``calibration`` is
-    None. Raises :class:`DataError`, :class:`SourceError` or :class:`UsageError`."""
+    None. Raises :class:`DataError`, :class:`SourceError` or :class:`UsageError`; for labels that are wrong or do not
+    match before anything else is read."""
+    held_out, labelled = _validation(model, validation)
+    if labelled is not None and calibration is None:
+        raise UsageError(
+            "labels judge what was calibrated with real data",
+            hint="give --calibration pictures that are not among the labelled ones",
+        )
     engine = open_model(model.graph.SerializeToString(), SessionSettings())
 
     def read(uri: str, what: str) -> SampleStore:
@@ -128,11 +164,26 @@ def ingest_samples(
         if calibration is None:
             noise = random_samples(model.task, model.inputs, folder)
             _check_takes_noise(engine, model.inputs, noise)
-            return slice_samples(noise, None, random=True)
-        held_out = read(validation, "validation") if validation is not None else None
-        return slice_samples(read(calibration, "calibration"), held_out)
+            return IngestedSamples(slice_samples(noise, None, random=True))
+        confirming = None if held_out is None else read(held_out, "validation")
+        return IngestedSamples(slice_samples(read(calibration, "calibration"), confirming), labelled)
     finally:
         engine.close()
+
+
+def _validation(model: IngestedModel, given: Validation) -> tuple[str | None, LabelledSamples | None]:
+    """Data without labels, or labelled samples."""
+    if given.uri is None:
+        if given.pictures is not None or given.known_labels_only:
+            raise UsageError(
+                "--validation-images and --known-labels-only say more of --validation, which is not there",
+                hint="give --validation labels",
+            )
+        return None, None
+    labelled = read_labels(given.uri, model.task, pictures=given.pictures, known_only=given.known_labels_only)
+    if labelled is None:
+        return given.uri, None
+    return None, LabelledSamples(labelled, model.task, model.inputs)
 
 
 def with_background(model: IngestedModel, samples: Slices, monitor: BuildMonitor) -> IngestedModel:

@@ -34,6 +34,7 @@ __all__ = [
     "Sample",
     "SampleStore",
     "Slices",
+    "check_feeds",
     "collect",
     "npz_shapes",
     "random_samples",
@@ -131,6 +132,11 @@ class Slices:
     digest: str
     random: bool = False
 
+    @property
+    def seen(self) -> tuple[Sequence[Sample], ...]:
+        """What scales were fitted on, and what candidates were chosen on."""
+        return self.calibration, self.search
+
 
 @dataclass(frozen=True)
 class _View(Sequence[Sample]):
@@ -178,7 +184,7 @@ def collect(
             hint="give an .npz with one array per input, samples along axis 0",
         )
     for n, sample in enumerate(source, 1):
-        _check(n, sample.feeds, inputs)
+        check_feeds(n, sample.feeds, inputs)
         store.add(sample.feeds, sample.meta)
         if progress is not None:
             progress(len(store))
@@ -245,7 +251,8 @@ def _noise(spec: TensorSpec, task: TaskSpec, rng: np.random.Generator) -> NDArra
     return np.asarray(rng.integers(0, 2 if dtype.kind == "b" else 127, spec.shape), dtype)
 
 
-def _check(n: int, feeds: Feeds, inputs: tuple[TensorSpec, ...]) -> None:
+def check_feeds(n: int, feeds: Feeds, inputs: tuple[TensorSpec, ...]) -> None:
+    """Raises :class:`DataError` for a sample that is not what the model takes, or is not finite."""
     for spec in inputs:
         array = feeds.get(spec.name)
         if array is None or array.shape != spec.shape or array.dtype != spec.dtype:

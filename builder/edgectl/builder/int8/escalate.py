@@ -163,6 +163,7 @@ def escalate(
     judge: Judge,
     *,
     max_drop: float,
+    guide: float | None = None,
     timed: bool,
     tell: Tell,
     also: Sequence[Family] = (),
@@ -172,7 +173,8 @@ def escalate(
     """The graphs of ``family`` that hold the budget on the judge's slice; if none does, none is in
     ``recipes``.
 
-    ``judged`` then has the best that was reached. ``timed``: the family's kernels are this machine's, so that
+    ``judged`` then has the best that was reached. ``guide``: what may be lost for a candidate, where something finer than
+    the judge decides afterwards; remedies go on until ``max_drop`` holds all the same. ``timed``: the family's kernels are this machine's, so that
     what a part gains can be measured. ``also``: families of other runtimes of the same machine; their whole
     graph is a candidate, too, where that of ``family`` or a variation of it holds. ``tune`` trains the whole
     graph in int8, if that loses anything, and is kept if it loses less then. When the time of ``budget`` is
@@ -200,7 +202,10 @@ def escalate(
         q = quantize(basis.model, basis.table, family, exclude=exclude, chains=chains, ranges=basis.ranges)
         return adopt(q, independent())
 
-    def attempt(name: str, written: Callable[[], Quantized]) -> bool:
+    within = max_drop if guide is None else guide
+    held: set[str] = set()
+
+    def attempt(name: str, written: Callable[[], Quantized], within: float = within) -> bool:
         if judged and time.over(QUANTIZE, name):
             return False
         tell(name)
@@ -208,10 +213,12 @@ def escalate(
         if not any(r.precision == "int8" and r.op in WEIGHTED for r in q.layers):
             return False
         lint.check(q.model, q.family)
-        judged[name] = judge_graph(q.model, judge, max_drop, f"the {family.name} graph ({name})")
-        if affordable(judged[name], max_drop):
+        judged[name] = judge_graph(q.model, judge, within, f"the {family.name} graph ({name})")
+        if affordable(judged[name], within):
             made[name] = q
-        return name in made
+        if affordable(judged[name], max_drop):
+            held.add(name)
+        return name in held
 
     fits = attempt("full", lambda: full)
     # weights refitted to few samples may be the worse ones
@@ -226,6 +233,7 @@ def escalate(
         if "full-tuned" in judged:
             worse = max(("full-tuned", "full"), key=lambda name: judged[name].drop)
             made.pop(worse, None)
+            held.discard(worse)
             full = tuned if worse == "full" else full
     runs: list[LayerRun] = []
     if fits or len(names) <= _SMALL:
@@ -244,15 +252,15 @@ def escalate(
             except ModelError as e:
                 # a runtime without that operator has the other candidates
                 notes.append(f"{form} was left out: {e.message}")
-    if not made and "full" in judged and not time.over(QUANTIZE, "parts kept float"):
+    if not held and "full" in judged and not time.over(QUANTIZE, "parts kept float"):
         runs = rank_runs(basis.model, alike, spread(samples, _PROXY_SAMPLES), timed=timed)
 
         def holds(kept: Collection[int]) -> bool:
             nodes = [n for i in kept for n in runs[i].nodes]
-            return attempt(f"keep-{len(nodes)}", lambda: alike(nodes))
+            return attempt(f"keep-{len(nodes)}", lambda: alike(nodes), max_drop)
 
         kept = fewest_float_runs(holds, _most(runs), [r.work for r in runs])
-        for name in list(made)[1:-1]:
+        for name in [n for n in made if n.startswith("keep-")][1:-1]:
             # the first has most float, the last least: what lies between is judged and measured for nothing
             del made[name]
         if kept is not None:
@@ -260,6 +268,7 @@ def escalate(
             attempt(
                 f"keep-{len(nodes)}-rebuilt",
                 lambda: _reconstructed(basis, family, samples, exclude=nodes, time=time),
+                max_drop,
             )
     return FamilyGraphs(
         _explained(made, runs), judged, tuple(runs), tuple(notes), dict(full.placement.reasons)

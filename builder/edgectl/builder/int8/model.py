@@ -27,6 +27,9 @@ FineTuning = Callable[[Family, QuantizationBasis], FineTune]
 """How int8 graphs of a family are trained."""
 
 
+_GUIDE = 4.0
+
+
 @dataclass(frozen=True)
 class CalibratedModel:
     """``table``: None where nothing is quantized; ``not_quantizable`` says why."""
@@ -37,11 +40,19 @@ class CalibratedModel:
     """What a variant may lose of the task's metric."""
     table: CalibrationTable | None
     not_quantizable: NotQuantizable | None = None
+    labelled: bool = False
+    """Whether labels decide about the budget. What float answers then only guides the search."""
 
     @property
     def limit(self) -> float:
         """``max_drop``, but noise has no accuracy to lose."""
         return 1.0 if self.samples.random else self.max_drop
+
+    @property
+    def guide(self) -> float:
+        """What a candidate may lose on the search slice: more than :attr:`limit` where labels decide, which forgive
+        what float answers otherwise without being more right."""
+        return min(1.0, _GUIDE * self.limit) if self.labelled else self.limit
 
 
 @dataclass(frozen=True)
@@ -73,13 +84,18 @@ class QuantizedModel(CalibratedModel):
 
 
 def calibrate_model(
-    model: IngestedModel, samples: Slices, max_drop: float, monitor: BuildMonitor
+    model: IngestedModel,
+    samples: Slices,
+    max_drop: float,
+    monitor: BuildMonitor,
+    *,
+    labelled: bool = False,
 ) -> CalibratedModel:
     """Run the calibration samples once. A graph that is already quantized, or has nothing to quantize, is
-    not calibrated."""
+    not calibrated. ``labelled``: labels will decide about the budget."""
     obstacle = obstacle_to_int8(model.graph)
     if obstacle is not None:
-        return CalibratedModel(model, samples, max_drop, None, obstacle)
+        return CalibratedModel(model, samples, max_drop, None, obstacle, labelled)
     total = len(samples.calibration)
 
     def feeds() -> Iterator[Feeds]:
@@ -96,7 +112,7 @@ def calibrate_model(
         data_digest=samples.digest,
         progress=lambda n: monitor.tell("calibrate", 0.05 + 0.1 * n / total, f"{n}/{total} samples"),
     )
-    return CalibratedModel(model, samples, max_drop, table)
+    return CalibratedModel(model, samples, max_drop, table, labelled=labelled)
 
 
 def quantize_families(
@@ -144,6 +160,7 @@ def quantize_families(
             samples,
             judges.search,
             max_drop=calibrated.limit,
+            guide=calibrated.guide,
             timed=name == host_family(machine),
             tell=tell,
             also=also,
@@ -170,6 +187,7 @@ def quantize_families(
         calibrated.max_drop,
         table,
         calibrated.not_quantizable,
+        calibrated.labelled,
         found,
         bases,
     )

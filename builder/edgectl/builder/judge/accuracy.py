@@ -61,6 +61,9 @@ class Accuracy:
     has for a candidate that was certainly out). ``units``: of ``top1``, how many samples float is sure of:
     each answered otherwise is a drop of 1/units. ``objects``: of ``detection``, how many it is sure of (AP is
     no count: false boxes and the order of scores take part). 0 for other metrics.
+
+    ``labelled``: judged by labels that people made (:mod:`edgectl.builder.judge.labelled`): ``drop`` is float's figure
+    minus its own, ``values`` has both (``ap50``, ``float_ap50`` …), ``low`` may be below 0.
     """
 
     drop: float
@@ -70,6 +73,20 @@ class Accuracy:
     samples: int = 0
     units: int = 0
     objects: int = 0
+    labelled: bool = False
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All of it by name, as a bundle carries it."""
+        counted = {"objects": float(self.objects)} if self.labelled else {}
+        return {
+            "drop": self.drop,
+            "drop_low": self.low,
+            "drop_high": self.high,
+            "samples": self.samples,
+            **counted,
+            **self.values,
+        }
 
 
 class Judge:

@@ -18,9 +18,13 @@ from edgectl.builder.judge.accuracy import Accuracy
 __all__ = [
     "BudgetVerdict",
     "affordable",
+    "broken_budget",
     "budget_verdict",
     "changed_answers",
+    "explain_labels",
     "explain_unknown",
+    "labels_needed",
+    "labels_tell",
     "pooled",
     "samples_in_all",
     "samples_needed",
@@ -53,9 +57,12 @@ def changed_answers(a: Accuracy) -> int:
 
 
 def budget_verdict(a: Accuracy, budget: float) -> BudgetVerdict:
-    """What a drop says about a budget. A metric that is no count (cosine, AP) always tells."""
+    """What a drop says about a budget. A metric that is no count (cosine, AP) always tells; a loss by labels is one if
+    its interval tells it from none."""
     if a.drop <= budget:
         return BudgetVerdict.HELD
+    if a.labelled:
+        return BudgetVerdict.OVER if a.low > 0 else BudgetVerdict.UNDECIDED
     if a.units == 0 or a.units >= samples_needed(budget) or budget <= 0:
         return BudgetVerdict.OVER
     return (
@@ -73,9 +80,57 @@ def affordable(a: Accuracy, budget: float) -> bool:
 def too_few(a: Accuracy, budget: float) -> bool:
     """Of a drop that is over the budget: whether more samples may say otherwise. One answer decides, or
     float is sure of few objects and the interval reaches down to the budget."""
+    if a.labelled:
+        return not labels_tell(a, budget)
     return (a.units > 0 and changed_answers(a) <= 1) or (
         0 < a.objects < samples_needed(budget) and a.low <= budget
     )
+
+
+def labels_tell(a: Accuracy, budget: float) -> bool:
+    """Whether the interval of a drop by labels lies on one side of the budget."""
+    return a.high <= budget or a.low > budget
+
+
+def labels_needed(a: Accuracy, budget: float) -> int:
+    """How many labelled pictures would tell a loss of ``budget`` from none, by how much these spread: to two digits."""
+    if budget <= 0:
+        return a.samples
+    half = (a.high - a.low) / 2
+    n = max(samples_needed(budget), math.ceil(a.samples * (half / budget) ** 2), a.samples + 1)
+    step = math.pow(10, max(0, len(str(n)) - 2))
+    return int(math.ceil(n / step) * step)
+
+
+def explain_labels(what: str, a: Accuracy, budget: float) -> str:
+    """The sentence for labels that cannot tell."""
+    return (
+        f"{what} loses {a.drop:.4f} by the labels, 95 % interval {a.low:.4f} … {a.high:.4f}: {a.samples} labelled pictures "
+        f"cannot tell {budget:g} from 0; about {labels_needed(a, budget)} would"
+    )
+
+
+def broken_budget(
+    searched: Accuracy | None, confirmed: Accuracy, budget: float
+) -> tuple[str, Accuracy] | None:
+    """Whose verdict is that a candidate does not hold the budget, in words, and that verdict; None if it holds.
+
+    Without labels: the confirmation slice, or both slices taken together. With labels these decide where they can; where
+    their interval holds the budget on both sides, what float answers decides, which tells smaller losses: on the
+    search slice the candidate must hold the budget, too, and by the labels it may not be surely worse than float.
+    """
+    if confirmed.labelled:
+        if confirmed.high <= budget:
+            return None
+        if not affordable(confirmed, budget):
+            return "labels", confirmed
+        if searched is not None and not affordable(searched, budget):
+            return "labels cannot tell, and against float's answers", searched
+        return None
+    slices = [("confirmation slice", confirmed)]
+    if searched is not None:
+        slices.append(("search and confirmation slice together", pooled(searched, confirmed)))
+    return next(((name, a) for name, a in slices if not affordable(a, budget)), None)
 
 
 def pooled(a: Accuracy, b: Accuracy) -> Accuracy:

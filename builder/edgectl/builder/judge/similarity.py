@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,14 @@ from edgectl.pipelines.video.decode.base import Detections
 from edgectl.pipelines.video.keypoints import COCO_NAMES, Keypoints
 from edgectl.pipelines.video.masks import InstanceMasks
 
-__all__ = ["mask_iou", "measured_by", "object_keypoint_similarity", "similar", "similar_enough"]
+__all__ = [
+    "mask_iou",
+    "measured_by",
+    "object_keypoint_similarity",
+    "point_sigmas",
+    "similar",
+    "similar_enough",
+]
 
 _IOU, _OKS = 0.5, 0.75
 _PLACES = 64
@@ -56,14 +65,17 @@ def object_keypoint_similarity(
     see; of objects without such, 0."""
     points = others.points.astype(np.float64)
     away = ((points[..., :2] - of.points[row, :, :2]) ** 2).sum(axis=2)
-    sigmas = (
-        _COCO_SIGMAS if others.layout.names == COCO_NAMES else np.full(away.shape[1], _COCO_SIGMAS.mean())
-    )
+    sigmas = point_sigmas(others.layout.names)
     scale = 2 * (2 * sigmas) ** 2 * np.maximum(_BODY * areas[:, None], 1e-9)
     counts = others.sure & of.sure[row]
     shared = counts.sum(axis=1)
     total = (np.exp(-away / scale) * counts).sum(axis=1)
     return np.where(shared > 0, total / np.maximum(shared, 1), 0.0)
+
+
+def point_sigmas(names: Sequence[str]) -> NDArray[np.float64]:
+    """(K,): how differently people mark each point; of other points than COCO's, the mean of those."""
+    return _COCO_SIGMAS if tuple(names) == COCO_NAMES else np.full(len(names), _COCO_SIGMAS.mean())
 
 
 def mask_iou(a: InstanceMasks, row: int, b: InstanceMasks, other: int) -> float:

@@ -59,6 +59,7 @@ def render(info: BundleInfo) -> str:
             "Memory: what the engine adds to a process that opens it, at most.",
             _variants(info.variants),
         ),
+        _by_labels(info.variants, info.report),
         _causes(info.report),
         _acceptance(info.variants),
         _fresh(info.variants),
@@ -137,6 +138,39 @@ def _adds_mib(memory: EngineMemory | None) -> str:
     if memory.peak_bytes is None:
         return f"GPU {(memory.device_bytes or 0) / MIB:.1f}"
     return f"{memory.peak_bytes / MIB:.1f}"
+
+
+def _by_labels(variants: Sequence[VariantInfo], report: SearchReport | None) -> str:
+    """The task's own metric by labels that people made, float's beside each variant's; empty where there were none."""
+    rows, plotted = [], []
+    for v in variants:
+        a = v.accuracy
+        names = [n for n in a if f"float_{n}" in a]
+        if not names:
+            continue
+        name = f"{v.profile}/{v.variant}"
+        figures = [f"{n} {a[n]:.4f} (float {a[f'float_{n}']:.4f})" for n in names]
+        interval = f"{a['drop']:.4f} [{a['drop_low']:.4f}, {a['drop_high']:.4f}]"
+        counts = [f"{a['samples']:,.0f}", f"{a['objects']:,.0f}"]
+        rows.append([name, str(v.recipe.get("precision", "")), "; ".join(figures), interval, *counts])
+        kind = "b" if v.recipe.get("precision") == "float32" else "a"
+        if a["drop_high"] > a["drop_low"]:
+            plotted.append(
+                Interval(
+                    name, a["drop"], a["drop_low"], a["drop_high"], kind, interval, f"{name}: {interval}"
+                )
+            )
+    if not rows:
+        return ""
+    about = "Float's figure minus the variant's on the same pictures, with the 95 % interval of a paired bootstrap over them. Of several figures the larger loss counts."
+    if report is not None and (said := report.labels) is not None:
+        of = f" of {said.given:,}" if said.given != said.pictures else ""
+        about = f"{said.layout}: {said.pictures:,}{of} labelled, {said.objects:,} to find. {about}"
+    headers = ["variant", "precision", "by the labels", "drop", "#pictures", "#objects"]
+    body = _table(headers, rows)
+    if plotted:
+        body += ranges(plotted, axis="drop by the labels (95 % interval)", reference=0.0, linear=True)
+    return _section("By labels", about, body)
 
 
 def _acceptance(variants: Sequence[VariantInfo]) -> str:

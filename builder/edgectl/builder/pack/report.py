@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pydantic import Field
 
 from edgectl.builder.compress.run import CompressionStep
+from edgectl.builder.judge.labelled import LabelledFigures
 from edgectl.builder.search.candidates import Candidate, CandidateOutcome, Choice
 from edgectl.builder.search.reasons import Reason
 from edgectl.core.bundle import (
@@ -25,7 +26,15 @@ from edgectl.core.bundle import (
 from edgectl.core.measured import Conditions, Measured
 from edgectl.core.schema import Config
 
-__all__ = ["CandidateReport", "CauseReport", "RoundReport", "SearchReport", "read_report", "report_of"]
+__all__ = [
+    "CandidateReport",
+    "CauseReport",
+    "LabelsReport",
+    "RoundReport",
+    "SearchReport",
+    "read_report",
+    "report_of",
+]
 
 
 class RoundReport(Config):
@@ -68,6 +77,18 @@ class CauseReport(Config):
     figure: str = ""
 
 
+class LabelsReport(Config):
+    """What people labelled and the variants were judged by: of ``given`` pictures (or recordings) so many judged, with so
+    many objects; ``values``: float's own figures."""
+
+    layout: str = Field(max_length=100)
+    kind: str = Field(max_length=100)
+    pictures: int
+    given: int
+    objects: int
+    values: dict[str, float] = Field(max_length=16)
+
+
 class SearchReport(Config):
     """``groups``: kernel family and threads → the candidates that competed there."""
 
@@ -80,6 +101,8 @@ class SearchReport(Config):
     """What was not done for want of time."""
     decided: tuple[str, ...] = Field(default=(), max_length=64)
     """What ``edgectl bench --decide`` decided later."""
+    labels: LabelsReport | None = None
+    """None: there were no labels, and float's answers were the truth."""
 
 
 def report_of(
@@ -87,6 +110,7 @@ def report_of(
     compression: Sequence[CompressionStep] = (),
     causes: Mapping[str, Sequence[Reason]] | None = None,
     left_out: Sequence[str] = (),
+    labels: LabelledFigures | None = None,
 ) -> SearchReport:
     """What the layer says of a build."""
     groups = {name: tuple(_candidate(o, c) for o in c.outcomes) for name, c in choices.items()}
@@ -97,7 +121,11 @@ def report_of(
         for name, found in (causes or {}).items()
     }
     return SearchReport(
-        groups=groups, compression=tuple(asdict(s) for s in compression), causes=why, left_out=tuple(left_out)
+        groups=groups,
+        compression=tuple(asdict(s) for s in compression),
+        causes=why,
+        left_out=tuple(left_out),
+        labels=None if labels is None else LabelsReport(**asdict(labels)),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgectl.builder.compress.run import CompressionReport
+from edgectl.builder.judge.labelled import LabelledFigures
 from edgectl.builder.search.candidates import CandidateOutcome
 from edgectl.builder.search.reasons import Reason
 from edgectl.builder.variants.draft import VariantDraft
@@ -35,6 +36,8 @@ class VariantSummary:
     standing: Standing | None = None
     memory: EngineMemory | None = None
     """What it adds to a process that opens it; None: not known."""
+    accuracy: dict[str, float] = field(default_factory=dict)
+    """The figures behind the drop, and its 95 % interval; by labels, float's own beside them (``float_ap50``)."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class BuildReport:
     """What was not done for want of time."""
     licence: str | None = None
     """SPDX expression of the weights' licence; None: not known."""
+    labels: LabelledFigures | None = None
+    """What judged, where there were labels."""
 
 
 def summary_of(draft: VariantDraft) -> VariantSummary:
@@ -76,4 +81,5 @@ def summary_of(draft: VariantDraft) -> VariantSummary:
         measured.fresh.contexts if measured and measured.fresh else (),
         measured.standing if measured else None,
         draft.memory,
+        {} if draft.accuracy is None else draft.accuracy.figures,
     )

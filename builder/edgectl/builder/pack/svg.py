@@ -58,17 +58,24 @@ class Series:
     """In the order of x."""
 
 
-def ranges(rows: Sequence[Interval], *, axis: str, reference: float) -> str:
-    """Rows from top to bottom, values > 0 on a logarithmic axis, a line at ``reference``."""
-    low = min(reference, *(r.low for r in rows)) * 0.92
-    high = max(reference, *(r.high for r in rows)) * 1.08
+def ranges(rows: Sequence[Interval], *, axis: str, reference: float, linear: bool = False) -> str:
+    """Rows from top to bottom, a line at ``reference``. Values > 0 on a logarithmic axis, or any on a ``linear`` one."""
+    low = min(reference, *(r.low for r in rows))
+    high = max(reference, *(r.high for r in rows))
     left, right = _LABEL + 10, _WIDTH - _NOTE
+    if linear:
+        margin = 0.05 * (high - low) or 1e-3
+        low, high = low - margin, high + margin
+    else:
+        low, high = low * 0.92, high * 1.08
 
     def at(value: float) -> float:
-        return left + (right - left) * math.log(value / low) / math.log(high / low)
+        share = (value - low) / (high - low) if linear else math.log(value / low) / math.log(high / low)
+        return left + (right - left) * share
 
     height = _ROW * len(rows) + 46
-    parts = [_tick(at(t), height - 40, f"{t:g}") for t in _log_ticks(low, high)]
+    ticks = _ticks(low, high) if linear else _log_ticks(low, high)
+    parts = [_tick(at(t), height - 40, f"{t:g}") for t in ticks]
     parts.append(
         f'<line class="axis" x1="{at(reference):.1f}" x2="{at(reference):.1f}" y1="0" y2="{height - 40}" stroke-dasharray="4 3"/>'
     )

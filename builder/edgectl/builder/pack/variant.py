@@ -102,15 +102,7 @@ def make_variant(
         inputs=tuple(TensorSpec(name=n, shape=a.shape, dtype=str(a.dtype)) for n, a in inputs[0].items()),
         outputs=tuple(TensorSpec(name=n, shape=o.shape, dtype=str(o.dtype)) for n, o in outputs[0].items()),
         golden=GoldenSpec(samples=len(inputs), tolerances=tolerances),
-        accuracy={}
-        if draft.accuracy is None
-        else {
-            "drop": draft.accuracy.drop,
-            "drop_low": draft.accuracy.low,
-            "drop_high": draft.accuracy.high,
-            "samples": draft.accuracy.samples,
-            **draft.accuracy.values,
-        },
+        accuracy={} if draft.accuracy is None else draft.accuracy.figures,
         measured=draft.measured,
         preferences=draft.preferences,
         expected_rss_mb=draft.measured.fresh.rss_mb if draft.measured and draft.measured.fresh else None,

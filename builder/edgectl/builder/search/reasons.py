@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 from edgectl.builder.int8.quantizable import NotQuantizable, Obstacle
 from edgectl.builder.judge.accuracy import Accuracy
-from edgectl.builder.judge.significance import changed_answers, samples_in_all, samples_needed, too_few
+from edgectl.builder.judge.significance import (
+    changed_answers,
+    labels_needed,
+    samples_in_all,
+    samples_needed,
+    too_few,
+)
 from edgectl.builder.search.candidates import CandidateOutcome, Cause
 from edgectl.core.measured import Context
 
@@ -90,6 +96,8 @@ def why_not_quantizable(found: NotQuantizable) -> Reason:
 
 def over_budget(name: str, a: Accuracy, budget: float, what: str = "int8") -> Reason:
     """Of candidates that lose too much, the one that loses least."""
+    if a.labelled:
+        return _by_labels(name, a, budget)
     if too_few(a, budget) and a.units:
         return Reason(
             Cause.TOO_FEW_SAMPLES,
@@ -110,6 +118,23 @@ def over_budget(name: str, a: Accuracy, budget: float, what: str = "int8") -> Re
         f"{what} loses too much: {name} {a.drop:.4f}{of}, {budget:g} are allowed",
         f"allow more (--max-drop {_rounded_up(a.drop)}), give calibration data that look like the device's, or train (--recover MINUTES)",
         f"{a.drop:.4f}",
+    )
+
+
+def _by_labels(name: str, a: Accuracy, budget: float) -> Reason:
+    told = f"{name} loses {a.drop:.4f} [{a.low:.4f}, {a.high:.4f}] by the labels of {a.samples} pictures, {budget:g} are allowed"
+    if not too_few(a, budget):
+        return Reason(
+            Cause.OVER_BUDGET,
+            told,
+            f"allow more (--max-drop {_rounded_up(a.drop)}), give calibration data that look like the device's, or train (--recover MINUTES)",
+            f"{a.drop:.4f}",
+        )
+    return Reason(
+        Cause.TOO_FEW_SAMPLES,
+        f"too few labelled pictures to tell: {told}; where they cannot, float's own answers decide",
+        f"label more: about {labels_needed(a, budget)} would tell {budget:g} from 0",
+        f"{a.samples} pictures",
     )
 
 

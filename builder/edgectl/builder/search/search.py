@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from edgectl.builder.judge.accuracy import Accuracy
-from edgectl.builder.judge.significance import affordable, pooled, too_few
+from edgectl.builder.judge.significance import affordable, broken_budget, too_few
 from edgectl.builder.search.candidates import (
     SLOWER,
     Candidate,
@@ -76,6 +76,13 @@ class Goal:
     max_rss_mb: float | None = None
     wait_s: float = 0.0
     """How long the search may wait for a quiet machine, in all."""
+    guide: float | None = None
+    """What may be lost on the search slice, where something finer than it decides afterwards (labels); None:
+    ``max_drop``."""
+
+    @property
+    def searched(self) -> float:
+        return self.max_drop if self.guide is None else self.guide
 
 
 def search(
@@ -164,11 +171,11 @@ class _Search:
                 continue
             self._judged[c.graph.recipe, c.runtime] = accuracy  # settings change the time, not the answer
             self._outcomes[c.name] = CandidateOutcome(c, accuracy)
-            if not affordable(accuracy, self._goal.max_drop):
+            if not affordable(accuracy, self._goal.searched):
                 self._reject(
                     c,
-                    f"loses {accuracy.drop:.4f}, more than {self._goal.max_drop:g}",
-                    _lossy(accuracy, self._goal.max_drop),
+                    f"loses {accuracy.drop:.4f}, more than {self._goal.searched:g}",
+                    _lossy(accuracy, self._goal.searched),
                 )
             else:
                 alive.append(c)
@@ -330,16 +337,14 @@ class _Search:
         if accuracy is None:
             return None
         self._outcomes[c.name] = replace(o, confirmed=accuracy)
-        both = accuracy if o.searched is None else pooled(o.searched, accuracy)
-        for slice_, a in (("confirmation slice", accuracy), ("search and confirmation slice together", both)):
-            if not affordable(a, self._goal.max_drop):
-                self._reject(
-                    c,
-                    f"{slice_}: loses {a.drop:.4f}, more than {self._goal.max_drop:g}",
-                    _lossy(a, self._goal.max_drop),
-                )
-                return None
-        return self._outcomes[c.name]
+        broken = broken_budget(o.searched, accuracy, self._goal.max_drop)
+        if broken is None:
+            return self._outcomes[c.name]
+        whose, a = broken
+        budget = self._goal.max_drop
+        cause = Cause.TOO_FEW_SAMPLES if accuracy.labelled and a is not accuracy else _lossy(a, budget)
+        self._reject(c, f"{whose}: loses {a.drop:.4f}, more than {budget:g}", cause)
+        return None
 
     def _reason(self, winner: CandidateOutcome, shipped: Sequence[CandidateOutcome]) -> str:
         c = winner.candidate
@@ -423,7 +428,9 @@ class _Search:
         """None for a candidate that does not run: it is rejected. A disk that takes no more of the log is
         no candidate's fault."""
         try:
-            return self._measurements.verdict(what, c, judge, self._goal.max_drop)
+            return self._measurements.verdict(
+                what, c, judge, self._goal.max_drop if what == "confirmed" else self._goal.searched
+            )
         except StorageError:
             raise
         except EdgectlError as e:

@@ -230,7 +230,7 @@ def _search(
         bases,
         trial.judges.search,
         lambda: trial.judges.confirmation,
-        Goal(model.limit, p.min_speedup, p.limits.rss_mb, budget.wait_s()),
+        Goal(model.limit, p.min_speedup, p.limits.rss_mb, budget.wait_s(), model.guide),
         ThisMachine(machine.summary, [s.feeds for s in model.samples.search[:8]], fresh_s, budget.left),
         TuningLog(trial.tuning, host),
         threads=threads,

@@ -9,10 +9,11 @@ from edgectl.builder.int8.quantize import Quantized
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.judge.significance import (
     BudgetVerdict,
-    affordable,
+    broken_budget,
     budget_verdict,
+    explain_labels,
     explain_unknown,
-    pooled,
+    labels_tell,
     samples_in_all,
     samples_needed,
 )
@@ -66,8 +67,7 @@ def best_checked(model: QuantizedModel, trial: Trial, family: str, p: DeviceProf
                 engine.close()
         except EdgectlError as e:
             raise ModelError(f"the {family} graph ({name}) does not run in ONNX Runtime: {e.message}") from e
-        both = pooled(graphs.judged[name], confirmed)
-        if affordable(confirmed, model.limit) and affordable(both, model.limit):
+        if broken_budget(graphs.judged[name], confirmed, model.limit) is None:
             note_interval(model, trial, p, f"{family} int8 ({name})", confirmed)
             return CheckedGraph(name, quantized, confirmed)
         lost = confirmed.drop
@@ -84,6 +84,10 @@ def note_interval(
     if model.samples.random:
         return
     budget = model.max_drop
+    if accuracy.labelled:
+        if not labels_tell(accuracy, budget):
+            trial.monitor.note(f"{p.name}: {explain_labels(what, accuracy, budget)}")
+        return
     if budget_verdict(accuracy, budget) is BudgetVerdict.UNDECIDED:
         trial.monitor.note(f"{p.name}: {explain_unknown(what, accuracy, budget)}")
     elif accuracy.high > budget:

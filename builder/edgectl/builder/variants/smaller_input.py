@@ -25,6 +25,7 @@ from edgectl.builder.passes.rescale import rescale, smaller_size
 from edgectl.builder.search.candidates import Choice, Pick
 from edgectl.builder.variants.choose import ChosenVariants
 from edgectl.builder.variants.draft import VariantDraft
+from edgectl.builder.variants.label_figures import with_label_figures
 from edgectl.builder.variants.measured import comparison, measurable, measure_host, picked_draft
 from edgectl.builder.variants.preprocessing import with_preprocessing
 from edgectl.builder.variants.tensorrt import tensorrt_drafts, tensorrt_families
@@ -126,7 +127,7 @@ def choose_smaller_variants(
         if key not in choices:
             choices[key] = measure_host(small, its, p, (i / len(profiles), len(profiles)))
         won = picked_draft(small, its, p, Pick(choices[key].winner, ("small-input",)))
-        draft = with_preprocessing(small, its, won)
+        [draft] = with_label_figures([with_preprocessing(small, its, won)], small, its)
         fast = next(f for f in drafts if f.profile == p.name and ("fast" in f.preferences or f.fallback))
         ratio = paired_time((draft, small), (fast, model))
         time = f"{ratio.median:.2f} ({ratio.low:.2f} … {ratio.high:.2f}) of the time of {fast.variant}"
@@ -186,7 +187,7 @@ def _smaller_model(
     its = replace(
         source, graph=graph, inputs=inputs, task=task, passes=(*source.passes, "rescale"), float16=None
     )
-    return CalibratedModel(its, samples, limit, table), replace(trial, judges=judges)
+    return CalibratedModel(its, samples, limit, table, labelled=model.labelled), replace(trial, judges=judges)
 
 
 def _float_loses(graph: ModelProto, judge: Judge, limit: float) -> float:

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 
 from edgectl.builder.build import BuildReport
 from edgectl.cli._printer import table
-from edgectl.cli.views.bundle import variants_table
+from edgectl.cli.views.bundle import labels_line, variants_table
 from edgectl.core.bundle import Bundle
 
 __all__ = ["build_view"]
@@ -66,6 +66,8 @@ def build_view(report: BuildReport) -> Group:
             )
         parts += [measured, ""]
     parts += [variants_table(Bundle(report.out)), ""]
+    if (said := report.labels) is not None:
+        parts += [labels_line(said.layout, said.pictures, said.given, said.objects, said.values), ""]
     parts += [f"note: {n}" for n in report.notes]
     return Group(
         *parts,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -29,7 +29,7 @@ from edgectl.core.memory import MIB, EngineMemory
 if TYPE_CHECKING:
     from edgectl.builder.pack.report import SearchReport
 
-__all__ = ["acceptance_table", "bundle_view", "variants_table"]
+__all__ = ["acceptance_table", "bundle_view", "figures_by_labels", "labels_line", "variants_table"]
 
 _KINDS = {
     LAYER_ENGINE: "engine",
@@ -59,6 +59,8 @@ def bundle_view(
         variants_table(bundle),
         "",
     ]
+    if report is not None and (said := report.labels) is not None:
+        parts += [labels_line(said.layout, said.pictures, said.given, said.objects, said.values), ""]
     for v, rows, added in zip(bundle.variants, layers, added_blobs(bundle.variants), strict=True):
         parts += [_recipe(v, rows, added, first=v is bundle.variants[0]), ""]
         if each_layer:
@@ -91,6 +93,8 @@ def variants_table(bundle: Bundle) -> Table:
         accuracy = (
             f"drop {a['drop']:.4f} [{a['drop_low']:.4f}, {a['drop_high']:.4f}]" if "drop_high" in a else ""
         )
+        if by_labels := figures_by_labels(a):
+            accuracy += f"\n{by_labels}"
         flags = " (fallback)" if c.fallback else ""
         speed_only = " SPEED ONLY" if c.speed_only else ""
         t.add_row(
@@ -108,6 +112,22 @@ def variants_table(bundle: Bundle) -> Table:
             ", ".join(c.requires) or "nothing",
         )
     return t
+
+
+def labels_line(layout: str, pictures: int, given: int, objects: int, values: Mapping[str, float]) -> str:
+    """What judged, and how good float is."""
+    of = f" of {given}" if given != pictures else ""
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+    return f"judged by labels ({layout}): {pictures}{of} labelled, {objects} to find; float reaches {figures}"
+
+
+def figures_by_labels(accuracy: Mapping[str, float]) -> str:
+    """``ap50 0.431, float 0.436; ap …``; empty where nobody labelled anything."""
+    return "; ".join(
+        f"{name} {accuracy[name]:.4f}, float {accuracy[f'float_{name}']:.4f}"
+        for name in accuracy
+        if f"float_{name}" in accuracy
+    )
 
 
 def acceptance_table(rows: Sequence[tuple[str, Acceptance]]) -> Table:
