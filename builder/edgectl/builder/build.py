@@ -25,7 +25,8 @@ from edgectl.builder.compress.model import (
 )
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, training
-from edgectl.builder.ingest.model import ingest_model, ingest_samples, with_background
+from edgectl.builder.ingest.model import IngestedModel, ingest_model, ingest_samples, with_background
+from edgectl.builder.int8.keep_float import kept_in_float, told_kept
 from edgectl.builder.int8.model import QuantizedModel, calibrate_model, quantize_families
 from edgectl.builder.int8.previous_release import PreviousRelease, read_previous_release
 from edgectl.builder.judge.accuracy import Accuracy
@@ -85,6 +86,7 @@ class _BuildRequest:
     previous: PreviousRelease | None
     shapes: Mapping[str, Shape]
     batches: tuple[int, ...]
+    keep_float: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def build_bundle(
     previous: Path | str | None = None,
     shapes: Mapping[str, Shape] | None = None,
     batches: Sequence[int] = (1,),
+    keep_float: Sequence[str] = (),
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle: what ``edgectl build`` does.
@@ -138,6 +141,9 @@ def build_bundle(
 
     ``batches``: pictures in one call, 1 among them; engines are built for the one that is fastest a picture
     (:mod:`edgectl.builder.variants.batched`).
+
+    ``keep_float``: layers that no graph computes in int8, by name or pattern
+    (:mod:`edgectl.builder.int8.keep_float`).
 
     ``progress`` is called on this thread; what it raises ends the build and is raised again.
 
@@ -175,6 +181,7 @@ def build_bundle(
             None if previous is None else read_previous_release(Path(previous)),
             shapes or {},
             tuple(batches),
+            tuple(keep_float),
         )
         return _build(request, monitor)
 
@@ -191,6 +198,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
     )
     if request.compression:
         check_compressible(ingested)
+    kept = _kept_in_float(request, ingested, monitor)
     if request.smaller is not None:
         check_takes_picture(ingested.task, ingested.inputs)
     with _workplace(request.out) as (folder, tuning):
@@ -199,7 +207,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         )
         ingested = with_background(ingested, samples, monitor)
         compressed = compress_model(ingested, request.compression, samples, request.max_drop, monitor)
-        calibrated = calibrate_model(compressed.model, samples, request.max_drop, monitor)
+        calibrated = calibrate_model(compressed.model, samples, request.max_drop, monitor, kept=kept)
         if calibrated.not_quantizable is not None:
             monitor.note(why_not_quantizable(calibrated.not_quantizable).sentence)
         judges = Judges(ingested.task, samples, compressed.original, monitor)
@@ -238,6 +246,17 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         causes={key: why for c in contents for key, why in c.reasons.items()},
         left_out=budget.left_out,
     )
+
+
+def _kept_in_float(request: _BuildRequest, model: IngestedModel, monitor: BuildMonitor) -> frozenset[str]:
+    if request.keep_float and model.precision != "float32":
+        raise UsageError(
+            "--keep-float is for float models; this one came quantized, and its maker decided what is float in it",
+            hint="leave it out, or build from the float model",
+        )
+    kept = kept_in_float(model.graph, request.keep_float)
+    monitor.notes += told_kept(model.graph, kept)
+    return frozenset().union(*kept.values())
 
 
 def _full_size(request: _BuildRequest, model: QuantizedModel, trial: Trial) -> _Content:
@@ -327,7 +346,12 @@ def _identity(request: _BuildRequest, model: QuantizedModel) -> Identity:
         task=source.task,
         inputs=source.inputs,
         source=file_digest(request.model),
-        parameters={"task": source.task.name, "max_drop": model.max_drop, "passes": list(source.passes)},
+        parameters={
+            "task": source.task.name,
+            "max_drop": model.max_drop,
+            "passes": list(source.passes),
+            **({"keep_float": list(request.keep_float)} if request.keep_float else {}),
+        },
         table=table,
         samples=model.samples.confirmation,
         float_model=source.onnx_bytes,

@@ -109,6 +109,13 @@ def build(
             help="Pictures in one call, as 1,4: each is measured, and engines ship for the one that is fastest a picture."
         ),
     ] = "1",
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-float",
+            help="Layer that stays in float in every int8 engine: the name of a node, tensor or weight, or a pattern as '/head/*'; may be repeated.",
+        ),
+    ] = None,
     follow: Annotated[
         Path | None,
         typer.Option(
@@ -157,6 +164,7 @@ def build(
             previous=follow,
             shapes=parse_shapes(shape or ()),
             batches=parse_batches(batch),
+            keep_float=keep_float or (),
             progress=show,
         )
 

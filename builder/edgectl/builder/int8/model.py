@@ -37,6 +37,8 @@ class CalibratedModel:
     """What a variant may lose of the task's metric."""
     table: CalibrationTable | None
     not_quantizable: NotQuantizable | None = None
+    kept: frozenset[str] = field(default=frozenset(), kw_only=True)
+    """Nodes that the user keeps in float in every int8 graph."""
 
     @property
     def limit(self) -> float:
@@ -73,13 +75,18 @@ class QuantizedModel(CalibratedModel):
 
 
 def calibrate_model(
-    model: IngestedModel, samples: Slices, max_drop: float, monitor: BuildMonitor
+    model: IngestedModel,
+    samples: Slices,
+    max_drop: float,
+    monitor: BuildMonitor,
+    *,
+    kept: frozenset[str] = frozenset(),
 ) -> CalibratedModel:
     """Run the calibration samples once. A graph that is already quantized, or has nothing to quantize, is
-    not calibrated."""
+    not calibrated. ``kept``: nodes that stay float."""
     obstacle = obstacle_to_int8(model.graph)
     if obstacle is not None:
-        return CalibratedModel(model, samples, max_drop, None, obstacle)
+        return CalibratedModel(model, samples, max_drop, None, obstacle, kept=kept)
     total = len(samples.calibration)
 
     def feeds() -> Iterator[Feeds]:
@@ -96,7 +103,7 @@ def calibrate_model(
         data_digest=samples.digest,
         progress=lambda n: monitor.tell("calibrate", 0.05 + 0.1 * n / total, f"{n}/{total} samples"),
     )
-    return CalibratedModel(model, samples, max_drop, table)
+    return CalibratedModel(model, samples, max_drop, table, kept=kept)
 
 
 def quantize_families(
@@ -136,6 +143,7 @@ def quantize_families(
                 max_drop=calibrated.limit,
                 tell=tell,
                 budget=monitor.budget,
+                kept=calibrated.kept,
             )
         also = [FAMILIES["openvino"]] if "openvino" in machine.runtimes and name.startswith("x86") else []
         graphs = escalate(
@@ -161,6 +169,7 @@ def quantize_families(
                 judges.search,
                 max_drop=calibrated.limit,
                 tell=tell,
+                kept=calibrated.kept,
             )
         found[name] = graphs
         monitor.notes += [f"{name}: {note}" for note in graphs.notes]
@@ -172,6 +181,7 @@ def quantize_families(
         calibrated.not_quantizable,
         found,
         bases,
+        kept=calibrated.kept,
     )
 
 

@@ -186,7 +186,7 @@ def _smaller_model(
     its = replace(
         source, graph=graph, inputs=inputs, task=task, passes=(*source.passes, "rescale"), float16=None
     )
-    return CalibratedModel(its, samples, limit, table), replace(trial, judges=judges)
+    return CalibratedModel(its, samples, limit, table, kept=model.kept), replace(trial, judges=judges)
 
 
 def _float_loses(graph: ModelProto, judge: Judge, limit: float) -> float:
