@@ -41,10 +41,12 @@ from edgectl.builder.passes.shapes import Shape
 from edgectl.builder.search.candidates import Choice
 from edgectl.builder.search.reasons import Reason, why_not_quantizable
 from edgectl.builder.variants.batched import with_batches
+from edgectl.builder.variants.buildable import check_buildable
 from edgectl.builder.variants.choose import choose_variants, families_of
 from edgectl.builder.variants.draft import VariantDraft
 from edgectl.builder.variants.float_first import reasons_for_float
 from edgectl.builder.variants.near_floats import update_notes, with_near_floats
+from edgectl.builder.variants.restriction import Restriction, parse_restriction
 from edgectl.builder.variants.smaller_input import (
     SmallerInput,
     check_takes_picture,
@@ -87,6 +89,7 @@ class _BuildRequest:
     shapes: Mapping[str, Shape]
     batches: tuple[int, ...]
     keep_float: tuple[str, ...]
+    restriction: Restriction
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ def build_bundle(
     shapes: Mapping[str, Shape] | None = None,
     batches: Sequence[int] = (1,),
     keep_float: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    runtimes: Sequence[str] = (),
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle: what ``edgectl build`` does.
@@ -145,6 +150,9 @@ def build_bundle(
     ``keep_float``: layers that no graph computes in int8, by name or pattern
     (:mod:`edgectl.builder.int8.keep_float`).
 
+    ``precisions``, ``runtimes``: what engines may compute in, and where; none: whatever there is
+    (:mod:`edgectl.builder.variants.restriction`).
+
     ``progress`` is called on this thread; what it raises ends the build and is raised again.
 
     Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`,
@@ -158,6 +166,8 @@ def build_bundle(
     monitor = BuildMonitor(Budget(minutes * 60), progress)
     with _defects_named(monitor):
         loaded, release = _loaded(profiles), _release_name(name or model.stem.lower().replace("_", "-"))
+        restriction = parse_restriction(precisions, runtimes)
+        restriction.check(loaded)
         check_target(target)
         if calibration is None and not random_calibration:
             raise UsageError(
@@ -182,6 +192,7 @@ def build_bundle(
             shapes or {},
             tuple(batches),
             tuple(keep_float),
+            restriction,
         )
         return _build(request, monitor)
 
@@ -199,6 +210,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
     if request.compression:
         check_compressible(ingested)
     kept = _kept_in_float(request, ingested, monitor)
+    monitor.notes += check_buildable(request.restriction, request.profiles, machine, ingested)
     if request.smaller is not None:
         check_takes_picture(ingested.task, ingested.inputs)
     with _workplace(request.out) as (folder, tuning):
@@ -218,14 +230,14 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         )
         model = quantize_families(
             calibrated,
-            families_of(request.profiles, machine, calibrated.source.graph),
+            families_of(request.profiles, machine, calibrated.source.graph, request.restriction),
             judges,
             machine,
             monitor,
             previous=request.previous,
             fine_tuning=fine_tuning(compressed.model, samples, recover_minutes, monitor),
         )
-        trial = Trial(judges, machine, monitor, tuning)
+        trial = Trial(judges, machine, monitor, tuning, request.restriction)
         contents = [_full_size(request, model, trial)]
         if request.smaller is not None and not budget.over(PACK, "variants of a smaller picture"):
             contents += _smaller(request, request.smaller, model, trial, contents[0].drafts)
@@ -362,6 +374,8 @@ def _identity(request: _BuildRequest, model: QuantizedModel) -> Identity:
 
 def _closing_notes(request: _BuildRequest, contents: Sequence[_Content], monitor: BuildMonitor) -> None:
     budget, minutes, model = monitor.budget, request.minutes, contents[0].model
+    if told := request.restriction.told():
+        monitor.note(told)
     if budget.left_out:
         monitor.note(
             f"left out for want of time ({minutes:g} min): {', '.join(budget.left_out)}; --minutes gives more"

@@ -109,6 +109,18 @@ def build(
             help="Pictures in one call, as 1,4: each is measured, and engines ship for the one that is fastest a picture."
         ),
     ] = "1",
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What engines may compute in, as int8,bfloat16: float32, float16, bfloat16, int8, int4. Default: all that the devices have. A fallback for the CPU ships whatever is asked for."
+        ),
+    ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Runtimes of the profile that engines may be for, as openvino,onnxruntime; default: all."
+        ),
+    ] = None,
     keep_float: Annotated[
         list[str] | None,
         typer.Option(
@@ -165,6 +177,8 @@ def build(
             shapes=parse_shapes(shape or ()),
             batches=parse_batches(batch),
             keep_float=keep_float or (),
+            precisions=precision or (),
+            runtimes=runtime or (),
             progress=show,
         )
 
