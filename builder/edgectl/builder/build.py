@@ -26,7 +26,14 @@ from edgectl.builder.compress.model import (
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, training
 from edgectl.builder.ingest.licence import licence_given
-from edgectl.builder.ingest.model import Validation, ingest_model, ingest_samples, with_background
+from edgectl.builder.ingest.model import (
+    IngestedModel,
+    Validation,
+    ingest_model,
+    ingest_samples,
+    with_background,
+)
+from edgectl.builder.int8.keep_float import kept_in_float, told_kept
 from edgectl.builder.int8.model import QuantizedModel, calibrate_model, quantize_families
 from edgectl.builder.int8.previous_release import PreviousRelease, read_previous_release
 from edgectl.builder.judge.accuracy import Accuracy
@@ -42,11 +49,13 @@ from edgectl.builder.passes.shapes import Shape
 from edgectl.builder.search.candidates import Choice
 from edgectl.builder.search.reasons import Reason, why_not_quantizable
 from edgectl.builder.variants.batched import with_batches
+from edgectl.builder.variants.buildable import check_buildable
 from edgectl.builder.variants.choose import choose_variants, families_of
 from edgectl.builder.variants.draft import VariantDraft
 from edgectl.builder.variants.float_first import reasons_for_float
 from edgectl.builder.variants.label_figures import with_label_figures
 from edgectl.builder.variants.near_floats import update_notes, with_near_floats
+from edgectl.builder.variants.restriction import Restriction, parse_restriction
 from edgectl.builder.variants.smaller_input import (
     SmallerInput,
     check_takes_picture,
@@ -89,6 +98,8 @@ class _BuildRequest:
     shapes: Mapping[str, Shape]
     batches: tuple[int, ...]
     licence: str | None
+    keep_float: tuple[str, ...]
+    restriction: Restriction
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,9 @@ def build_bundle(
     shapes: Mapping[str, Shape] | None = None,
     batches: Sequence[int] = (1,),
     licence: str | None = None,
+    keep_float: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    runtimes: Sequence[str] = (),
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle: what ``edgectl build`` does.
@@ -152,6 +166,12 @@ def build_bundle(
 
     ``licence``: SPDX expression of the weights' licence; None: as the file or the catalogue tells it.
 
+    ``keep_float``: layers that no graph computes in int8, by name or pattern
+    (:mod:`edgectl.builder.int8.keep_float`).
+
+    ``precisions``, ``runtimes``: what engines may compute in, and where; none: whatever there is
+    (:mod:`edgectl.builder.variants.restriction`).
+
     ``progress`` is called on this thread; what it raises ends the build and is raised again.
 
     Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`,
@@ -165,6 +185,8 @@ def build_bundle(
     monitor = BuildMonitor(Budget(minutes * 60), progress)
     with _defects_named(monitor):
         loaded, release = _loaded(profiles), _release_name(name or model.stem.lower().replace("_", "-"))
+        restriction = parse_restriction(precisions, runtimes)
+        restriction.check(loaded)
         check_target(target)
         if calibration is None and not random_calibration:
             raise UsageError(
@@ -193,6 +215,8 @@ def build_bundle(
             shapes or {},
             tuple(batches),
             None if licence is None else licence_given(licence),
+            tuple(keep_float),
+            restriction,
         )
         return _build(request, monitor)
 
@@ -209,6 +233,8 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
     )
     if request.compression:
         check_compressible(ingested)
+    kept = _kept_in_float(request, ingested, monitor)
+    monitor.notes += check_buildable(request.restriction, request.profiles, machine, ingested)
     if request.smaller is not None:
         check_takes_picture(ingested.task, ingested.inputs)
     with _workplace(request.out) as (folder, tuning):
@@ -222,7 +248,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         labels = None if judges.labels is None else judges.labels.about
         compressed = compress_model(ingested, request.compression, samples, request.max_drop, monitor)
         calibrated = calibrate_model(
-            compressed.model, samples, request.max_drop, monitor, labelled=labels is not None
+            compressed.model, samples, request.max_drop, monitor, labelled=labels is not None, kept=kept
         )
         if calibrated.not_quantizable is not None:
             monitor.note(why_not_quantizable(calibrated.not_quantizable).sentence)
@@ -233,14 +259,14 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         )
         model = quantize_families(
             calibrated,
-            families_of(request.profiles, machine, calibrated.source.graph),
+            families_of(request.profiles, machine, calibrated.source.graph, request.restriction),
             judges,
             machine,
             monitor,
             previous=request.previous,
             fine_tuning=fine_tuning(compressed.model, samples, recover_minutes, monitor),
         )
-        trial = Trial(judges, machine, monitor, tuning)
+        trial = Trial(judges, machine, monitor, tuning, request.restriction)
         contents = [_full_size(request, model, trial)]
         if request.smaller is not None and not budget.over(PACK, "variants of a smaller picture"):
             contents += _smaller(request, request.smaller, model, trial, contents[0].drafts)
@@ -263,6 +289,17 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         licence=request.licence or ingested.licence,
         labels=labels,
     )
+
+
+def _kept_in_float(request: _BuildRequest, model: IngestedModel, monitor: BuildMonitor) -> frozenset[str]:
+    if request.keep_float and model.precision != "float32":
+        raise UsageError(
+            "--keep-float is for float models; this one came quantized, and its maker decided what is float in it",
+            hint="leave it out, or build from the float model",
+        )
+    kept = kept_in_float(model.graph, request.keep_float)
+    monitor.notes += told_kept(model.graph, kept)
+    return frozenset().union(*kept.values())
 
 
 def _full_size(request: _BuildRequest, model: QuantizedModel, trial: Trial) -> _Content:
@@ -354,7 +391,12 @@ def _identity(request: _BuildRequest, model: QuantizedModel) -> Identity:
         task=source.task,
         inputs=source.inputs,
         source=file_digest(request.model),
-        parameters={"task": source.task.name, "max_drop": model.max_drop, "passes": list(source.passes)},
+        parameters={
+            "task": source.task.name,
+            "max_drop": model.max_drop,
+            "passes": list(source.passes),
+            **({"keep_float": list(request.keep_float)} if request.keep_float else {}),
+        },
         table=table,
         samples=model.samples.confirmation,
         float_model=source.onnx_bytes,
@@ -366,6 +408,8 @@ def _identity(request: _BuildRequest, model: QuantizedModel) -> Identity:
 
 def _closing_notes(request: _BuildRequest, contents: Sequence[_Content], monitor: BuildMonitor) -> None:
     budget, minutes, model = monitor.budget, request.minutes, contents[0].model
+    if told := request.restriction.told():
+        monitor.note(told)
     if budget.left_out:
         monitor.note(
             f"left out for want of time ({minutes:g} min): {', '.join(budget.left_out)}; --minutes gives more"

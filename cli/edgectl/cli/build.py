@@ -128,6 +128,25 @@ def build(
             help="Licence of the weights, as MIT or 'Apache-2.0 OR LicenseRef-Ours'. Default: what the file or the catalogue says.",
         ),
     ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What engines may compute in, as int8,bfloat16: float32, float16, bfloat16, int8, int4. Default: all that the devices have. A fallback for the CPU ships whatever is asked for."
+        ),
+    ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Runtimes of the profile that engines may be for, as openvino,onnxruntime; default: all."
+        ),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-float",
+            help="Layer that stays in float in every int8 engine: the name of a node, tensor or weight, or a pattern as '/head/*'; may be repeated.",
+        ),
+    ] = None,
     follow: Annotated[
         Path | None,
         typer.Option(
@@ -180,6 +199,9 @@ def build(
             shapes=parse_shapes(shape or ()),
             batches=parse_batches(batch),
             licence=licence,
+            keep_float=keep_float or (),
+            precisions=precision or (),
+            runtimes=runtime or (),
             progress=show,
         )
 

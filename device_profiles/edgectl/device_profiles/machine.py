@@ -30,6 +30,7 @@ __all__ = [
     "Machine",
     "best_profile",
     "host_family",
+    "lower_float_requirement",
     "missing_facts",
     "probe",
     "runtime_distributions",
@@ -44,11 +45,19 @@ _ISA = {
         "avx_vnni": "avx_vnni",
         "amx_int8": "amx_int8",
         "avx512_bf16": "avx512_bf16",
+        "amx_bf16": "amx_bf16",
+        "avx512_fp16": "avx512_fp16",
+        "amx_fp16": "amx_fp16",
     },
-    "aarch64": {"asimd": "neon", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"},
+    "aarch64": {"asimd": "neon", "asimddp": "dotprod", "asimdhp": "fp16", "i8mm": "i8mm", "bf16": "bf16"},
+}
+_LOWER_FLOAT = {
+    ("x86_64", "bfloat16"): "isa:avx512_bf16|isa:amx_bf16",
+    ("x86_64", "float16"): "isa:avx512_fp16|isa:amx_fp16",
+    ("aarch64", "float16"): "isa:fp16",
 }
 _FLAGS = {"x86_64": "flags", "aarch64": "Features"}
-_HWCAP = {16: {1: "asimd", 20: "asimddp"}, 26: {13: "i8mm", 14: "bf16"}}
+_HWCAP = {16: {1: "asimd", 10: "asimdhp", 20: "asimddp"}, 26: {13: "i8mm", 14: "bf16"}}
 """AT_HWCAP and AT_HWCAP2 of an aarch64 process: bit → flag (Linux, ``uapi/asm/hwcap.h``)."""
 _TEGRA_SM = {"tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
 _RUNTIMES = {
@@ -158,6 +167,12 @@ def host_family(machine: Machine) -> Literal["x86-vnni", "x86-avx2", "arm64"] | 
             return "x86-vnni"
         return "x86-avx2" if "avx2" in isa else None
     return "arm64" if machine.arch == "aarch64" and "dotprod" in isa else None
+
+
+def lower_float_requirement(arch: str, precision: Literal["bfloat16", "float16"]) -> str | None:
+    """What a CPU must have so that OpenVINO computes in this precision itself; None where no CPU of this
+    architecture does."""
+    return _LOWER_FLOAT.get((arch, precision))
 
 
 def missing_facts(profile: DeviceProfile, machine: Machine) -> list[str]:

@@ -9,6 +9,7 @@ from support.builder.nets import residual_net
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.int8.lint import lint
 from edgectl.builder.int8.matmul import FORMS, Form, matmuls_dominate, rewrite_matmuls
+from edgectl.builder.int8.placement import KEPT
 from edgectl.core.bundle import Runtime, SessionSettings
 from edgectl.engines.finalise.golden import measure
 from edgectl.engines.finalise.open import open_model
@@ -53,10 +54,10 @@ def test_without_dot_products_codes_have_seven_bits() -> None:
     assert max(np.abs(np.frombuffer(t.raw_data, np.int8)).max() for t in codes) == 63
 
 
-def test_an_excluded_product_stays_as_it_was() -> None:
-    q = rewrite_matmuls(mlp(1), "weights-4", FAMILIES["x86-vnni"], exclude=["gemm2"])
+def test_a_product_that_the_user_keeps_stays_as_it_was() -> None:
+    q = rewrite_matmuls(mlp(1), "weights-4", FAMILIES["x86-vnni"], kept=["gemm2"])
     assert next(n for n in q.model.graph.node if n.name == "gemm2").op_type == "Gemm"
-    assert q.placement.reasons == {"gemm2": "not in the weights-4 form"}
+    assert q.placement.reasons == {"gemm2": KEPT}
 
 
 def test_only_graphs_of_products_are_rewritten() -> None:

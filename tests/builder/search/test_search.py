@@ -20,7 +20,8 @@ from edgectl.core.errors import ModelError, StorageError
 from edgectl.core.measured import Context, Standing
 
 GOAL = Goal(max_drop=0.01, min_speedup=1.02, max_rss_mb=200)
-Zoo = dict[tuple[str, str], Behaviour]
+Zoo = dict[tuple[str, ...], Behaviour]
+"""Recipe, runtime and, if it is not float32, what float layers compute in."""
 
 
 def run(

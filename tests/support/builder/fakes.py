@@ -23,7 +23,7 @@ _GLANCE_CALLS = 24  # opening, warm-up and 20 timed ones
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Of one recipe in one runtime."""
+    """Of one recipe in one runtime, with one float."""
 
     ms: float
     """With one thread."""
@@ -47,11 +47,11 @@ class Behaviour:
     """Processor time of one inference, × latency × threads."""
 
 
-def base(recipe: str, runtime: str = "onnxruntime") -> Candidate:
+def base(recipe: str, runtime: str = "onnxruntime", hint: str | None = None) -> Candidate:
     return Candidate(
         CandidateGraph(recipe, recipe.encode(), "float32" if recipe.startswith("float") else "int8"),
         runtime,
-        SessionSettings(),
+        SessionSettings(precision_hint=hint),
     )  # type: ignore[arg-type]
 
 
@@ -61,7 +61,7 @@ class FakeMachine:
 
     def __init__(
         self,
-        behaviours: dict[tuple[str, str], Behaviour],
+        behaviours: dict[tuple[str, ...], Behaviour],
         *,
         noise: float = 0.0,
         seed: int = 0,
@@ -81,7 +81,8 @@ class FakeMachine:
         self.waited_s = 0.0
 
     def of(self, c: Candidate) -> Behaviour:
-        return self.behaviours[c.graph.recipe, c.runtime]
+        told = (str(c.settings.precision_hint),) if c.lower_float else ()
+        return self.behaviours[(c.graph.recipe, c.runtime, *told)]
 
     def ms(self, c: Candidate) -> float:
         """What a candidate really takes."""

@@ -15,6 +15,7 @@ from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.int8.quantizable import NotQuantizable
 from edgectl.builder.judge.judges import Judges
 from edgectl.builder.monitor import BuildMonitor
+from edgectl.builder.variants.restriction import UNRESTRICTED, Restriction
 from edgectl.builder.variants.trial import Trial
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.machine import Machine, probe
@@ -38,8 +39,10 @@ def quantized_model(
     return QuantizedModel(source, slices, 0.01, table, not_quantizable, families=families or {})
 
 
-def trial_of(model: QuantizedModel, machine: Machine | None = None) -> Trial:
+def trial_of(
+    model: QuantizedModel, machine: Machine | None = None, restriction: Restriction = UNRESTRICTED
+) -> Trial:
     """On this machine, with all the time there is; nothing is kept on disk."""
     monitor = BuildMonitor(Budget())
     judges = Judges(model.source.task, model.samples, model.source.graph, monitor)
-    return Trial(judges, machine or probe(), monitor)
+    return Trial(judges, machine or probe(), monitor, restriction=restriction)

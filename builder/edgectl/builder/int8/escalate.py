@@ -77,6 +77,8 @@ class QuantizationBasis:
     ranges: RangeKind
     easy: bool = False
     """Plain rounding is so close already that one reconstruction is all that was added."""
+    kept: frozenset[str] = frozenset()
+    """Nodes that are float in every graph that is written from it."""
 
 
 @dataclass(frozen=True)
@@ -102,43 +104,41 @@ def prepare_basis(
     max_drop: float,
     tell: Tell,
     budget: Budget | None = None,
+    kept: frozenset[str] = frozenset(),
 ) -> QuantizationBasis:
     """Choose the range kind, by SQNR and against ``minmax`` by the metric, and whether to equalise, by the
-    SQNR that reconstructed int8 has. ``samples`` calibrate.
+    SQNR that reconstructed int8 has. ``samples`` calibrate. ``kept``: nodes that stay float.
 
     A graph that has 30 dB with plain rounding, and holds the budget on the judge's slice, is not equalised.
     Nor is one when the time of ``budget`` is over.
     """
     time = budget or Budget()
     if time.over(QUANTIZE, "the choice of ranges"):
-        return QuantizationBasis(model, table, (), "minmax")
+        return QuantizationBasis(model, table, (), "minmax", kept=kept)
     proxy = spread(samples, _PROXY_SAMPLES)
     reference = outputs_of(model, proxy)
 
-    def plain(kind: RangeKind) -> float:
-        return sqnr_db(reference, outputs_of(quantize(model, table, family, ranges=kind).model, proxy))
+    def rounded(kind: RangeKind) -> ModelProto:
+        return quantize(model, table, family, ranges=kind, kept=kept).model
 
     tell("ranges")
-    sqnr = {kind: plain(kind) for kind in RANGE_KINDS}
+    sqnr = {kind: sqnr_db(reference, outputs_of(rounded(kind), proxy)) for kind in RANGE_KINDS}
     kind = max(RANGE_KINDS, key=lambda k: sqnr[k])
     # few samples speak for saturating outliers, and the metric may be made of them
     if kind != "minmax":
-        judged = {
-            k: judge_graph(quantize(model, table, family, ranges=k).model, judge, max_drop, "the plain graph")
-            for k in ("minmax", kind)
-        }
+        judged = {k: judge_graph(rounded(k), judge, max_drop, "the plain graph") for k in ("minmax", kind)}
         kind = "minmax" if judged["minmax"].drop < judged[kind].drop else kind
     if sqnr[kind] >= _EASY_DB:
-        simplest = quantize(model, table, family, ranges=kind).model
+        simplest = rounded(kind)
         if affordable(judge_graph(simplest, judge, max_drop, f"the {family.name} graph"), max_drop):
-            return QuantizationBasis(model, table, (), kind, easy=True)
+            return QuantizationBasis(model, table, (), kind, easy=True, kept=kept)
 
     def rebuilt(m: ModelProto, t: CalibrationTable) -> float:
-        q = quantize(m, t, family, ranges=kind)
+        q = quantize(m, t, family, ranges=kind, kept=kept)
         trial = reconstruct(q, m, family, spread(samples, _TRIAL_SAMPLES), rows=_TRIAL_ROWS)
         return sqnr_db(reference, outputs_of(trial.model, proxy))
 
-    basis = QuantizationBasis(model, table, (), kind)
+    basis = QuantizationBasis(model, table, (), kind, kept=kept)
     peaks = {} if time.over(QUANTIZE, "equalisation") else _peaks(model, samples)
     if peaks:
         tell("equalise")
@@ -152,7 +152,7 @@ def prepare_basis(
             )
             if after > before + _WORTH_DB:
                 again = calibrate(equal, samples, data_digest=table.data_digest)
-                basis = QuantizationBasis(equal, again, tuple(log.modified), kind)
+                basis = QuantizationBasis(equal, again, tuple(log.modified), kind, kept=kept)
     return basis
 
 
@@ -199,7 +199,7 @@ def escalate(
 
     def alike(exclude: Collection[str], chains: bool = True) -> Quantized:
         """A variation of the graph with codes that do not depend on which layers before are int8."""
-        q = quantize(basis.model, basis.table, family, exclude=exclude, chains=chains, ranges=basis.ranges)
+        q = _rounded(basis, family, exclude=exclude, chains=chains)
         return adopt(q, independent())
 
     within = max_drop if guide is None else guide
@@ -223,10 +223,7 @@ def escalate(
     fits = attempt("full", lambda: full)
     # weights refitted to few samples may be the worse ones
     if not fits or len(names) <= _SMALL:
-        fits = (
-            attempt("full-plain", lambda: quantize(basis.model, basis.table, family, ranges=basis.ranges))
-            or fits
-        )
+        fits = attempt("full-plain", lambda: _rounded(basis, family)) or fits
     if tune is not None and "full" in judged and judged["full"].drop > 0:
         tuned = tune(full)
         fits = attempt("full-tuned", lambda: tuned) or fits
@@ -248,7 +245,7 @@ def escalate(
     if family.placement == "tensors" and matmuls_dominate(basis.model):
         for form in FORMS:
             try:
-                attempt(form, functools.partial(rewrite_matmuls, basis.model, form, family))
+                attempt(form, functools.partial(rewrite_matmuls, basis.model, form, family, kept=basis.kept))
             except ModelError as e:
                 # a runtime without that operator has the other candidates
                 notes.append(f"{form} was left out: {e.message}")
@@ -339,6 +336,20 @@ def spread(samples: Sequence[Feeds], count: int) -> Sequence[Feeds]:
     return samples[:: max(1, math.ceil(len(samples) / count))]
 
 
+def _rounded(
+    basis: QuantizationBasis, family: Family, *, exclude: Collection[str] = (), chains: bool = True
+) -> Quantized:
+    return quantize(
+        basis.model,
+        basis.table,
+        family,
+        exclude=exclude,
+        kept=basis.kept,
+        chains=chains,
+        ranges=basis.ranges,
+    )
+
+
 def _reconstructed(
     basis: QuantizationBasis,
     family: Family,
@@ -348,7 +359,7 @@ def _reconstructed(
     compensate: bool = True,
     time: Budget,
 ) -> Quantized:
-    q = quantize(basis.model, basis.table, family, exclude=exclude, ranges=basis.ranges)
+    q = _rounded(basis, family, exclude=exclude)
     if time.over(QUANTIZE, "reconstruction"):
         return q
 

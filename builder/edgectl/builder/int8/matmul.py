@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgectl.builder.graph import GraphIndex, attribute
 from edgectl.builder.int8.families import FAMILIES, Family
-from edgectl.builder.int8.placement import Placement, plain_matmul, weighted_nodes
+from edgectl.builder.int8.placement import KEPT, Placement, plain_matmul, weighted_nodes
 from edgectl.builder.int8.quantize import Quantized, weight_codes
 from edgectl.core.bundle import LayerReport
 
@@ -44,12 +44,12 @@ def matmuls_dominate(model: ModelProto) -> bool:
 
 
 def rewrite_matmuls(
-    model: ModelProto, form: Form, family: Family, *, exclude: Collection[str] = ()
+    model: ModelProto, form: Form, family: Family, *, kept: Collection[str] = ()
 ) -> Quantized:
-    """``model`` with every matrix product in ``form``, the rest float. ``family`` says how many bits its
-    products stand."""
+    """``model`` with every matrix product in ``form``, the rest float, and so the nodes that are ``kept``.
+    ``family`` says how many bits its products stand."""
     index = GraphIndex(model)
-    chosen = {n.name for n in _matmuls(index, exclude)}
+    chosen = {n.name for n in _matmuls(index, kept)}
     changed = ModelProto()
     changed.CopyFrom(model)
     del changed.graph.node[:]
@@ -71,11 +71,8 @@ def rewrite_matmuls(
         else:
             changed.graph.node.append(n)
             if n.name in weighted:
-                reports.append(
-                    LayerReport(
-                        node=n.name, op=n.op_type, precision="float32", reason=f"not in the {form} form"
-                    )
-                )
+                reason = KEPT if n.name in kept else f"not in the {form} form"
+                reports.append(LayerReport(node=n.name, op=n.op_type, precision="float32", reason=reason))
     read = (
         {i for n in changed.graph.node for i in n.input}
         | index.captured
@@ -94,12 +91,12 @@ def rewrite_matmuls(
     return Quantized(changed, Placement(frozenset(chosen), (), frozenset(), {}, reasons), tuple(reports), own)
 
 
-def _matmuls(index: GraphIndex, exclude: Collection[str]) -> list[NodeProto]:
+def _matmuls(index: GraphIndex, kept: Collection[str]) -> list[NodeProto]:
     def fits(n: NodeProto) -> bool:
         weight = index.weights(n.input[1])
         return (
             n.op_type in ("Gemm", "MatMul")
-            and n.name not in exclude
+            and n.name not in kept
             and n.input[0] not in index.initializers
             and weight is not None
             and weight.dtype == np.float32

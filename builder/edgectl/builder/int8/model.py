@@ -42,6 +42,8 @@ class CalibratedModel:
     not_quantizable: NotQuantizable | None = None
     labelled: bool = False
     """Whether labels decide about the budget. What float answers then only guides the search."""
+    kept: frozenset[str] = field(default=frozenset(), kw_only=True)
+    """Nodes that the user keeps in float in every int8 graph."""
 
     @property
     def limit(self) -> float:
@@ -90,12 +92,13 @@ def calibrate_model(
     monitor: BuildMonitor,
     *,
     labelled: bool = False,
+    kept: frozenset[str] = frozenset(),
 ) -> CalibratedModel:
     """Run the calibration samples once. A graph that is already quantized, or has nothing to quantize, is
-    not calibrated. ``labelled``: labels will decide about the budget."""
+    not calibrated. ``labelled``: labels will decide about the budget; ``kept``: nodes that stay float."""
     obstacle = obstacle_to_int8(model.graph)
     if obstacle is not None:
-        return CalibratedModel(model, samples, max_drop, None, obstacle, labelled)
+        return CalibratedModel(model, samples, max_drop, None, obstacle, labelled, kept=kept)
     total = len(samples.calibration)
 
     def feeds() -> Iterator[Feeds]:
@@ -112,7 +115,7 @@ def calibrate_model(
         data_digest=samples.digest,
         progress=lambda n: monitor.tell("calibrate", 0.05 + 0.1 * n / total, f"{n}/{total} samples"),
     )
-    return CalibratedModel(model, samples, max_drop, table, labelled=labelled)
+    return CalibratedModel(model, samples, max_drop, table, labelled=labelled, kept=kept)
 
 
 def quantize_families(
@@ -152,6 +155,7 @@ def quantize_families(
                 max_drop=calibrated.limit,
                 tell=tell,
                 budget=monitor.budget,
+                kept=calibrated.kept,
             )
         also = [FAMILIES["openvino"]] if "openvino" in machine.runtimes and name.startswith("x86") else []
         graphs = escalate(
@@ -178,6 +182,7 @@ def quantize_families(
                 judges.search,
                 max_drop=calibrated.limit,
                 tell=tell,
+                kept=calibrated.kept,
             )
         found[name] = graphs
         monitor.notes += [f"{name}: {note}" for note in graphs.notes]
@@ -190,6 +195,7 @@ def quantize_families(
         calibrated.labelled,
         found,
         bases,
+        kept=calibrated.kept,
     )
 
 

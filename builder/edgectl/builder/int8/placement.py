@@ -29,6 +29,7 @@ from edgectl.builder.int8.dla import refusal
 from edgectl.builder.int8.families import Family
 
 __all__ = [
+    "KEPT",
     "MOVES",
     "WEIGHTED",
     "Placement",
@@ -40,6 +41,8 @@ __all__ = [
     "weighted_nodes",
 ]
 
+KEPT = "kept in float, as asked"
+"""Why a layer that the user named is float (:mod:`edgectl.builder.int8.keep_float`)."""
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MOVES = (
     "MaxPool",
@@ -84,7 +87,7 @@ class Placement:
     read through it.
 
     ``edges`` None: every reader of such a tensor reads through it. ``root`` maps a tensor to the one whose
-    scale it shares. ``reasons``: why a weighted node stayed float.
+    scale it shares. ``reasons``: why a weighted node stayed float, or what else the user keeps so.
     """
 
     nodes: frozenset[str]
@@ -132,23 +135,27 @@ def place(
     *,
     ranges: Mapping[str, TensorRange],
     exclude: Collection[str] = (),
+    kept: Collection[str] = (),
     chains: bool = True,
 ) -> Placement:
-    """Decide the placement. ``exclude``: node names to keep float; ``chains`` False: weighted nodes only
-    (``conv-only``)."""
-    reasons = {}
+    """Decide the placement. ``exclude``: node names that this graph keeps float; ``kept``: those that every
+    graph does, because the user says so. ``chains`` False: weighted nodes only (``conv-only``)."""
+    # what chains pass through is told, too, where the user names it
+    reasons = {n.name: KEPT for n in index.nodes if n.name in kept and n.op_type in _JOINS}
     seeds = []
     for n in weighted_nodes(index):
-        reason = "excluded" if n.name in exclude else _unfit(index, n, family, ranges)
+        reason = KEPT if n.name in kept else ""
+        reason = reason or ("excluded" if n.name in exclude else _unfit(index, n, family, ranges))
         if reason:
             reasons[n.name] = reason
         else:
             seeds.append(n)
+    left_out = {*exclude, *kept}
     if family.placement == "inputs":
-        return _by_inputs(index, seeds, family, ranges, reasons)
+        return _by_inputs(index, seeds, family, ranges, reasons, left_out)
     if family.placement == "everything":
-        return _by_everything(index, seeds, ranges, reasons, exclude)
-    return _by_tensors(index, seeds, ranges, reasons, exclude, chains)
+        return _by_everything(index, seeds, ranges, reasons, left_out)
+    return _by_tensors(index, seeds, ranges, reasons, left_out, chains)
 
 
 def _unfit(index: GraphIndex, n: NodeProto, family: Family, ranges: Mapping[str, TensorRange]) -> str:
@@ -204,6 +211,7 @@ def _by_inputs(
     family: Family,
     ranges: Mapping[str, TensorRange],
     reasons: dict[str, str],
+    exclude: Collection[str],
 ) -> Placement:
     for name in heads(index) & {n.name for n in seeds}:
         reasons[name] = "head: its output is the graph's"
@@ -212,7 +220,7 @@ def _by_inputs(
     edges = {(n.name, 0) for n in seeds}
     convs = {o for n in seeds if n.op_type in ("Conv", "ConvTranspose") for o in n.output}
     for n in index.nodes:
-        if n.op_type != "Add" or any(i in index.initializers for i in n.input):
+        if n.op_type != "Add" or n.name in exclude or any(i in index.initializers for i in n.input):
             continue
         fused = [i for i in range(2) if n.input[i] in convs and index.only_reader(n.input[i]) is not None]
         skip = 1 - fused[0] if fused else None

@@ -146,9 +146,10 @@ def with_carried_over(
     *,
     max_drop: float,
     tell: Callable[[str], None],
+    kept: Collection[str] = (),
 ) -> FamilyGraphs:
     """``graphs`` and one more graph for each engine of one of ``families`` that the release has, where it
-    holds ``max_drop`` on the judge's slice. Notes say what came of it."""
+    holds ``max_drop`` on the judge's slice. Notes say what came of it. ``kept``: nodes that stay float."""
     recipes, judged, notes = dict(graphs.recipes), dict(graphs.judged), list(graphs.notes)
     known = {f.name: f for f in families}
     formers = [f for f in release.formers if f.recipe.family in known]
@@ -163,7 +164,8 @@ def with_carried_over(
         name, family = f"{PREFIX}{former.name}", known[former.recipe.family]
         tell(name)
         try:
-            q = _carried_over(former, release, model, table, family, spread(samples, RECONSTRUCT_SAMPLES))
+            few = spread(samples, RECONSTRUCT_SAMPLES)
+            q = _carried_over(former, release, model, table, family, few, kept)
             judged[name] = judge_graph(q.model, judge, max_drop, f"the {family.name} graph ({name})")
         except ModelError as e:
             notes.append(f"{former.name} of {release.name} cannot be carried over: {e.message}")
@@ -184,6 +186,7 @@ def _carried_over(
     table: CalibrationTable,
     family: Family,
     samples: Sequence[Feeds],
+    kept: Collection[str],
 ) -> Quantized:
     assert release.model is not None
     kind = next((k for k in RANGE_KINDS if k == former.recipe.method), None)
@@ -192,7 +195,13 @@ def _carried_over(
     if "equalise" in former.recipe.passes:
         raise ModelError("it was equalised, and the float engine beside it was not")
     plain = quantize(
-        model, table, family, exclude=former.recipe.excluded, chains=former.name != "conv-only", ranges=kind
+        model,
+        table,
+        family,
+        exclude=former.recipe.excluded,
+        kept=kept,
+        chains=former.name != "conv-only",
+        ranges=kind,
     )
     q, moved = carry_over(plain, model, former.engine, release.model)
     share = _share(q, model, moved)

@@ -23,6 +23,7 @@ class Obstacle(str, Enum):
     NO_KERNELS = "no kernels"
     NO_PLACE = "no place"
     SIZE_OF_DATA = "size of data"
+    NOT_ASKED = "not asked"
 
 
 @dataclass(frozen=True)

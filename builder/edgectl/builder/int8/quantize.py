@@ -46,12 +46,14 @@ def quantize(
     family: Family,
     *,
     exclude: Collection[str] = (),
+    kept: Collection[str] = (),
     chains: bool = True,
     ranges: RangeKind = "minmax",
 ) -> Quantized:
-    """Write the int8 form of a canonical float model. The same arguments give the same bytes."""
+    """Write the int8 form of a canonical float model. The same arguments give the same bytes. ``exclude``,
+    ``kept``: nodes that stay float (:func:`~edgectl.builder.int8.placement.place`)."""
     index = GraphIndex(model)
-    placement = place(index, family, ranges=table.ranges, exclude=exclude, chains=chains)
+    placement = place(index, family, ranges=table.ranges, exclude=exclude, kept=kept, chains=chains)
     writer = _QdqWriter(index, placement, table, family, ranges)
     return Quantized(writer.write(), placement, tuple(writer.reports), family, ranges)
 

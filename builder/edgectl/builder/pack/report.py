@@ -141,7 +141,7 @@ def _candidate(o: CandidateOutcome, choice: Choice) -> CandidateReport:
         name=c.name,
         recipe=c.graph.recipe,
         runtime=c.runtime,
-        precision=c.graph.precision,
+        precision=c.precision,
         threads=c.settings.threads,
         chosen=c == choice.winner.candidate,
         drop=o.accuracy.drop if o.accuracy else None,

@@ -2,7 +2,7 @@
 
 Golden outputs are those of the variant's own graph in ONNX Runtime. How far another runtime or machine may be
 from them follows from noise that was observed: the same graph with and without graph optimisation (other
-kernels, other rounding), and in the runtime that was chosen; for int8 also a part of what quantization itself
+kernels, other rounding), and in the runtime that was chosen, with the float that it is told; for int8 also a part of what quantization itself
 did to the outputs.
 """
 
@@ -168,7 +168,7 @@ def _golden(
     golden = _run(graph, inputs)
     others = [_run(graph, inputs, optimization="disabled")]
     if draft.runtime == "openvino":
-        others.append(_run(draft.model, inputs, runtime="openvino"))
+        others.append(_run(draft.model, inputs, runtime="openvino", hint=draft.session.precision_hint))
     noise = [_noise(golden, other, _NOISE_FACTOR) for other in others]
     if draft.precision != "float32":
         share = _QUANTIZATION_SHARE[draft.runtime] if draft.golden is None else _IMPLICIT_SHARE
@@ -203,9 +203,14 @@ def _noise(golden: list[Outputs], other: list[Outputs], factor: float) -> dict[s
 
 
 def _run(
-    model: bytes, inputs: Sequence[Feeds], *, optimization: str = "all", runtime: str = "onnxruntime"
+    model: bytes,
+    inputs: Sequence[Feeds],
+    *,
+    optimization: str = "all",
+    runtime: str = "onnxruntime",
+    hint: str | None = None,
 ) -> list[Outputs]:
-    settings = SessionSettings.model_validate({"optimization": optimization})
+    settings = SessionSettings.model_validate({"optimization": optimization, "precision_hint": hint})
     engine = open_model(model, settings, runtime=runtime)
     outputs = [engine.run(feeds) for feeds in inputs]
     engine.close()

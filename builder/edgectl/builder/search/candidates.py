@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from typing import Literal
 
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.core.bundle import Precision, Preference, Runtime, SessionSettings
@@ -20,7 +21,9 @@ from edgectl.core.measured import Conditions, Measured, Standing
 from edgectl.engines.timing import Ratio
 
 __all__ = [
+    "LOWER_FLOATS",
     "SLOWER",
+    "Arithmetic",
     "Candidate",
     "CandidateGraph",
     "CandidateOutcome",
@@ -33,6 +36,10 @@ __all__ = [
 ]
 
 
+Arithmetic = tuple[str, Runtime, str | None]
+"""Recipe, runtime, and what float layers compute in (:attr:`Candidate.lower_float`)."""
+LOWER_FLOATS: dict[str, Literal["bfloat16", "float16"]] = {"bf16": "bfloat16", "f16": "float16"}
+"""What a runtime is told → the precision."""
 SLOWER = "slower"
 """Why a candidate did not go on to the next round. It may still ship if all that were faster turn out not
 to hold."""
@@ -85,13 +92,29 @@ class Candidate:
     @property
     def name(self) -> str:
         s = self.settings
-        return f"{self.graph.recipe}/{self.runtime}/{s.threads}" + ("" if s.arena else "/no-arena")
+        rest = (*((s.precision_hint,) if self.lower_float else ()), *(() if s.arena else ("no-arena",)))
+        return "/".join((self.graph.recipe, self.runtime, str(s.threads), *map(str, rest)))
+
+    @property
+    def lower_float(self) -> Literal["bfloat16", "float16"] | None:
+        """What its float layers compute in, by order to the runtime; None: float32, or what the graph says."""
+        return LOWER_FLOATS.get(self.settings.precision_hint or "")
+
+    @property
+    def precision(self) -> Precision:
+        """That of most of its work."""
+        return self.lower_float or "float32" if self.graph.precision == "float32" else self.graph.precision
 
     @property
     def is_float(self) -> bool:
         """Whether it is what others are compared with: the float model, or one that came quantized, as it
-        came."""
-        return self.graph.precision == "float32" or self.graph.as_received
+        came; in full precision."""
+        return self.lower_float is None and (self.graph.precision == "float32" or self.graph.as_received)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What decides its answers; other settings change the time alone."""
+        return self.graph.recipe, self.runtime, self.lower_float
 
     @cached_property
     def digest(self) -> str:

@@ -55,10 +55,12 @@ class Measurements:
     def verdict(
         self, what: Literal["judged", "confirmed"], c: Candidate, judge: Judging, limit: float
     ) -> Accuracy:
-        """Of a graph in a runtime, whatever the settings. Raises :class:`EdgectlError` for a candidate
+        """Of what a candidate computes, whatever its other settings. Raises :class:`EdgectlError` for a candidate
         that does not run."""
-        label = f"{c.graph.recipe}/{c.runtime}"
-        key = self._log.key(what, c.graph.digest, c.runtime, judge.digest, limit)
+        label = "/".join(filter(None, c.arithmetic))
+        key = self._log.key(
+            what, c.graph.digest, c.runtime, *filter(None, [c.lower_float]), judge.digest, limit
+        )
         line = self._log.find(key).get(label)
         if line is not None and line.accuracy is not None:
             return line.accuracy

@@ -61,6 +61,12 @@ def why_not_quantizable(found: NotQuantizable) -> Reason:
             "the model came quantized: it ships as it is, in int8 by its own codes",
             "for a float fallback and int8 for other devices, build from the float model",
         )
+    if why is Obstacle.NOT_ASKED:
+        return Reason(
+            Cause.NOTHING_TO_QUANTIZE,
+            f"int8 was not asked for ({what})",
+            "name int8 as well, or leave --precision and --runtime out",
+        )
     if why is Obstacle.NO_LAYER:
         return Reason(
             Cause.NOTHING_TO_QUANTIZE,
@@ -151,8 +157,7 @@ def reasons_of_search(
     outcomes: Iterable[CandidateOutcome], budget: float, busy: Sequence[str] = ()
 ) -> tuple[Reason, ...]:
     """The causes of one search that ends with float first; empty if there was no other candidate. Those of
-    int8 come before those of float16 (a model that came so, or a GPU), each time what came nearest to
-    shipping first.
+    int8 come before those of bfloat16 and float16, each time what came nearest to shipping first.
 
     A runtime that does not run float either says nothing about int8."""
     everyone = list(outcomes)
@@ -161,8 +166,8 @@ def reasons_of_search(
         o.candidate.runtime for o in floats if o.cause is not Cause.REFUSED
     }
     found = []
-    for precision in ("int8", "float16"):
-        own = [o for o in everyone if not o.candidate.is_float and o.candidate.graph.precision == precision]
+    for precision in ("int8", "bfloat16", "float16"):
+        own = [o for o in everyone if not o.candidate.is_float and o.candidate.precision == precision]
         of: dict[Cause, list[CandidateOutcome]] = {}
         for o in own:
             if o.cause is not None and (o.cause is not Cause.REFUSED or o.candidate.runtime not in unfit):

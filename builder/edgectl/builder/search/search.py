@@ -24,6 +24,7 @@ from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.judge.significance import affordable, broken_budget, too_few
 from edgectl.builder.search.candidates import (
     SLOWER,
+    Arithmetic,
     Candidate,
     CandidateOutcome,
     Cause,
@@ -50,7 +51,6 @@ from edgectl.builder.search.rules import (
 )
 from edgectl.builder.search.shortlist import Shortlist, shortlist
 from edgectl.builder.search.tuning_log import TuningLog
-from edgectl.core.bundle import Runtime
 from edgectl.core.errors import EdgectlError, ModelError, StorageError
 from edgectl.core.measured import Context, Standing
 from edgectl.engines.measure.contexts import busy_because
@@ -95,14 +95,14 @@ def search(
     *,
     threads: Sequence[int] = (1,),
     seconds: float,
-    known: Mapping[tuple[str, Runtime], Accuracy] | None = None,
+    known: Mapping[Arithmetic, Accuracy] | None = None,
     progress: Tell | None = None,
     left: Callable[[], float] = lambda: math.inf,
 ) -> Choice:
     """Judge, measure, confirm and choose. ``bases``: every graph in every runtime with one thread and default
     settings, at least one of them float. ``seconds`` bounds the rounds; confirming comes on top, and who is
     still to be measured in a process of its own when ``left()`` (seconds) is over does not ship. ``known``:
-    recipes and runtimes judged before.
+    what was judged before.
 
     ``progress(what, share, best)`` is told what goes on. Raises :class:`ModelError` if not even float runs.
     """
@@ -137,7 +137,7 @@ class _Search:
         goal: Goal,
         machine: TimingMachine,
         log: TuningLog,
-        judged: dict[tuple[str, Runtime], Accuracy],
+        judged: dict[Arithmetic, Accuracy],
         tell: Tell,
         left: Callable[[], float],
     ) -> None:
@@ -146,7 +146,7 @@ class _Search:
         self._measurements = Measurements(machine, log)
         self._judged = judged
         self._outcomes: dict[str, CandidateOutcome] = {}
-        self._confirmed: dict[tuple[str, Runtime], Accuracy | None] = {}
+        self._confirmed: dict[Arithmetic, Accuracy | None] = {}
         self._compared: dict[str, str] = {}
         """Who was measured in processes of its own → the float candidate that it was compared with."""
         self._notes: list[str] = []
@@ -162,14 +162,14 @@ class _Search:
         for i, c in enumerate(bases):
             self._tell(f"judging {c.name}", 0.15 * i / len(bases), "")
             self._outcomes[c.name] = CandidateOutcome(c)
-            known = self._judged.get((c.graph.recipe, c.runtime))
+            known = self._judged.get(c.arithmetic)
             if known is None and self._left() <= 0 and not c.is_float and not all(a.is_float for a in alive):
                 self._reject(c, "not judged: the time ran out", Cause.OUT_OF_TIME)
                 continue
             accuracy = known or self._verdict("judged", c, self._judge)
             if accuracy is None:
                 continue
-            self._judged[c.graph.recipe, c.runtime] = accuracy  # settings change the time, not the answer
+            self._judged[c.arithmetic] = accuracy
             self._outcomes[c.name] = CandidateOutcome(c, accuracy)
             if not affordable(accuracy, self._goal.searched):
                 self._reject(
@@ -190,7 +190,7 @@ class _Search:
         """Other settings of candidates that were judged."""
         new = list(more)
         for c in new:
-            self._outcomes[c.name] = CandidateOutcome(c, self._judged[c.graph.recipe, c.runtime])
+            self._outcomes[c.name] = CandidateOutcome(c, self._judged[c.arithmetic])
         return [*alive, *new]
 
     def arena_tried(self, alive: Sequence[Candidate]) -> list[Candidate]:
@@ -330,7 +330,7 @@ class _Search:
         c = o.candidate
         if c.is_float or o.confirmed is not None:
             return o
-        key = (c.graph.recipe, c.runtime)
+        key = c.arithmetic
         if key not in self._confirmed:
             self._confirmed[key] = self._verdict("confirmed", c, self._confirm())
         accuracy = self._confirmed[key]
@@ -348,11 +348,7 @@ class _Search:
 
     def _reason(self, winner: CandidateOutcome, shipped: Sequence[CandidateOutcome]) -> str:
         c = winner.candidate
-        others = [
-            o
-            for o in self._outcomes.values()
-            if (o.candidate.graph, o.candidate.runtime) == (c.graph, c.runtime)
-        ]
+        others = [o for o in self._outcomes.values() if o.candidate.arithmetic == c.arithmetic]
         known = [*shipped, *(o for o in others if o.reached(_LAST))]
         quicker = quicker_with_more_threads(winner, known, self._goal.min_speedup)
         return self._why(winner) + (f"; {quicker}" if quicker else "")

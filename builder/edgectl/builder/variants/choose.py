@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.search.candidates import Choice
+from edgectl.builder.variants.competitors import cpu_runtimes
 from edgectl.builder.variants.draft import VariantDraft, recipe_of
 from edgectl.builder.variants.measured import (
     comparison,
@@ -25,6 +26,7 @@ from edgectl.builder.variants.measured import (
     measured_drafts,
 )
 from edgectl.builder.variants.numeric_check import best_checked
+from edgectl.builder.variants.restriction import UNRESTRICTED, Restriction
 from edgectl.builder.variants.tensorrt import tensorrt_drafts, tensorrt_families
 from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import SessionSettings
@@ -46,15 +48,20 @@ class ChosenVariants:
     """What was compared (:func:`~edgectl.builder.variants.measured.comparison`) → what came of it."""
 
 
-def families_of(profiles: Sequence[DeviceProfile], machine: Machine, graph: ModelProto) -> tuple[str, ...]:
+def families_of(
+    profiles: Sequence[DeviceProfile],
+    machine: Machine,
+    graph: ModelProto,
+    restriction: Restriction = UNRESTRICTED,
+) -> tuple[str, ...]:
     """The kernel families that the profiles need graphs of, each once."""
     found: list[str] = []
     for p in profiles:
-        found += tensorrt_families(p, graph)
+        found += tensorrt_families(p, graph, restriction)
         if measurable(p, machine):
-            here = host_family(machine)
-            found += [here] if here is not None else []
-        elif _has_int8_kernels(p):
+            here = host_family(machine) if cpu_runtimes(p, machine, restriction) else None
+            found += [here] if here is not None and restriction.quantizes else []
+        elif _has_int8_kernels(p, restriction):
             found.append(p.cpu.family)
     return tuple(dict.fromkeys(found))
 
@@ -62,14 +69,15 @@ def families_of(profiles: Sequence[DeviceProfile], machine: Machine, graph: Mode
 def choose_variants(model: QuantizedModel, trial: Trial, profiles: Sequence[DeviceProfile]) -> ChosenVariants:
     """Measure what this machine can run, once for all profiles that agree on it, and check the rest
     numerically."""
-    measured = {comparison(p, trial.machine) for p in profiles if measurable(p, trial.machine)}
+    restriction = trial.restriction
+    measured = {comparison(p, trial.machine, restriction) for p in profiles if measurable(p, trial.machine)}
     choices: dict[str, Choice] = {}
     drafts: list[VariantDraft] = []
     for i, p in enumerate(profiles):
         place = (i / len(profiles), len(profiles))
         if "tensorrt" in p.runtimes:
             drafts += tensorrt_drafts(model, trial, p)
-        if has_cuda(p, trial.machine):
+        if has_cuda(p, trial.machine) and restriction.runs_in("onnxruntime"):
             try:
                 choices[f"{p.name}, CUDA"] = choice = measure_cuda(model, trial, p, place)
                 drafts += cuda_drafts(model, trial, p, choice)
@@ -79,7 +87,7 @@ def choose_variants(model: QuantizedModel, trial: Trial, profiles: Sequence[Devi
         if not measurable(p, trial.machine):
             drafts += _unmeasured(model, trial, p)
             continue
-        key = comparison(p, trial.machine)
+        key = comparison(p, trial.machine, restriction)
         if key not in choices:
             share = 1 / (len(measured) - len(choices.keys() & measured))
             choices[key] = measure_host(model, trial, p, place, share=share)
@@ -87,9 +95,11 @@ def choose_variants(model: QuantizedModel, trial: Trial, profiles: Sequence[Devi
     return ChosenVariants(tuple(drafts), choices)
 
 
-def _has_int8_kernels(p: DeviceProfile) -> bool:
-    """Whether the CPU of another machine has dot products, by what the profile says."""
-    return p.cpu.family != "host" and any(fact.partition("|")[0] in _DOT_PRODUCTS for fact in p.cpu.isa)
+def _has_int8_kernels(p: DeviceProfile, restriction: Restriction) -> bool:
+    """Whether the CPU of another machine has dot products, by what the profile says, and may use them."""
+    allowed = restriction.quantizes and restriction.runs_in("onnxruntime")
+    has = p.cpu.family != "host" and any(fact.partition("|")[0] in _DOT_PRODUCTS for fact in p.cpu.isa)
+    return allowed and has
 
 
 def _unmeasured(model: QuantizedModel, trial: Trial, p: DeviceProfile) -> list[VariantDraft]:
@@ -99,7 +109,7 @@ def _unmeasured(model: QuantizedModel, trial: Trial, p: DeviceProfile) -> list[V
     For a profile with a GPU that int8 variant is the fallback; otherwise it comes first and a float fallback
     follows.
     """
-    best = best_checked(model, trial, p.cpu.family, p) if _has_int8_kernels(p) else None
+    best = best_checked(model, trial, p.cpu.family, p) if _has_int8_kernels(p, trial.restriction) else None
     if best is None:
         return [fallback_draft(model, trial, p, None)]
     int8 = VariantDraft(

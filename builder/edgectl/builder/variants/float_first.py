@@ -24,11 +24,14 @@ def reasons_for_float(model: QuantizedModel, trial: Trial, choice: Choice) -> tu
     """Why no quantized engine ships first, what came nearest first; empty if one does. Before a float16
     model that ships as it came, too."""
     won = choice.winner.candidate
-    if won.graph.precision == "int8" and not won.is_float:
+    if won.precision == "int8" and not won.is_float:
         return ()
     found = list(reasons_of_search(choice.outcomes, model.limit, choice.busy))
     if found or not won.is_float:
         return tuple(found)
+    restriction = trial.restriction
+    if not restriction.quantizes and model.source.precision == "float32":
+        return (why_not_quantizable(NotQuantizable(Obstacle.NOT_ASKED, restriction.asked)),)
     if model.not_quantizable is not None:
         return (why_not_quantizable(model.not_quantizable),)
     family = host_family(trial.machine)

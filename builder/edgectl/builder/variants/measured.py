@@ -7,29 +7,41 @@ GPU, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from edgectl.builder.ingest.source_precision import AS_RECEIVED
 from edgectl.builder.int8.float16 import to_float16
 from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.judge.accuracy import Accuracy
-from edgectl.builder.search.candidates import Candidate, CandidateGraph, CandidateOutcome, Choice, Pick
+from edgectl.builder.search.candidates import (
+    LOWER_FLOATS,
+    Arithmetic,
+    Candidate,
+    CandidateGraph,
+    CandidateOutcome,
+    Choice,
+    Pick,
+)
 from edgectl.builder.search.machine import ThisMachine
 from edgectl.builder.search.reasons import SPEED_CAUSES
 from edgectl.builder.search.rules import slower_carried_over
 from edgectl.builder.search.search import Goal, search
 from edgectl.builder.search.tuning_log import TuningLog
+from edgectl.builder.variants.competitors import competitors, cpu_runtimes, given_graph
 from edgectl.builder.variants.draft import VariantDraft, float_layers, recipe_as_received, recipe_of
 from edgectl.builder.variants.float_first import reasons_for_float
 from edgectl.builder.variants.numeric_check import note_interval
 from edgectl.builder.variants.preprocessing import with_preprocessing, without_float_ratio
+from edgectl.builder.variants.restriction import UNRESTRICTED, Restriction
 from edgectl.builder.variants.trial import Trial
-from edgectl.core.bundle import Recipe, Runtime, SessionSettings, requirement_met
+from edgectl.core.bundle import LayerReport, Recipe, SessionSettings, requirement_met
 from edgectl.core.measured import Measured
-from edgectl.device_profiles.machine import Machine, host_family
+from edgectl.device_profiles.machine import Machine, host_family, lower_float_requirement
 from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.measure.processes import SECONDS
+from edgectl.engines.runtimes.openvino import OpenVinoEngine
 
 __all__ = [
     "comparison",
@@ -45,7 +57,6 @@ __all__ = [
 
 _FLOAT = Recipe(family="float")
 _CUDA = "provider:CUDA"
-_CPU_RUNTIMES = ("onnxruntime", "openvino")
 
 
 def measurable(p: DeviceProfile, machine: Machine) -> bool:
@@ -61,10 +72,10 @@ def has_cuda(p: DeviceProfile, machine: Machine) -> bool:
     return p.gpu is not None and requirement_met(p.sm_requirement, machine.facts) and _CUDA in machine.facts
 
 
-def comparison(p: DeviceProfile, machine: Machine) -> str:
+def comparison(p: DeviceProfile, machine: Machine, restriction: Restriction = UNRESTRICTED) -> str:
     """Names all that a choice depends on: profiles that agree on it are measured once. People read it in the
     report."""
-    runtimes = " and ".join(r for r in p.runtimes if r in _CPU_RUNTIMES and r in machine.runtimes)
+    runtimes = " and ".join(cpu_runtimes(p, machine, restriction)) or "onnxruntime"
     threads = min(p.cpu.max_threads, machine.cores)
     return f"{host_family(machine) or 'float'} in {runtimes}, at most {threads} threads and {p.limits.rss_mb} MiB, {p.min_speedup:g} × float"
 
@@ -74,33 +85,19 @@ def measure_host(
 ) -> Choice:
     """The CPU of this machine. ``place``: of this search among the others (where it starts, 0..1, and how
     many there are). ``share``: of the time that is left, where others are still to be measured."""
-    family, machine = host_family(trial.machine), trial.machine
-    graphs = [_as_received(model)]
-    if model.source.float16 is not None:
-        graphs.append(CandidateGraph(f"{AS_RECEIVED}-float16", model.source.float16, "float16"))
-    graphs += [
-        CandidateGraph(n, q.model.SerializeToString(deterministic=True), "int8", q.carried_over)
-        for n, q in model.recipes(family).items()
-    ]
-    runtimes: list[Runtime] = [r for r in p.runtimes if r in _CPU_RUNTIMES and r in machine.runtimes]
-    cores = min(p.cpu.max_threads, machine.cores)
-    bases = [
-        Candidate(g, r, SessionSettings(precision_hint="f32" if r == "openvino" else None))
-        for g in graphs
-        for r in runtimes
-    ]
-    known: dict[tuple[str, Runtime], Accuracy] = {
-        (n, "onnxruntime"): a for n, a in model.judged(family).items()
-    }
+    family = host_family(trial.machine)
+    cores = min(p.cpu.max_threads, trial.machine.cores)
+    known: dict[Arithmetic, Accuracy] = {(n, "onnxruntime", None): a for n, a in model.judged(family).items()}
     seconds = trial.monitor.budget.rounds_s() * share
+    bases = competitors(model, trial, p)
     return _search(model, trial, p, bases, known, [t for t in (2, 4, 8) if t <= cores], seconds, place)
 
 
 def measure_cuda(model: QuantizedModel, trial: Trial, p: DeviceProfile, place: tuple[float, int]) -> Choice:
     """Float32 and float16 on the GPU by ONNX Runtime, which has no fast int8 there: what TensorRT has to
     beat, and the way without it."""
-    graphs = [_as_received(model)]
-    if model.table is not None:
+    graphs = [given_graph(model)]
+    if model.table is not None and trial.restriction.allows("float16"):
         largest = {t: max(-r.low, r.high) for t, r in model.table.ranges.items()}
         float16, _ = to_float16(model.source.graph, largest)
         graphs.append(CandidateGraph("float16", float16.SerializeToString(deterministic=True), "float16"))
@@ -162,18 +159,24 @@ def picked_draft(model: QuantizedModel, trial: Trial, p: DeviceProfile, pick: Pi
     layers = () if quantized is None else quantized.layers
     if c.graph.precision == "float32":
         layers = float_layers(model, family)
+    lower = c.lower_float
+    beside = (lower,) if lower is not None and c.precision != lower else ()
     return VariantDraft(
         profile=p.name,
-        variant="-".join((c.runtime, c.graph.precision, *best_at)),
+        variant="-".join((c.runtime, c.precision, *beside, *best_at)),
         runtime=c.runtime,
-        requires=(f"arch:{trial.machine.arch}", *(() if quantized is None else _isa(p, family))),
+        requires=(
+            f"arch:{trial.machine.arch}",
+            *(() if quantized is None else _isa(p, family)),
+            *(() if lower is None else (lower_float_requirement(trial.machine.arch, lower) or "",)),
+        ),
         model=c.graph.model,
         recipe=_plain_recipe(c)
         if quantized is None or family is None
         else recipe_of(model, family, c.graph.recipe, quantized),
-        precision=c.graph.precision,
+        precision=c.precision,
         session=c.settings,
-        layers=layers,
+        layers=layers if lower is None else _in_lower_float(layers, c, lower),
         accuracy=pick.outcome.accuracy,
         measured=_measured(model, pick.outcome),
         preferences=pick.preferences,
@@ -207,7 +210,7 @@ def _search(
     trial: Trial,
     p: DeviceProfile,
     bases: Sequence[Candidate],
-    known: dict[tuple[str, Runtime], Accuracy],
+    known: Mapping[Arithmetic, Accuracy],
     threads: Sequence[int],
     seconds: float,
     place: tuple[float, int],
@@ -241,14 +244,6 @@ def _search(
     )
 
 
-def _as_received(model: QuantizedModel) -> CandidateGraph:
-    """The model itself, which others are compared with."""
-    source = model.source
-    if source.precision == "float32":
-        return CandidateGraph("float", source.onnx_bytes, "float32")
-    return CandidateGraph(AS_RECEIVED, source.onnx_bytes, source.precision, as_received=True)
-
-
 def _note_choice(model: QuantizedModel, trial: Trial, p: DeviceProfile, choice: Choice) -> None:
     reasons = reasons_for_float(model, trial, choice)
     is_float = model.source.precision == "float32"
@@ -267,8 +262,23 @@ def _note_choice(model: QuantizedModel, trial: Trial, p: DeviceProfile, choice: 
 def _plain_recipe(c: Candidate) -> Recipe:
     """Of a candidate that nothing was quantized for: the float model, or one as it came."""
     if c.graph.precision == "float32":
-        return _FLOAT
+        return _FLOAT.model_copy(update={"precision": c.precision})
     return Recipe(family=AS_RECEIVED, precision=c.graph.precision)
+
+
+def _in_lower_float(
+    layers: Sequence[LayerReport], c: Candidate, lower: Literal["bfloat16", "float16"]
+) -> tuple[LayerReport, ...]:
+    """The float layers that the runtime says it computes so; it keeps some in float32."""
+    engine = OpenVinoEngine(c.graph.model, c.settings)
+    try:
+        runs = {node for node, precision in engine.layer_precisions().items() if LOWER_FLOATS.get(precision)}
+    finally:
+        engine.close()
+    return tuple(
+        r.model_copy(update={"precision": lower}) if r.precision == "float32" and r.node in runs else r
+        for r in layers
+    )
 
 
 def _measured(model: QuantizedModel, o: CandidateOutcome) -> Measured | None:

@@ -17,6 +17,7 @@ from edgectl.builder.judge.significance import (
     samples_in_all,
     samples_needed,
 )
+from edgectl.builder.variants.restriction import precision_of
 from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import EdgectlError, ModelError
@@ -44,11 +45,11 @@ def best_checked(model: QuantizedModel, trial: Trial, family: str, p: DeviceProf
     """The graph of a family that keeps least in float and holds the budget on the confirmation slice, too.
     None, with a note, if none does."""
     graphs = model.families.get(family)
-    if graphs is None or not graphs.judged:
+    if graphs is None or not graphs.judged or not trial.restriction.quantizes:
         return None
     lost = min(a.drop for a in graphs.judged.values())
     order = sorted(
-        graphs.recipes.items(),
+        ((n, q) for n, q in graphs.recipes.items() if trial.restriction.allows(precision_of(q))),
         key=lambda r: (
             r[1].ranges is None,
             len(r[1].placement.reasons),

@@ -105,9 +105,9 @@ def choose_smaller_variants(
     then.
     """
     calibrated, its = _smaller_model(model, trial, wanted)
-    families = [f for p in profiles for f in tensorrt_families(p, calibrated.source.graph)]
+    families = [f for p in profiles for f in tensorrt_families(p, calibrated.source.graph, its.restriction)]
     here = host_family(trial.machine)
-    if here is not None and any(measurable(p, trial.machine) for p in profiles):
+    if here is not None and its.restriction.quantizes and any(measurable(p, trial.machine) for p in profiles):
         families.append(here)
     small = quantize_families(
         calibrated, tuple(dict.fromkeys(families)), its.judges, its.machine, its.monitor
@@ -123,7 +123,7 @@ def choose_smaller_variants(
             ]
         if not measurable(p, its.machine):
             continue
-        key = f"{comparison(p, its.machine)}, smaller picture"
+        key = f"{comparison(p, its.machine, its.restriction)}, smaller picture"
         if key not in choices:
             choices[key] = measure_host(small, its, p, (i / len(profiles), len(profiles)))
         won = picked_draft(small, its, p, Pick(choices[key].winner, ("small-input",)))
@@ -187,7 +187,9 @@ def _smaller_model(
     its = replace(
         source, graph=graph, inputs=inputs, task=task, passes=(*source.passes, "rescale"), float16=None
     )
-    return CalibratedModel(its, samples, limit, table, labelled=model.labelled), replace(trial, judges=judges)
+    return CalibratedModel(its, samples, limit, table, labelled=model.labelled, kept=model.kept), replace(
+        trial, judges=judges
+    )
 
 
 def _float_loses(graph: ModelProto, judge: Judge, limit: float) -> float:

@@ -18,6 +18,7 @@ from edgectl.builder.judge.significance import affordable
 from edgectl.builder.variants.acceptance import accepted
 from edgectl.builder.variants.draft import VariantDraft, float_layers, recipe_as_received, recipe_of
 from edgectl.builder.variants.numeric_check import best_checked, simulation
+from edgectl.builder.variants.restriction import UNRESTRICTED, Restriction
 from edgectl.builder.variants.rtx import rtx_drafts
 from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import LAYER_RANGES, Precision, SessionSettings
@@ -29,10 +30,13 @@ __all__ = ["tensorrt_drafts", "tensorrt_families", "unfit_for_tensorrt"]
 _ON_DEVICE = "the TensorRT plan is compiled on the device itself; here its graph was checked numerically in ONNX Runtime"
 
 
-def tensorrt_families(p: DeviceProfile, graph: ModelProto) -> tuple[str, ...]:
+def tensorrt_families(
+    p: DeviceProfile, graph: ModelProto, restriction: Restriction = UNRESTRICTED
+) -> tuple[str, ...]:
     """The kernel families that :func:`tensorrt_drafts` takes its graphs from."""
-    if "tensorrt" not in p.runtimes or p.tensorrt is None or unfit_for_tensorrt(graph):
+    if not restriction.allows("int8") or not _wanted(p, restriction) or unfit_for_tensorrt(graph):
         return ()
+    assert p.tensorrt is not None
     return ("trt-gpu",) if p.tensorrt.dla_core is None else ("trt-dla", "trt-gpu")
 
 
@@ -42,6 +46,9 @@ def tensorrt_drafts(model: QuantizedModel, trial: Trial, p: DeviceProfile) -> li
     TensorRT 10 and 11 take every precision from the graph, so float16 is written into it. TensorRT 8 knows no
     float16 scales and chooses float16 by itself. A profile that asks for DLA gets that first.
     """
+    restriction = trial.restriction
+    if not _wanted(p, restriction):
+        return []
     if why := unfit_for_tensorrt(model.source.graph):
         came = (
             ""
@@ -55,7 +62,18 @@ def tensorrt_drafts(model: QuantizedModel, trial: Trial, p: DeviceProfile) -> li
     for_dla = _dla(model, trial, p) if p.tensorrt.dla_core is not None else []
     for_dla = [a for d in for_dla if (a := accepted(d, trial.monitor)) is not None]
     for_gpu = _gpu(model, trial, p, p.tensorrt)
-    return [*for_dla, *for_gpu, *(rtx_drafts(for_gpu[0], p, trial.monitor) if for_gpu else [])]
+    ahead = bool(for_gpu) and restriction.runs_in("tensorrt-rtx")
+    return [
+        *(for_dla if restriction.runs_in("tensorrt") else []),
+        *(for_gpu if restriction.runs_in("tensorrt") else []),
+        *(rtx_drafts(for_gpu[0], p, trial.monitor) if ahead else []),
+    ]
+
+
+def _wanted(p: DeviceProfile, restriction: Restriction) -> bool:
+    """Whether a graph for NVIDIA's compilers is to be written."""
+    there = [r for r in p.runtimes if r in ("tensorrt", "tensorrt-rtx")]
+    return "tensorrt" in there and p.tensorrt is not None and any(map(restriction.runs_in, there))
 
 
 def unfit_for_tensorrt(model: ModelProto) -> str:
@@ -116,12 +134,16 @@ def _dla(model: QuantizedModel, trial: Trial, p: DeviceProfile) -> list[VariantD
         golden=explicit.model,
         engine_layers=((LAYER_RANGES, ranges),),
     )
-    mixed = _with_float16(model, trial, explicit, best.quantized.model, basis.table)
+    mixed = (
+        _with_float16(model, trial, explicit, best.quantized.model, basis.table)
+        if trial.restriction.allows("float16")
+        else None
+    )
     return [replace(mixed, variant="tensorrt-dla-int8-float16") if mixed is not None else explicit, implicit]
 
 
 def _gpu(model: QuantizedModel, trial: Trial, p: DeviceProfile, tensorrt: TensorRtSpec) -> list[VariantDraft]:
-    best = best_checked(model, trial, "trt-gpu", p)
+    best, restriction = best_checked(model, trial, "trt-gpu", p), trial.restriction
     if best is None:
         graph, table = model.source.graph, model.table
         plain = VariantDraft(
@@ -150,11 +172,19 @@ def _gpu(model: QuantizedModel, trial: Trial, p: DeviceProfile, tensorrt: Tensor
             layers=best.quantized.layers,
             accuracy=best.accuracy,
         )
-    fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
+    fits: tuple[str, ...] = (f"arch:{p.cpu.arch}", p.sm_requirement)
     typed = [g for g in tensorrt.generations if g >= 10]
-    mixed = _with_float16(model, trial, plain, graph, table) if typed else None
+    mixed = (
+        _with_float16(model, trial, plain, graph, table) if typed and restriction.allows("float16") else None
+    )
     if mixed is not None:
         mixed = accepted(mixed, trial.monitor)
+    if mixed is None and plain.precision == "float32" and not restriction.allows("float32"):
+        if 8 not in tensorrt.generations or not restriction.allows("float16"):
+            trial.monitor.note(f"{p.name}: no TensorRT variant: float32 was not asked for")
+            return []
+        # it makes float16 of a float32 graph by itself
+        fits = (*fits, "trt:8")
     if mixed is not None and 8 not in tensorrt.generations:
         return [replace(mixed, requires=(*fits, "|".join(f"trt:{g}" for g in typed)))]
     checked = accepted(plain, trial.monitor)

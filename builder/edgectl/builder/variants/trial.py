@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgectl.builder.judge.judges import Judges
 from edgectl.builder.monitor import BuildMonitor
+from edgectl.builder.variants.restriction import UNRESTRICTED, Restriction
 from edgectl.device_profiles.machine import Machine
 
 __all__ = ["Trial"]
@@ -21,3 +22,5 @@ class Trial:
     monitor: BuildMonitor
     tuning: Path | None = None
     """Where measurements are kept until the bundle is whole; None: nowhere."""
+    restriction: Restriction = UNRESTRICTED
+    """What competes."""

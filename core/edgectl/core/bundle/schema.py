@@ -91,7 +91,7 @@ MAX_INDEX_BYTES = 1 << 20
 MAX_JSON_BYTES = 4 << 20  # a manifest, config or report
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
-Precision = Literal["float32", "float16", "int8"]
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
 Preference = Literal["fast", "accurate", "low-power", "small-input"]
 """What a variant of a measured profile is best at; see :attr:`VariantConfig.preferences`."""
 PREFERENCES: tuple[Preference, ...] = get_args(Preference)
@@ -152,7 +152,8 @@ class SessionSettings(Config):
     optimization: Literal["all", "disabled"] = "all"
     """``disabled`` only for a file that this very runtime already optimised; Q/DQ models need ``all``."""
     precision_hint: str | None = None
-    """OpenVINO: pinned, because its default differs between machines (bf16 where the CPU has it)."""
+    """OpenVINO: what float layers compute in: ``f32``, ``bf16`` or ``f16``. Pinned, because its default differs
+    between machines (bf16 where the CPU has it)."""
 
 
 class Recipe(Config):

@@ -2,11 +2,13 @@
 Runtime.
 
 The inference precision is always pinned: its default is bf16 on CPUs that have it, which would make both the
-outputs and a comparison with float depend on the machine.
+outputs and a comparison with float depend on the machine. Where it is lower than float32 by order of the
+settings, inputs, outputs and int8 layers stay what they are: the float layers between them change.
 """
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,23 @@ from edgectl.core.errors import EngineError
 from edgectl.engines.base import Feeds, Outputs, check_feeds
 from edgectl.engines.runtimes.signal_stack import keep_signal_stack
 
-__all__ = ["OpenVinoEngine"]
+__all__ = ["OpenVinoEngine", "native_floats"]
+
+_LAYERS = "originalLayersNames"
+_FLOATS = {"BF16": "bf16", "FP16": "f16"}
+
+
+@functools.cache
+def native_floats() -> tuple[str, ...]:
+    """Of ``bf16`` and ``f16``, those that OpenVINO says this CPU computes in itself. Asked for another one, it
+    widens it to float32 without a word, or emulates it, several times slower than float32. Empty where it is not
+    installed."""
+    try:
+        import openvino
+    except ImportError:
+        return ()
+    said = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for capability, name in _FLOATS.items() if capability in said)
 
 
 class OpenVinoEngine:
@@ -42,6 +60,7 @@ class OpenVinoEngine:
                 with keep_signal_stack():
                     compiled = core.compile_model(graph, "CPU", config)
                     self._request: Any = compiled.create_infer_request()
+                    self._compiled: Any = compiled
         except Exception as e:
             raise EngineError(f"OpenVINO cannot open the model: {_said(e)}") from e
         self.runtime = f"openvino {openvino.__version__.split('-')[0]}"
@@ -59,8 +78,19 @@ class OpenVinoEngine:
         # infer() returns views into the request's own memory, which the next run overwrites
         return {o.name: np.array(values[i]) for i, o in enumerate(self.outputs)}
 
+    def layer_precisions(self) -> dict[str, str]:
+        """Node of the ONNX file → what OpenVINO computes it in (``f32``, ``bf16``, ``u8`` …). A node that it
+        made something else of is not there; one that it fused has the precision of the whole."""
+        found: dict[str, str] = {}
+        for layer in self._compiled.get_runtime_model().get_ops():
+            info = layer.get_rt_info()
+            if _LAYERS in info and "runtimePrecision" in info:
+                precision = info["runtimePrecision"].astype(str)
+                found |= dict.fromkeys(info[_LAYERS].astype(str).split(","), precision)
+        return found
+
     def close(self) -> None:
-        self._request = None
+        self._request = self._compiled = None
 
 
 def _as_file(model: Path | bytes, folder: Path) -> Path:
