@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from table import ARCHITECTURES, Architecture
 
 from edgectl.builder.graph import real_inputs
+from edgectl.builder.pack.inspect import read_acceptance
 from edgectl.core.bundle import Bundle
 from edgectl.core.files import file_digest
 from edgectl.engines.timing import load_1m
@@ -48,6 +49,9 @@ def main() -> int:
     parser.add_argument("--published", type=Path, help="folder of the published models")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument(
+        "--profile", default="cpu,jetson-orin", help="jetson-orin alone measures no speed and takes a third"
+    )
     parser.add_argument("--exporter", choices=["classic", "dynamo"], help="the files of export.py --exporter")
     parser.add_argument("--again", action="store_true")
     a = parser.parse_args()
@@ -58,7 +62,7 @@ def main() -> int:
         model = model / f"{name}.onnx"
         if (a.only and one.name not in a.only) or (name in done and not a.again) or not model.exists():
             continue
-        row = {"name": name, **build(one, model, a.minutes)}
+        row = {"name": name, **build(one, model, a.minutes, a.profile)}
         done[name] = row
         a.results.write_text("".join(json.dumps(r) + "\n" for r in done.values()))
         print(f"{name}: rc {row['code']}, {row['seconds']:.0f} s, {row['said'][:200]}", flush=True)
@@ -70,15 +74,20 @@ def _read(path: Path) -> dict[str, Any]:
     return {r["name"]: r for r in rows}
 
 
-def build(one: Architecture, model: Path, minutes: float) -> dict[str, Any]:
+def build(one: Architecture, model: Path, minutes: float, profile: str) -> dict[str, Any]:
     """One build, and everything that the page says of it."""
     with tempfile.TemporaryDirectory(prefix="edgectl-zoo-") as folder:
         out = Path(folder)
         _noise(one, model, out / "noise.npz")
-        row: dict[str, Any] = {"minutes": minutes, "bytes": model.stat().st_size, "model": file_digest(model)}
+        row: dict[str, Any] = {
+            "minutes": minutes,
+            "profile": profile,
+            "bytes": model.stat().st_size,
+            "model": file_digest(model),
+        }
         row["load"] = [load_1m()]
         command = [sys.executable, "-m", "edgectl.cli", "build", str(model), "--task", "tensor"]
-        command += ["--profile", "cpu,jetson-orin", "--calibration", str(out / "noise.npz")]
+        command += ["--profile", profile, "--calibration", str(out / "noise.npz")]
         command += ["--minutes", str(minutes), "--out", str(out / "bundle"), "--json"]
         row |= _bounded(command, out)
         row["load"].append(load_1m())
@@ -137,9 +146,9 @@ def _told(report: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
         for o in outcomes
     ]
     accepted = {
-        f"{v.config.profile}/{v.config.variant}": v.config.acceptance.model_dump(mode="json")
+        f"{v.config.profile}/{v.config.variant}": told.model_dump(mode="json")
         for v in bundle.variants
-        if v.config.acceptance is not None
+        if (told := read_acceptance(v)) is not None
     }
     refused = [n for n in report["notes"] if " is left out: refused by " in n]
     causes = {k: [[w["cause"], w["sentence"]] for w in why] for k, why in report["causes"].items()}

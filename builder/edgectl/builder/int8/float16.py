@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgectl.builder.graph import GraphIndex, subgraphs
+from edgectl.builder.graph import GraphIndex, has_type, subgraphs
 from edgectl.builder.int8.placement import MOVES
 from edgectl.core.errors import ModelError
 
@@ -90,6 +90,11 @@ def _upgraded(model: ModelProto) -> ModelProto:
     try:
         raised = onnx.version_converter.convert_version(model, _OPSET) if opset < _OPSET else model
         raised.ir_version = max(raised.ir_version, 9)
+        # the converter forgets what inference cannot tell
+        lost = {v.name: v for v in model.graph.value_info if has_type(v)}
+        kept = [v for v in raised.graph.value_info if v.name not in lost]
+        del raised.graph.value_info[:]
+        raised.graph.value_info.extend([*kept, *lost.values()])
         return onnx.shape_inference.infer_shapes(raised, data_prop=True)
     except Exception as e:
         # the converter is C++ and raises RuntimeError and others
@@ -136,6 +141,8 @@ class _Float16Writer:
             or n.domain not in ("", "ai.onnx")
             or any(subgraphs(n))
         ):
+            return False
+        if any(t and not index.is_known(t) for t in (*n.input, *n.output)):
             return False
         floats = [t for t in (*n.input, *n.output) if t and index.is_float(t)]
         if not floats or any(t in index.captured or not index.is_tensor(t) for t in n.output if t):
