@@ -142,10 +142,12 @@ class _Float16Writer:
             or any(subgraphs(n))
         ):
             return False
-        if any(t and not index.is_known(t) for t in (*n.input, *n.output)):
+        data = [t for t in (*n.input, *n.output) if t and t not in index.initializers]
+        # of a sequence it is not known what it holds
+        if any(not index.is_known(t) or not index.is_tensor(t) for t in data):
             return False
         floats = [t for t in (*n.input, *n.output) if t and index.is_float(t)]
-        if not floats or any(t in index.captured or not index.is_tensor(t) for t in n.output if t):
+        if not floats or any(t in index.captured for t in n.output):
             return False
         for i, t in enumerate(n.input):
             if i in _ALWAYS_FLOAT32.get(n.op_type, ()) or not t:
