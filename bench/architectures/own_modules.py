@@ -90,62 +90,34 @@ class EarlyExit(nn.Module):
         super().__init__()
         self.first = nn.Sequential(_block(3, 16), nn.MaxPool2d(2), _block(16, 32), nn.MaxPool2d(2))
         self.early = nn.Linear(32, 10)
-        self.second = Late()
+        self.second = nn.Sequential(_block(32, 64), _block(64, 64))
+        self.late = nn.Linear(64, 10)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.first(image)
-        return self.second(x, self.early(x.mean((2, 3))))
-
-
-class Late(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.more = nn.Sequential(_block(32, 64), _block(64, 64))
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor, guess: Tensor) -> Tensor:
+        guess = self.early(x.mean((2, 3)))
         if bool(guess.amax() > guess.mean() + 0.2):
             y = guess
         else:
-            y = self.head(self.more(x).mean((2, 3)))
+            y = self.late(self.second(x).mean((2, 3)))
         return y
 
 
 class DecoderLoop(nn.Module):
-    """A greedy loop over a sequence that feeds its state back (Loop)."""
+    """A loop over a sequence that feeds its state back (Loop)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.front = nn.Linear(64, 128)
-        self.steps = Steps()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.steps(nn.functional.relu(self.front(x)))
-
-
-class Steps(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
         self.mix = nn.Linear(192, 64)
         self.head = nn.Linear(64, 20)
 
     def forward(self, x: Tensor) -> Tensor:
-        state = torch.zeros(x.size(0), 64)
-        for i in range(x.size(1)):
-            state = torch.tanh(self.mix(torch.cat([x[:, i], state], 1)))
+        y = nn.functional.relu(self.front(x))
+        state = torch.zeros(1, 64)
+        for i in range(y.size(1)):
+            state = torch.tanh(self.mix(torch.cat([y[:, i], state], 1)))
         return self.head(state)
-
-
-def _early_exit() -> nn.Module:
-    module = EarlyExit().eval()
-    module.second = torch.jit.script(module.second)
-    return module
-
-
-def _decoder_loop() -> nn.Module:
-    module = DecoderLoop().eval()
-    module.steps = torch.jit.script(module.steps)
-    return module
 
 
 OWN = {
@@ -154,6 +126,6 @@ OWN = {
     "gru": lambda: Recurrent(nn.GRU),
     "tcn": Tcn,
     "dcgan": Dcgan,
-    "early_exit": _early_exit,
-    "decoder_loop": _decoder_loop,
+    "early_exit": lambda: torch.jit.script(EarlyExit().eval()),
+    "decoder_loop": lambda: torch.jit.script(DecoderLoop().eval()),
 }
