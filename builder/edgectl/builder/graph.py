@@ -17,6 +17,7 @@ __all__ = [
     "all_graphs",
     "all_nodes",
     "attribute",
+    "has_type",
     "is_quantized",
     "np_dtype",
     "reads",
@@ -85,10 +86,21 @@ class GraphIndex:
         info = self._info.get(name)
         return info is not None and info.type.tensor_type.elem_type == TensorProto.FLOAT
 
+    def is_known(self, name: str) -> bool:
+        """Whether the type of a tensor is known: a constant's, an input's, or what inference tells."""
+        return name in self.initializers or (name in self._info and has_type(self._info[name]))
+
     def is_tensor(self, name: str) -> bool:
         """Whether a value is known to be a tensor, and no sequence, map or optional."""
         info = self._info.get(name)
         return info is not None and info.type.HasField("tensor_type")
+
+
+def has_type(info: ValueInfoProto) -> bool:
+    """Whether a declaration says a type: inference leaves some that say nothing, or only that there is a
+    tensor."""
+    kind = info.type.WhichOneof("value")
+    return kind is not None and (kind != "tensor_type" or bool(info.type.tensor_type.elem_type))
 
 
 def shape_of(info: ValueInfoProto) -> tuple[int, ...] | None:

@@ -197,3 +197,40 @@ def test_the_long_name_of_the_operator_domain_is_the_short_one() -> None:
     graph, _, _ = canonical(repair.repaired(model, "m.onnx"), TENSOR)
     assert {n.domain for n in graph.graph.node} == {""}
     np.testing.assert_allclose(run(graph), run(residual_net()), rtol=1e-5, atol=1e-5)
+
+
+def _counting_loop(last: NodeProto) -> ModelProto:
+    """Three turns of s + x, without a condition; ``last`` makes ``go`` of ``may``, the one that a turn gets."""
+    kinds = {"turn": (TensorProto.INT64, []), "may": (TensorProto.BOOL, []), "s": (TensorProto.FLOAT, [4])}
+    kinds |= {"go": (TensorProto.BOOL, []), "t": (TensorProto.FLOAT, [4])}
+    info = {n: helper.make_tensor_value_info(n, *k) for n, k in kinds.items()}
+    body = helper.make_graph(
+        [helper.make_node("Add", ["s", "x"], ["t"]), last],
+        "body",
+        [info["turn"], info["may"], info["s"]],
+        [info["go"], info["t"]],
+    )
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [4]) for n in ("x", "always")]
+    constants = [
+        numpy_helper.from_array(np.asarray(3), "turns"),
+        numpy_helper.from_array(np.zeros(4, np.float32), "none"),
+    ]
+    loop = helper.make_node("Loop", ["turns", "", "none"], ["always"], body=body)
+    graph = helper.make_graph([loop], "counts", ends[:1], ends[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_loop_that_only_counts_gets_the_condition_that_tensorrt_wants(save: Save) -> None:
+    model = read_model(save(_counting_loop(helper.make_node("Identity", ["may"], ["go"]))))
+    loop = model.graph.node[0]
+    (condition,) = (t for t in model.graph.initializer if t.name == loop.input[1])
+    assert condition.name != "always"
+    assert numpy_helper.to_array(condition)
+    x = np.arange(4, dtype=np.float32)
+    got = open_model(model.SerializeToString(), SessionSettings()).run({"x": x})
+    assert np.array_equal(got["always"], 3 * x)
+
+
+def test_a_loop_whose_turns_say_whether_to_go_on_is_left_as_it_is(save: Save) -> None:
+    model = read_model(save(_counting_loop(helper.make_node("Not", ["may"], ["go"]))))
+    assert not model.graph.node[0].input[1]

@@ -233,3 +233,18 @@ def test_what_makes_a_sequence_stays_float32() -> None:
     halved, chosen = to_float16(model, seen(model))
     assert chosen == {"conv"}
     assert run(halved)["out"].dtype == np.float32
+
+
+def test_what_comes_out_of_a_sequence_has_the_type_that_went_in() -> None:
+    model = net(
+        helper.make_node("Conv", ["image", "w"], ["c"], name="conv"),
+        helper.make_node("SequenceConstruct", ["c", "c"], ["s"], name="both"),
+        helper.make_node("SequenceAt", ["s", "at"], ["q"], name="one"),
+        helper.make_node("Conv", ["q", "w2"], ["out"], name="last"),
+        w=np.full((4, 3, 1, 1), 0.1, np.float32),
+        w2=np.full((4, 4, 1, 1), 0.1, np.float32),
+        at=np.asarray(1),
+    )
+    mixed, chosen = to_float16(model, dict.fromkeys(("image", "c", "q", "out"), 1.0))
+    assert chosen == {"conv", "last"}
+    assert np.allclose(run(model)["out"], run(mixed)["out"], atol=0.01)

@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from edgectl.builder.graph import GraphIndex, all_nodes, reads, shape_of
 from edgectl.builder.ingest.fit_task import fit_input
+from edgectl.builder.ingest.known_types import with_known_types
 from edgectl.builder.ingest.read import read_model
 from edgectl.builder.passes.base import FloatReference, PassLog, run_passes
 from edgectl.builder.passes.canonicalise import Canonicalise
@@ -85,7 +86,7 @@ def canonical(
         # onnxslim does not get every graph right; as it is, it is larger, and as good
         graph, log = run_passes(graph, [Canonicalise(simplify=False)], reference, log)
         log.notes.append(f"the graph is used without being simplified: {e.message}")
-    return _with_output_shapes(graph, inputs, reference), inputs, log
+    return with_known_types(_with_output_shapes(graph, inputs, reference)), inputs, log
 
 
 def _with_output_shapes(

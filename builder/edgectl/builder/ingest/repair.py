@@ -1,8 +1,8 @@
 """Forms of ONNX that are valid and that some runtime or tool refuses, written in the one that all of them
 read. Nothing is computed anew.
 
-Functions of the model's own are inlined, sparse constants are made dense, node names become unique, the
-operator domain ``ai.onnx`` gets its short name. Left out: old opsets and nameless nodes
+Functions of the model's own are inlined, sparse constants are made dense, node names become unique, a loop
+that only counts gets the condition that is always true, the operator domain ``ai.onnx`` gets its short name. Left out: old opsets and nameless nodes
 (:mod:`edgectl.builder.passes.upgrade`), which change what is computed with.
 """
 
@@ -83,6 +83,7 @@ def repaired(model: ModelProto, name: str) -> ModelProto:
             graph.initializer.append(dense)
         del graph.sparse_initializer[:]
         _name_once(graph)
+    _give_conditions(copy)
     return copy
 
 
@@ -143,6 +144,39 @@ def _dense(sparse: SparseTensorProto, name: str, max_bytes: int) -> TensorProto:
     dense = np.zeros(size, values.dtype)
     dense[indices] = values
     return numpy_helper.from_array(dense.reshape(shape), sparse.values.name)
+
+
+def _give_conditions(model: ModelProto) -> None:
+    """TensorRT reads the condition of a Loop, which may be left out where its number of turns is given."""
+    bare = [
+        n
+        for n in all_nodes(model.graph)
+        if n.op_type == "Loop" and not n.domain and not (len(n.input) > 1 and n.input[1]) and _only_counts(n)
+    ]
+    if not bare:
+        return
+    taken = {n for g in all_graphs(model.graph) for n in _names(g)}
+    name = next(n for i in range(len(taken) + 1) if (n := f"always{'_' * i}") not in taken)
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(True), name))
+    for n in bare:
+        n.input[:] = [n.input[0], name, *n.input[2:]]
+
+
+def _only_counts(loop: NodeProto) -> bool:
+    """Whether the condition that a body hands on is the one that it got."""
+    body = next(subgraphs(loop))
+    made = {o: n for n in body.node for o in n.output}
+    name = body.output[0].name
+    while name in made and made[name].op_type == "Identity":
+        name = made[name].input[0]
+    return bool(loop.input) and name == body.input[1].name
+
+
+def _names(graph: GraphProto) -> Iterator[str]:
+    for values in (graph.input, graph.output, graph.initializer):
+        yield from (v.name for v in values)
+    for n in graph.node:
+        yield from (*n.input, *n.output)
 
 
 def _name_once(graph: GraphProto) -> None:

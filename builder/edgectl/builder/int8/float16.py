@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgectl.builder.graph import GraphIndex, subgraphs
+from edgectl.builder.graph import GraphIndex, has_type, subgraphs
 from edgectl.builder.int8.placement import MOVES
 from edgectl.core.errors import ModelError
 
@@ -90,6 +90,11 @@ def _upgraded(model: ModelProto) -> ModelProto:
     try:
         raised = onnx.version_converter.convert_version(model, _OPSET) if opset < _OPSET else model
         raised.ir_version = max(raised.ir_version, 9)
+        # the converter forgets what inference cannot tell
+        lost = {v.name: v for v in model.graph.value_info if has_type(v)}
+        kept = [v for v in raised.graph.value_info if v.name not in lost]
+        del raised.graph.value_info[:]
+        raised.graph.value_info.extend([*kept, *lost.values()])
         return onnx.shape_inference.infer_shapes(raised, data_prop=True)
     except Exception as e:
         # the converter is C++ and raises RuntimeError and others
@@ -137,8 +142,12 @@ class _Float16Writer:
             or any(subgraphs(n))
         ):
             return False
+        data = [t for t in (*n.input, *n.output) if t and t not in index.initializers]
+        # of a sequence it is not known what it holds
+        if any(not index.is_known(t) or not index.is_tensor(t) for t in data):
+            return False
         floats = [t for t in (*n.input, *n.output) if t and index.is_float(t)]
-        if not floats or any(t in index.captured or not index.is_tensor(t) for t in n.output if t):
+        if not floats or any(t in index.captured for t in n.output):
             return False
         for i, t in enumerate(n.input):
             if i in _ALWAYS_FLOAT32.get(n.op_type, ()) or not t:

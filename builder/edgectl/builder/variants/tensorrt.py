@@ -22,6 +22,7 @@ from edgectl.builder.variants.restriction import UNRESTRICTED, Restriction
 from edgectl.builder.variants.rtx import rtx_drafts
 from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import LAYER_RANGES, Precision, SessionSettings
+from edgectl.core.errors import EngineError, ModelError
 from edgectl.device_profiles.schema import DeviceProfile, TensorRtSpec
 from edgectl.engines.finalise.open import open_model
 
@@ -201,14 +202,20 @@ def _with_float16(
     graph: ModelProto,
     table: CalibrationTable | None,
 ) -> VariantDraft | None:
-    """The same with what is left in float computing in float16; None if that loses too much, or was never
-    calibrated."""
+    """The same with what is left in float computing in float16; None, with a note, if that loses too much or
+    cannot be written. None if it was never calibrated."""
     if table is None:
         return None
-    mixed, chosen = to_float16(graph, {t: max(-r.low, r.high) for t, r in table.ranges.items()})
-    data = mixed.SerializeToString(deterministic=True)
     trial.monitor.tell("confirm", 0.15, f"{plain.variant}: float16")
-    engine = open_model(data, simulation(trial))
+    try:
+        mixed, chosen = to_float16(graph, {t: max(-r.low, r.high) for t, r in table.ranges.items()})
+        data = mixed.SerializeToString(deterministic=True)
+        engine = open_model(data, simulation(trial))
+    except (ModelError, EngineError) as e:
+        trial.monitor.note(
+            f"{plain.profile}: float16 cannot be written into the graph: {e.message}: what is not int8 stays float32"
+        )
+        return None
     try:
         accuracy = trial.judges.confirmation.judge(engine, limit=model.limit)
     finally:
