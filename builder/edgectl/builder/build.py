@@ -1,4 +1,4 @@
-"""``edgectl build``: from an ONNX file to a bundle. The steps in their order; each lives in its own wing."""
+"""``edgectl build``: from a model to a bundle. The steps in their order; each lives in its own wing."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from edgectl.builder.compress.model import (
 )
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, training
+from edgectl.builder.convert.convert import Source, converted, source_name
+from edgectl.builder.convert.options import ConvertOptions
 from edgectl.builder.ingest.model import ingest_model, ingest_samples, with_background
 from edgectl.builder.int8.model import QuantizedModel, calibrate_model, quantize_families
 from edgectl.builder.int8.previous_release import PreviousRelease, read_previous_release
@@ -85,6 +87,7 @@ class _BuildRequest:
     previous: PreviousRelease | None
     shapes: Mapping[str, Shape]
     batches: tuple[int, ...]
+    convert: ConvertOptions
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def build_bundle(
     previous: Path | str | None = None,
     shapes: Mapping[str, Shape] | None = None,
     batches: Sequence[int] = (1,),
+    convert: ConvertOptions | None = None,
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle: what ``edgectl build`` does.
@@ -122,6 +126,9 @@ def build_bundle(
     >>> report = build_bundle("yolov8n.onnx", profiles="jetson-orin", task="yolov8", calibration="yard.mp4")
     >>> report.out
     PosixPath('out/yolov8n')
+
+    ``model``: an ONNX file, or what :mod:`edgectl.builder.convert` makes one of: a file or folder of another framework, or
+    ``package.module:function``; ``convert`` says with which Python, and whether code inside it is trusted.
 
     ``profiles``: names or files, in one string separated by commas. ``task``: a name, a TOML file or the task
     itself; None: guessed from the model (:mod:`edgectl.builder.ingest.guess_task`). ``out``: default ``out/NAME``. What is measured is kept beside it in ``OUT.tuning.jsonl`` until
@@ -146,12 +153,15 @@ def build_bundle(
     of them nothing is left at ``out`` that was not there before.
     """
     model = Path(model)
-    target = Path(out) if out is not None else Path("out") / (name or model.stem)
+    target = Path(out) if out is not None else Path("out") / (name or source_name(model))
     _check_within("max_drop", max_drop, 1.0)
     _check_within("minutes", minutes, 1440.0)
     monitor = BuildMonitor(Budget(minutes * 60), progress)
     with _defects_named(monitor):
-        loaded, release = _loaded(profiles), _release_name(name or model.stem.lower().replace("_", "-"))
+        loaded, release = (
+            _loaded(profiles),
+            _release_name(name or source_name(model).lower().replace("_", "-")),
+        )
         check_target(target)
         if calibration is None and not random_calibration:
             raise UsageError(
@@ -175,19 +185,27 @@ def build_bundle(
             None if previous is None else read_previous_release(Path(previous)),
             shapes or {},
             tuple(batches),
+            convert or ConvertOptions(),
         )
         return _build(request, monitor)
 
 
 def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
-    machine, budget = probe(), monitor.budget
     recover_minutes = request.compression.recover_minutes
     if recover_minutes:
-        budget.extend(recover_minutes * 60)
+        monitor.budget.extend(recover_minutes * 60)
         # raises before the long work if torch is not there
         training()
+    with converted(
+        request.model, request.convert, monitor, shapes=request.shapes, calibration=request.calibration
+    ) as source:
+        return _build_from(request, source, monitor)
+
+
+def _build_from(request: _BuildRequest, source: Source, monitor: BuildMonitor) -> BuildReport:
+    machine, budget = probe(), monitor.budget
     ingested = ingest_model(
-        request.model, request.task, monitor, shapes=request.shapes, calibration=request.calibration
+        source.onnx, request.task, monitor, shapes=request.shapes, calibration=request.calibration
     )
     if request.compression:
         check_compressible(ingested)
@@ -197,6 +215,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         samples = ingest_samples(
             ingested, monitor, folder, calibration=request.calibration, validation=request.validation
         )
+        source.confirm(samples.confirmation, monitor)
         ingested = with_background(ingested, samples, monitor)
         compressed = compress_model(ingested, request.compression, samples, request.max_drop, monitor)
         calibrated = calibrate_model(compressed.model, samples, request.max_drop, monitor)
@@ -215,14 +234,14 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
             machine,
             monitor,
             previous=request.previous,
-            fine_tuning=fine_tuning(compressed.model, samples, recover_minutes, monitor),
+            fine_tuning=fine_tuning(compressed.model, samples, request.compression.recover_minutes, monitor),
         )
         trial = Trial(judges, machine, monitor, tuning)
         contents = [_full_size(request, model, trial)]
         if request.smaller is not None and not budget.over(PACK, "variants of a smaller picture"):
             contents += _smaller(request, request.smaller, model, trial, contents[0].drafts)
         contents = [_as_shipped(c, lost_before) for c in contents]
-        digest = _pack(request, contents, compressed.report, monitor)
+        digest = _pack(request, source, contents, compressed.report, monitor)
     _closing_notes(request, contents, monitor)
     return BuildReport(
         digest=digest,
@@ -230,13 +249,14 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         name=request.name,
         version=request.version,
         seconds=budget.used,
-        source_bytes=request.model.stat().st_size,
+        source_bytes=source.size,
         variants=tuple(summary_of(d) for c in contents for d in c.drafts),
         candidates={key: choice.outcomes for c in contents for key, choice in c.choices.items()},
         notes=tuple(dict.fromkeys(monitor.notes)),
         compression=compressed.report,
         causes={key: why for c in contents for key, why in c.reasons.items()},
         left_out=budget.left_out,
+        conversion=None if source.conversion is None else source.conversion.as_report(),
     )
 
 
@@ -293,6 +313,7 @@ def _slimmed(draft: VariantDraft) -> VariantDraft:
 
 def _pack(
     request: _BuildRequest,
+    source: Source,
     contents: Sequence[_Content],
     compression: CompressionReport,
     monitor: BuildMonitor,
@@ -305,7 +326,7 @@ def _pack(
     layer = (LAYER_REPORT, report.model_dump_json(exclude_none=True).encode())
     variants = [
         make_variant(
-            _identity(request, c.model), d, extra=(layer,) if d.measured or compression.steps else ()
+            _identity(request, source, c.model), d, extra=(layer,) if d.measured or compression.steps else ()
         )
         for c in contents
         for d in c.drafts
@@ -319,19 +340,20 @@ def _pack(
     return digest
 
 
-def _identity(request: _BuildRequest, model: QuantizedModel) -> Identity:
-    source, table = model.source, model.table
+def _identity(request: _BuildRequest, source: Source, model: QuantizedModel) -> Identity:
+    ingested, table = model.source, model.table
     return Identity(
         name=request.name,
         version=request.version,
-        task=source.task,
-        inputs=source.inputs,
-        source=file_digest(request.model),
-        parameters={"task": source.task.name, "max_drop": model.max_drop, "passes": list(source.passes)},
+        task=ingested.task,
+        inputs=ingested.inputs,
+        source=file_digest(source.onnx),
+        parameters={"task": ingested.task.name, "max_drop": model.max_drop, "passes": list(ingested.passes)},
         table=table,
         samples=model.samples.confirmation,
-        float_model=source.onnx_bytes,
+        float_model=ingested.onnx_bytes,
         speed_only=model.samples.random and table is not None,
+        conversion=source.conversion,
         packed=bool(request.compression.cluster),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgectl.builder.compress.run import CompressionReport
 from edgectl.builder.search.candidates import CandidateOutcome
@@ -53,6 +54,8 @@ class BuildReport:
     one does."""
     left_out: tuple[str, ...] = ()
     """What was not done for want of time."""
+    conversion: dict[str, Any] | None = None
+    """Of a model that did not come as ONNX: source, its digest, framework, converter, and how near the outputs are."""
 
 
 def summary_of(draft: VariantDraft) -> VariantSummary:
