@@ -215,7 +215,7 @@ def _build_from(request: _BuildRequest, source: Source, monitor: BuildMonitor) -
         samples = ingest_samples(
             ingested, monitor, folder, calibration=request.calibration, validation=request.validation
         )
-        source.confirm(samples.confirmation, monitor)
+        source.confirm(samples.calibration, monitor)
         ingested = with_background(ingested, samples, monitor)
         compressed = compress_model(ingested, request.compression, samples, request.max_drop, monitor)
         calibrated = calibrate_model(compressed.model, samples, request.max_drop, monitor)

@@ -97,12 +97,13 @@ def regular_file(path: Path, most: int, what: str) -> int:
     try:
         found = path.lstat()
     except OSError as e:
-        raise ModelError(f"{what} left no {path.name}") from e
+        raise ModelError(f"{what} left no {path.name}", hint=_DEBUG) from e
     if not stat.S_ISREG(found.st_mode):
-        raise ModelError(f"{what} left a {path.name} that is no plain file")
+        raise ModelError(f"{what} left a {path.name} that is no plain file", hint=_DEBUG)
     if found.st_size > most:
         raise ModelError(
-            f"{what} left a {path.name} of {found.st_size / _MIB:.0f} MiB; at most {most / _MIB:.0f} are read"
+            f"{what} left a {path.name} of {found.st_size / _MIB:.0f} MiB; at most {most / _MIB:.0f} are read",
+            hint=_DEBUG,
         )
     return found.st_size
 

@@ -276,13 +276,13 @@ def _arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def _inputs_of(model: Path) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     """Input → dtype and shape, where what is open is 1."""
-    graph = onnx.load(str(model), load_external_data=False)
+    found = onnx.load(str(model), load_external_data=False)
     return {
         i.name: (
             np_dtype(i),
             tuple(max(1, d.dim_value) for d in i.type.tensor_type.shape.dim),
         )
-        for i in real_inputs(graph.graph)
+        for i in real_inputs(found)
     }
 
 

@@ -100,7 +100,7 @@ def framework_of(source: str) -> tuple[str, ModuleType] | None:
     if path.suffix.lower() == ".onnx":
         return None
     if not is_function(source) and not path.exists():
-        if ":" in source and not path.suffix and "/" not in source:
+        if ":" in source and "/" not in source:
             raise UsageError(
                 f"{source[:80]!r} is neither a file nor package.module:function",
                 hint="write it as it would be imported: package.module:function",
