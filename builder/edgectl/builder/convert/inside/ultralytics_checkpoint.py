@@ -3,6 +3,7 @@ user's word."""
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -16,7 +17,11 @@ from edgectl.builder.convert.inside.torch_export import PIP, arithmetic_of, flat
 __all__ = ["CODE", "NAME", "NEEDS", "applies", "convert", "opened"]
 
 NAME = "a checkpoint of Ultralytics, a pickle"
-NEEDS = {"torch": PIP, "onnx": PIP, "ultralytics": "pip install ultralytics (AGPL-3.0)"}
+NEEDS = {
+    "torch": PIP,
+    "onnx": PIP,
+    "ultralytics": "pip install ultralytics onnxslim (its licence is the AGPL-3.0)",
+}
 CODE: Code = "inside"
 
 
@@ -27,14 +32,13 @@ def applies(source: str) -> bool:
 def convert(job: Job) -> Signature:
     import onnx
     import torch
-    from ultralytics import YOLO
 
     # it exports beside the checkpoint
     checkpoint = job.folder / "checkpoint.pt"
     shutil.copyfile(job.source, checkpoint)
     sizes: dict[str, Any] = {"imgsz": list(next(iter(job.shapes.values()))[-2:])} if job.shapes else {}
     written = Path(
-        YOLO(str(checkpoint)).export(format="onnx", simplify=False, opset=17, device="cpu", **sizes)
+        _yolo(str(checkpoint)).export(format="onnx", simplify=False, opset=17, device="cpu", **sizes)
     )
     written.replace(job.onnx)
     graph = onnx.load(str(job.onnx), load_external_data=False).graph
@@ -49,9 +53,8 @@ def convert(job: Job) -> Signature:
 
 def opened(job: Job, signature: Signature) -> Answers:
     import torch
-    from ultralytics import YOLO
 
-    module = YOLO(str(job.folder / "checkpoint.pt")).model.float().eval()
+    module = _yolo(str(job.folder / "checkpoint.pt")).model.float().eval()
 
     def answers(feeds: Mapping[str, Any]) -> list[Any]:
         with torch.no_grad():
@@ -59,3 +62,8 @@ def opened(job: Job, signature: Signature) -> Answers:
         return [t.numpy() for t in out[: len(signature.outputs)]]
 
     return answers
+
+
+def _yolo(checkpoint: str) -> Any:
+    """By name: nothing of edgectl depends on a library under the AGPL."""
+    return importlib.import_module("ultralytics").YOLO(checkpoint)
