@@ -25,7 +25,7 @@ from edgectl.builder.compress.model import (
 )
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, training
-from edgectl.builder.convert.convert import Source, converted, source_name
+from edgectl.builder.convert.convert import ConvertedModel, converted, source_name
 from edgectl.builder.convert.options import ConvertOptions
 from edgectl.builder.ingest.model import ingest_model, ingest_samples, with_background
 from edgectl.builder.int8.model import QuantizedModel, calibrate_model, quantize_families
@@ -202,7 +202,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         return _build_from(request, source, monitor)
 
 
-def _build_from(request: _BuildRequest, source: Source, monitor: BuildMonitor) -> BuildReport:
+def _build_from(request: _BuildRequest, source: ConvertedModel, monitor: BuildMonitor) -> BuildReport:
     machine, budget = probe(), monitor.budget
     ingested = ingest_model(
         source.onnx, request.task, monitor, shapes=request.shapes, calibration=request.calibration
@@ -313,7 +313,7 @@ def _slimmed(draft: VariantDraft) -> VariantDraft:
 
 def _pack(
     request: _BuildRequest,
-    source: Source,
+    source: ConvertedModel,
     contents: Sequence[_Content],
     compression: CompressionReport,
     monitor: BuildMonitor,
@@ -340,7 +340,7 @@ def _pack(
     return digest
 
 
-def _identity(request: _BuildRequest, source: Source, model: QuantizedModel) -> Identity:
+def _identity(request: _BuildRequest, source: ConvertedModel, model: QuantizedModel) -> Identity:
     ingested, table = model.source, model.table
     return Identity(
         name=request.name,

@@ -40,7 +40,7 @@ from edgectl.core.tensors import read_npz
 from edgectl.engines.base import Feeds
 from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
-__all__ = ["Conversion", "Source", "converted", "source_name"]
+__all__ = ["Conversion", "ConvertedModel", "converted", "source_name"]
 
 _FOLDER = "edgectl-convert-"
 _MIB = 1 << 20
@@ -87,7 +87,7 @@ class Conversion:
 
 
 @dataclass
-class Source:
+class ConvertedModel:
     """``onnx``: what the build reads. ``size``: bytes of what the user gave. ``conversion``: None for a model that came as ONNX."""
 
     onnx: Path
@@ -172,7 +172,7 @@ def converted(
     *,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     calibration: str | None = None,
-) -> Iterator[Source]:
+) -> Iterator[ConvertedModel]:
     """``model`` as ONNX, for as long as the context lasts. ``shapes``, and then the arrays of an ``.npz`` of calibration data, say
     what the inputs are where the source does not.
 
@@ -180,7 +180,7 @@ def converted(
     """
     found = framework_of(str(model))
     if found is None:
-        yield Source(model, _size(model))
+        yield ConvertedModel(model, _size(model))
         return
     framework, module = found
     function = is_function(str(model))
@@ -211,7 +211,7 @@ def converted(
         regular_file(onnx_file, _MAX_ONNX, what)
         conversion = Conversion(name, digest.digest, module.NAME, signature.framework, signature.converter)
         again = _Again(folder, job, signature, path, digest.digest, options, what)
-        yield Source(onnx_file, digest.size, conversion, again)
+        yield ConvertedModel(onnx_file, digest.size, conversion, again)
 
 
 def _signature(reply: Mapping[str, Any], what: str) -> Signature:
