@@ -18,9 +18,10 @@ test: $(VENV)/.dev lint types
 quicktest: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow' --ignore tests/delivery
 
-# Pruning, recovery and fine-tuning need torch, which is large (2 GB with the rest): `make test-compress VENV=.venv-torch`.
+# Pruning, recovery and fine-tuning need torch, which is large (2 GB with the rest), and so does converting its models:
+# `make test-compress VENV=.venv-torch`. Conversions of TensorFlow are tested where edgectl[convert] is installed.
 test-compress: $(VENV)/.compress
-	$(BIN)/python -m pytest -q -m torch
+	$(BIN)/python -m pytest -q -m 'torch or convert'
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix --quiet .
@@ -48,7 +49,7 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 
 # One version, so that what the tests of training see changes only on purpose.
 $(VENV)/.compress: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet torch==2.13.0 onnxscript skl2onnx
 	touch $@
 
 clean:

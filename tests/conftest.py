@@ -45,6 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("torch") and importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed: `make test-compress VENV=.venv-torch` runs this test")
+    for marker in item.iter_markers("convert"):
+        for module in marker.args:
+            if importlib.util.find_spec(module) is None:
+                pytest.skip(f"{module} is not installed: edgectl[convert] brings it")
 
 
 @pytest.fixture(scope="session", autouse=True)

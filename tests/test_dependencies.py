@@ -47,14 +47,21 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 NOT_INSTALLED_HERE = {
+    "ai_edge_litert": "ai-edge-litert",
     "cuda": "cuda-python",
+    "joblib": "joblib",
+    "keras": "keras",
     "pycuda": "pycuda",
+    "skl2onnx": "skl2onnx",
+    "tensorflow": "tensorflow-cpu",
     "tensorrt": "tensorrt",
+    "tf2onnx": "tf2onnx",
     "torch": "torch",
     "tomli": "tomli",
 }
 """Modules of extras that need hardware, or of other Pythons, and the distribution that brings each."""
 BY_NAME = {
+    "onnxscript": "torch.onnx loads it",
     "onnxruntime-gpu": "the module onnxruntime of another distribution",
     "psycopg": "SQLAlchemy loads it for a postgresql+psycopg:// URL",
 }

@@ -1,4 +1,4 @@
-"""``edgectl build``: from an ONNX file to a bundle. The steps in their order; each lives in its own wing."""
+"""``edgectl build``: from a model to a bundle. The steps in their order; each lives in its own wing."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from edgectl.builder.compress.model import (
 )
 from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, training
+from edgectl.builder.convert.convert import ConvertedModel, converted, source_name
+from edgectl.builder.convert.options import ConvertOptions
 from edgectl.builder.ingest.licence import licence_given
 from edgectl.builder.ingest.model import (
     IngestedModel,
@@ -100,6 +102,7 @@ class _BuildRequest:
     licence: str | None
     keep_float: tuple[str, ...]
     restriction: Restriction
+    convert: ConvertOptions
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def build_bundle(
     keep_float: Sequence[str] = (),
     precisions: Sequence[str] = (),
     runtimes: Sequence[str] = (),
+    convert: ConvertOptions | None = None,
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle: what ``edgectl build`` does.
@@ -143,6 +147,9 @@ def build_bundle(
     >>> report = build_bundle("yolov8n.onnx", profiles="jetson-orin", task="yolov8", calibration="yard.mp4")
     >>> report.out
     PosixPath('out/yolov8n')
+
+    ``model``: an ONNX file, or what :mod:`edgectl.builder.convert` makes one of: a file or folder of another framework, or
+    ``package.module:function``; ``convert`` says with which Python, and whether code inside it is trusted.
 
     ``profiles``: names or files, in one string separated by commas. ``task``: a name, a TOML file or the task
     itself; None: guessed from the model (:mod:`edgectl.builder.ingest.guess_task`). ``out``: default ``out/NAME``. What is measured is kept beside it in ``OUT.tuning.jsonl`` until
@@ -179,12 +186,15 @@ def build_bundle(
     of them nothing is left at ``out`` that was not there before.
     """
     model = Path(model)
-    target = Path(out) if out is not None else Path("out") / (name or model.stem)
+    target = Path(out) if out is not None else Path("out") / (name or source_name(model))
     _check_within("max_drop", max_drop, 1.0)
     _check_within("minutes", minutes, 1440.0)
     monitor = BuildMonitor(Budget(minutes * 60), progress)
     with _defects_named(monitor):
-        loaded, release = _loaded(profiles), _release_name(name or model.stem.lower().replace("_", "-"))
+        loaded, release = (
+            _loaded(profiles),
+            _release_name(name or source_name(model).lower().replace("_", "-")),
+        )
         restriction = parse_restriction(precisions, runtimes)
         restriction.check(loaded)
         check_target(target)
@@ -217,19 +227,27 @@ def build_bundle(
             None if licence is None else licence_given(licence),
             tuple(keep_float),
             restriction,
+            convert or ConvertOptions(),
         )
         return _build(request, monitor)
 
 
 def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
-    machine, budget = probe(), monitor.budget
     recover_minutes = request.compression.recover_minutes
     if recover_minutes:
-        budget.extend(recover_minutes * 60)
+        monitor.budget.extend(recover_minutes * 60)
         # raises before the long work if torch is not there
         training()
+    with converted(
+        request.model, request.convert, monitor, shapes=request.shapes, calibration=request.calibration
+    ) as source:
+        return _build_from(request, source, monitor)
+
+
+def _build_from(request: _BuildRequest, source: ConvertedModel, monitor: BuildMonitor) -> BuildReport:
+    machine, budget = probe(), monitor.budget
     ingested = ingest_model(
-        request.model, request.task, monitor, shapes=request.shapes, calibration=request.calibration
+        source.onnx, request.task, monitor, shapes=request.shapes, calibration=request.calibration
     )
     if request.compression:
         check_compressible(ingested)
@@ -242,6 +260,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
             ingested, monitor, folder, calibration=request.calibration, validation=request.validation
         )
         samples = read.slices
+        source.confirm(samples.calibration, monitor)
         ingested = with_background(ingested, samples, monitor)
         judges = Judges(ingested.task, samples, ingested.graph, monitor, labelled=read.labelled)
         # raises before the long work if float itself knows nothing of the labels
@@ -264,14 +283,14 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
             machine,
             monitor,
             previous=request.previous,
-            fine_tuning=fine_tuning(compressed.model, samples, recover_minutes, monitor),
+            fine_tuning=fine_tuning(compressed.model, samples, request.compression.recover_minutes, monitor),
         )
         trial = Trial(judges, machine, monitor, tuning, request.restriction)
         contents = [_full_size(request, model, trial)]
         if request.smaller is not None and not budget.over(PACK, "variants of a smaller picture"):
             contents += _smaller(request, request.smaller, model, trial, contents[0].drafts)
         contents = [_as_shipped(c, lost_before) for c in contents]
-        digest = _pack(request, contents, compressed.report, labels, monitor)
+        digest = _pack(request, source, contents, compressed.report, labels, monitor)
     _closing_notes(request, contents, monitor)
     return BuildReport(
         digest=digest,
@@ -279,7 +298,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         name=request.name,
         version=request.version,
         seconds=budget.used,
-        source_bytes=request.model.stat().st_size,
+        source_bytes=source.size,
         variants=tuple(summary_of(d) for c in contents for d in c.drafts),
         candidates={key: choice.outcomes for c in contents for key, choice in c.choices.items()},
         notes=tuple(dict.fromkeys(monitor.notes)),
@@ -288,6 +307,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         left_out=budget.left_out,
         licence=request.licence or ingested.licence,
         labels=labels,
+        conversion=None if source.conversion is None else source.conversion.as_report(),
     )
 
 
@@ -356,6 +376,7 @@ def _slimmed(draft: VariantDraft) -> VariantDraft:
 
 def _pack(
     request: _BuildRequest,
+    source: ConvertedModel,
     contents: Sequence[_Content],
     compression: CompressionReport,
     labels: LabelledFigures | None,
@@ -369,7 +390,7 @@ def _pack(
     layer = (LAYER_REPORT, report.model_dump_json(exclude_none=True).encode())
     variants = [
         make_variant(
-            _identity(request, c.model), d, extra=(layer,) if d.measured or compression.steps else ()
+            _identity(request, source, c.model), d, extra=(layer,) if d.measured or compression.steps else ()
         )
         for c in contents
         for d in c.drafts
@@ -383,26 +404,27 @@ def _pack(
     return digest
 
 
-def _identity(request: _BuildRequest, model: QuantizedModel) -> Identity:
-    source, table = model.source, model.table
+def _identity(request: _BuildRequest, source: ConvertedModel, model: QuantizedModel) -> Identity:
+    ingested, table = model.source, model.table
     return Identity(
         name=request.name,
         version=request.version,
-        task=source.task,
-        inputs=source.inputs,
-        source=file_digest(request.model),
+        task=ingested.task,
+        inputs=ingested.inputs,
+        source=file_digest(source.onnx),
         parameters={
-            "task": source.task.name,
+            "task": ingested.task.name,
             "max_drop": model.max_drop,
-            "passes": list(source.passes),
+            "passes": list(ingested.passes),
             **({"keep_float": list(request.keep_float)} if request.keep_float else {}),
         },
         table=table,
         samples=model.samples.confirmation,
-        float_model=source.onnx_bytes,
+        float_model=ingested.onnx_bytes,
         speed_only=model.samples.random and table is not None,
+        conversion=source.conversion,
         packed=bool(request.compression.cluster),
-        licence=request.licence or source.licence,
+        licence=request.licence or ingested.licence,
     )
 
 

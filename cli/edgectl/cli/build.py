@@ -1,4 +1,4 @@
-"""``edgectl build``: ONNX in, bundle out."""
+"""``edgectl build``: a model in, a bundle out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ __all__ = ["build"]
 
 
 def build(
-    model: Annotated[Path, typer.Argument(help="The trained model, an ONNX file.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="The trained model: an ONNX file; or TFLite, .pt2, TorchScript, a SavedModel folder, .keras, package.module:function … (docs/convert.md)."
+        ),
+    ],
     profile: Annotated[
         str, typer.Option("--profile", "-p", help="Device profile, or several separated by commas.")
     ],
@@ -153,6 +158,19 @@ def build(
             help="Bundle of the release that this model fine-tunes. Its int8 codes change only where the weights did, so that devices fetch a small difference."
         ),
     ] = None,
+    convert_python: Annotated[
+        Path | None,
+        typer.Option(
+            help="The Python that has the framework of a model that is not ONNX, PATH/TO/VENV/bin/python; default: this one."
+        ),
+    ] = None,
+    trust_source: Annotated[
+        bool,
+        typer.Option(
+            "--trust-source",
+            help="The model is a pickle of yours, or of somebody whom you trust: code inside it may run while it is converted.",
+        ),
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Log every step to stderr, with tracebacks.")
     ] = False,
@@ -167,6 +185,7 @@ def build(
         log_inside()
     from edgectl.builder import BuildProgress, build_bundle
     from edgectl.builder.compress.options import parse_options
+    from edgectl.builder.convert.options import ConvertOptions
     from edgectl.builder.passes.shapes import parse_shapes
     from edgectl.builder.variants.batched import parse_batches
     from edgectl.builder.variants.smaller_input import parse_smaller_input
@@ -202,6 +221,7 @@ def build(
             keep_float=keep_float or (),
             precisions=precision or (),
             runtimes=runtime or (),
+            convert=ConvertOptions(convert_python, trust_source),
             progress=show,
         )
 

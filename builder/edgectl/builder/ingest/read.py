@@ -29,8 +29,13 @@ _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 when it opens the file."""
 
 _OTHERS = (
-    (4, b"TFL3", "a TFLite model", "convert it: python -m tf2onnx.convert --tflite FILE --output model.onnx"),
-    (0, b"PK\x03\x04", "a PyTorch file", "export it: torch.onnx.export, or yolo export format=onnx"),
+    (4, b"TFL3", "a TFLite model", "call it FILE.tflite: edgectl converts it"),
+    (
+        0,
+        b"PK\x03\x04",
+        "a PyTorch file",
+        "call it by its own name (.pt2, .pt): docs/convert.md says which are converted",
+    ),
     (0, b"ftrt", "a TensorRT engine", "give the ONNX file that it was made of"),
 )
 """Place and bytes by which the files of others are known, what they are, what to do."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgectl.builder.compress.run import CompressionReport
 from edgectl.builder.judge.labelled import LabelledFigures
@@ -63,6 +64,8 @@ class BuildReport:
     """SPDX expression of the weights' licence; None: not known."""
     labels: LabelledFigures | None = None
     """What judged, where there were labels."""
+    conversion: dict[str, Any] | None = None
+    """Of a model that did not come as ONNX: source, its digest, framework, converter, and how near the outputs are."""
 
 
 def summary_of(draft: VariantDraft) -> VariantSummary:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from edgectl.builder.compress.weights import weight_regions
+from edgectl.builder.convert.convert import Conversion
 from edgectl.builder.ingest.pixels import pixel_feeds
 from edgectl.builder.ingest.samples import Sample
 from edgectl.builder.int8.calibrate import CalibrationTable
@@ -67,13 +68,15 @@ class Identity:
     task: TaskSpec
     inputs: tuple[TensorSpec, ...]
     source: str
-    """Digest of the ONNX file as it came."""
+    """Digest of the ONNX file, as it came or as it was converted."""
     parameters: dict[str, object]
     table: CalibrationTable | None
     samples: Sequence[Sample]
     """Golden inputs are taken from these."""
     float_model: bytes = field(repr=False)
     speed_only: bool = False
+    conversion: Conversion | None = None
+    """Where that ONNX file came from; None: it is what the user gave."""
     packed: bool = False
     """Weights were shared: engines travel packed where that is smaller."""
     licence: str | None = None
@@ -135,8 +138,13 @@ def make_variant(
     if identity.table is not None and draft.precision == "int8":
         layers.append((LAYER_CALIBRATION, identity.table.to_json()))
         materials["calibration"] = identity.table.data_digest
+    converted: dict[str, object] = {}
+    if identity.conversion is not None:
+        materials["source"] = identity.conversion.digest
+        converted = {"conversion": identity.conversion.parameters()}
     parameters = {
         **identity.parameters,
+        **converted,
         "profile": draft.profile,
         "recipe": draft.recipe.model_dump(exclude_none=True),
     }

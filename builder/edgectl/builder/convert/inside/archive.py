@@ -1,0 +1,29 @@
+"""Names inside a zip, to tell formats apart without loading anything."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+__all__ = ["holds", "members"]
+
+
+def members(source: str) -> tuple[str, ...]:
+    """Empty for what is no readable zip."""
+    path = Path(source)
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return ()
+    try:
+        with zipfile.ZipFile(path) as z:
+            return tuple(z.namelist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        return ()
+
+
+def holds(source: str, *, end: str, text: bytes, most: int = 64 << 20) -> bool:
+    """Whether the member whose name ends so contains ``text``, in its first ``most`` bytes."""
+    name = next((m for m in members(source) if m.endswith(end)), None)
+    if name is None:
+        return False
+    with zipfile.ZipFile(source) as z, z.open(name) as f:
+        return text in f.read(most)
