@@ -11,7 +11,8 @@ import onnx
 import pytest
 from support.builder.nets import Save, residual_net
 
-from edgectl.builder.build import _samples_folder, build_bundle
+from edgectl.builder.build import build_bundle
+from edgectl.builder.workplace import _samples_folder
 from edgectl.core.bundle import (
     Bundle,
 )

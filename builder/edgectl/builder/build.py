@@ -5,16 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
-import psutil
-from threadpoolctl import threadpool_limits
 
 from edgectl.builder.budget import PACK, Budget
 from edgectl.builder.compress.model import (
@@ -37,7 +33,7 @@ from edgectl.builder.ingest.model import (
 )
 from edgectl.builder.int8.keep_float import kept_in_float, told_kept
 from edgectl.builder.int8.model import QuantizedModel, calibrate_model, quantize_families
-from edgectl.builder.int8.previous_release import PreviousRelease, read_previous_release
+from edgectl.builder.int8.previous_release import read_previous_release
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.judge.judges import Judges
 from edgectl.builder.judge.labelled import LabelledFigures
@@ -48,6 +44,7 @@ from edgectl.builder.pack.slim import slim
 from edgectl.builder.pack.summary import BuildReport, VariantSummary, summary_of
 from edgectl.builder.pack.variant import Identity, make_variant
 from edgectl.builder.passes.shapes import Shape
+from edgectl.builder.request import BuildRequest, check_within, loaded_profiles, release_name
 from edgectl.builder.search.candidates import Choice
 from edgectl.builder.search.reasons import Reason, why_not_quantizable
 from edgectl.builder.variants.batched import with_batches
@@ -57,52 +54,24 @@ from edgectl.builder.variants.draft import VariantDraft
 from edgectl.builder.variants.float_first import reasons_for_float
 from edgectl.builder.variants.label_figures import with_label_figures
 from edgectl.builder.variants.near_floats import update_notes, with_near_floats
-from edgectl.builder.variants.restriction import Restriction, parse_restriction
+from edgectl.builder.variants.restriction import parse_restriction
 from edgectl.builder.variants.smaller_input import (
     SmallerInput,
     check_takes_picture,
     choose_smaller_variants,
 )
 from edgectl.builder.variants.trial import Trial
+from edgectl.builder.workplace import workplace
 from edgectl.core.bundle import LAYER_RANGES, LAYER_REPORT
 from edgectl.core.errors import EdgectlError, ModelError, UsageError
-from edgectl.core.files import check_name, file_digest, storage
+from edgectl.core.files import file_digest, storage
 from edgectl.core.task import TaskSpec
-from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.machine import probe
-from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.pipelines.tasks import load_task
 
 __all__ = ["BuildProgress", "BuildReport", "VariantSummary", "build_bundle"]
 
 _log = logging.getLogger(__name__)
-_SAMPLES_FOLDER = "edgectl-samples-"
-
-
-@dataclass(frozen=True)
-class _BuildRequest:
-    """What the user decides about a build, checked as far as the arguments alone tell."""
-
-    model: Path
-    profiles: tuple[DeviceProfile, ...]
-    task: TaskSpec | None
-    """None: it is guessed from the model."""
-    calibration: str | None
-    validation: Validation
-    out: Path
-    name: str
-    version: str
-    max_drop: float
-    minutes: float
-    compression: CompressOptions
-    smaller: SmallerInput | None
-    previous: PreviousRelease | None
-    shapes: Mapping[str, Shape]
-    batches: tuple[int, ...]
-    licence: str | None
-    keep_float: tuple[str, ...]
-    restriction: Restriction
-    convert: ConvertOptions
 
 
 @dataclass(frozen=True)
@@ -187,13 +156,13 @@ def build_bundle(
     """
     model = Path(model)
     target = Path(out) if out is not None else Path("out") / (name or source_name(model))
-    _check_within("max_drop", max_drop, 1.0)
-    _check_within("minutes", minutes, 1440.0)
+    check_within("max_drop", max_drop, 1.0)
+    check_within("minutes", minutes, 1440.0)
     monitor = BuildMonitor(Budget(minutes * 60), progress)
     with _defects_named(monitor):
         loaded, release = (
-            _loaded(profiles),
-            _release_name(name or source_name(model).lower().replace("_", "-")),
+            loaded_profiles(profiles),
+            release_name(name or source_name(model).lower().replace("_", "-")),
         )
         restriction = parse_restriction(precisions, runtimes)
         restriction.check(loaded)
@@ -204,7 +173,7 @@ def build_bundle(
                 hint="give --calibration a video, a folder of images or recordings, or an .npz of the model's inputs; "
                 "--random-calibration builds a bundle that is good for measuring speed only",
             )
-        request = _BuildRequest(
+        request = BuildRequest(
             model,
             loaded,
             load_task(task) if isinstance(task, str | Path) else task,
@@ -232,7 +201,7 @@ def build_bundle(
         return _build(request, monitor)
 
 
-def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
+def _build(request: BuildRequest, monitor: BuildMonitor) -> BuildReport:
     recover_minutes = request.compression.recover_minutes
     if recover_minutes:
         monitor.budget.extend(recover_minutes * 60)
@@ -244,7 +213,7 @@ def _build(request: _BuildRequest, monitor: BuildMonitor) -> BuildReport:
         return _build_from(request, source, monitor)
 
 
-def _build_from(request: _BuildRequest, source: ConvertedModel, monitor: BuildMonitor) -> BuildReport:
+def _build_from(request: BuildRequest, source: ConvertedModel, monitor: BuildMonitor) -> BuildReport:
     machine, budget = probe(), monitor.budget
     ingested = ingest_model(
         source.onnx, request.task, monitor, shapes=request.shapes, calibration=request.calibration
@@ -255,7 +224,7 @@ def _build_from(request: _BuildRequest, source: ConvertedModel, monitor: BuildMo
     monitor.notes += check_buildable(request.restriction, request.profiles, machine, ingested)
     if request.smaller is not None:
         check_takes_picture(ingested.task, ingested.inputs)
-    with _workplace(request.out) as (folder, tuning):
+    with workplace(request.out) as (folder, tuning):
         read = ingest_samples(
             ingested, monitor, folder, calibration=request.calibration, validation=request.validation
         )
@@ -311,7 +280,7 @@ def _build_from(request: _BuildRequest, source: ConvertedModel, monitor: BuildMo
     )
 
 
-def _kept_in_float(request: _BuildRequest, model: IngestedModel, monitor: BuildMonitor) -> frozenset[str]:
+def _kept_in_float(request: BuildRequest, model: IngestedModel, monitor: BuildMonitor) -> frozenset[str]:
     if request.keep_float and model.precision != "float32":
         raise UsageError(
             "--keep-float is for float models; this one came quantized, and its maker decided what is float in it",
@@ -322,7 +291,7 @@ def _kept_in_float(request: _BuildRequest, model: IngestedModel, monitor: BuildM
     return frozenset().union(*kept.values())
 
 
-def _full_size(request: _BuildRequest, model: QuantizedModel, trial: Trial) -> _Content:
+def _full_size(request: BuildRequest, model: QuantizedModel, trial: Trial) -> _Content:
     """Measure, judge, and choose the variants of every profile."""
     chosen = choose_variants(model, trial, request.profiles)
     reasons = {key: why for key, c in chosen.choices.items() if (why := reasons_for_float(model, trial, c))}
@@ -338,7 +307,7 @@ def _full_size(request: _BuildRequest, model: QuantizedModel, trial: Trial) -> _
 
 
 def _smaller(
-    request: _BuildRequest,
+    request: BuildRequest,
     wanted: SmallerInput,
     model: QuantizedModel,
     trial: Trial,
@@ -375,7 +344,7 @@ def _slimmed(draft: VariantDraft) -> VariantDraft:
 
 
 def _pack(
-    request: _BuildRequest,
+    request: BuildRequest,
     source: ConvertedModel,
     contents: Sequence[_Content],
     compression: CompressionReport,
@@ -404,7 +373,7 @@ def _pack(
     return digest
 
 
-def _identity(request: _BuildRequest, source: ConvertedModel, model: QuantizedModel) -> Identity:
+def _identity(request: BuildRequest, source: ConvertedModel, model: QuantizedModel) -> Identity:
     ingested, table = model.source, model.table
     return Identity(
         name=request.name,
@@ -428,7 +397,7 @@ def _identity(request: _BuildRequest, source: ConvertedModel, model: QuantizedMo
     )
 
 
-def _closing_notes(request: _BuildRequest, contents: Sequence[_Content], monitor: BuildMonitor) -> None:
+def _closing_notes(request: BuildRequest, contents: Sequence[_Content], monitor: BuildMonitor) -> None:
     budget, minutes, model = monitor.budget, request.minutes, contents[0].model
     if told := request.restriction.told():
         monitor.note(told)
@@ -442,26 +411,6 @@ def _closing_notes(request: _BuildRequest, contents: Sequence[_Content], monitor
         )
     if model.samples.random and model.table is not None:
         monitor.note("calibrated on random data: the bundle is marked speed only and is not for production")
-
-
-def _check_within(name: str, value: float, most: float) -> None:
-    if not 0 <= value <= most:
-        raise UsageError(f"{name} is {value}, it must be from 0 to {most:g}")
-
-
-def _loaded(profiles: str | Path | Sequence[str | Path]) -> tuple[DeviceProfile, ...]:
-    names = str(profiles).split(",") if isinstance(profiles, str | Path) else map(str, profiles)
-    loaded = tuple(load_profile(p) for p in dict.fromkeys(n.strip() for n in names) if p)
-    if not loaded:
-        raise UsageError("no device profile was given", hint="`edgectl profiles list` names them")
-    return loaded
-
-
-def _release_name(text: str) -> str:
-    try:
-        return check_name(text)
-    except ValueError as e:
-        raise UsageError(str(e), hint="give --name") from e
 
 
 @contextlib.contextmanager
@@ -485,36 +434,3 @@ def _defects_named(monitor: BuildMonitor) -> Iterator[None]:
             f"build step {at.step} ({at.message}) broke: {type(e).__name__}: {what}",
             hint="this is a defect of edgectl, not of the model: report it with what the same command prints with --debug",
         ) from e
-
-
-@contextlib.contextmanager
-def _workplace(out: Path) -> Iterator[tuple[Path, Path]]:
-    """A folder for samples, and the file of measurements beside the bundle."""
-    with contextlib.ExitStack() as stack:
-        # The products are small: BLAS threads wait for each other longer than they multiply.
-        stack.enter_context(threadpool_limits(1, "blas"))
-        folder = stack.enter_context(_samples_folder())
-        tuning = stack.enter_context(_tuning_log(out.with_name(f"{out.name}.tuning.jsonl")))
-        yield folder, tuning
-
-
-@contextlib.contextmanager
-def _samples_folder() -> Iterator[Path]:
-    """A folder for samples (hundreds of MiB), and the end of those that killed builds left."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_SAMPLES_FOLDER}*-*"):
-        pid = left.name.removeprefix(_SAMPLES_FOLDER).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{_SAMPLES_FOLDER}{os.getpid()}-") as folder:
-        yield Path(folder)
-
-
-@contextlib.contextmanager
-def _tuning_log(path: Path) -> Iterator[Path]:
-    """Gone when the build ends, whole or with an error. A kill or Ctrl-C leaves it for the next try."""
-    try:
-        yield path
-    except Exception:
-        path.unlink(missing_ok=True)
-        raise
-    path.unlink(missing_ok=True)
