@@ -74,13 +74,12 @@ def variant_factory(folder: Path) -> MakeVariant:
         values = VariantConfig(
             version="1",
             profile="cpu",
-            variant="small",
             runtime=runtime,
             task=TaskSpec(name="t", input=TensorInput()),
             inputs=(TensorSpec(name="x", shape=(1, 3, 8, 8), dtype="float32"),),
             outputs=(TensorSpec(name="y", shape=(1, 4, 6, 6), dtype="float32"),),
             golden=GoldenSpec(samples=samples, tolerances={"y": Tolerance(cosine=0.999, max_abs=0.01)}),
-            **{"name": "small", "recipe": Recipe(family="float"), **config},
+            **{"name": "small", "variant": "small", "recipe": Recipe(family="float"), **config},
         )
         blobs = folder / "blobs"
         blobs.mkdir(exist_ok=True)
