@@ -9,8 +9,10 @@ from typer.testing import CliRunner
 
 from edgectl.cli.main import app
 from edgectl.core.bundle import MEDIA_MANIFEST, Descriptor, Index, Variant
-from edgectl.core.errors import BundleError, ProfileError, UsageError
+from edgectl.core.errors import AdmissionError, BundleError, ProfileError, UsageError
 from edgectl.core.files import hex_of
+from edgectl.core.memory import MIB, EngineMemory
+from edgectl.device_profiles.admission import MemoryBound, MemoryRoom
 
 
 def bundle_of(root: Path, *variants: Variant) -> Path:
@@ -111,3 +113,24 @@ def test_a_runtime_that_compiles_nothing_is_not_said_to_have_a_cache(
     assert result.exit_code == 0, result.output
     assert "nothing is compiled for this runtime" in result.output
     assert "cache in" not in result.output
+
+
+def test_what_does_not_fit_into_memory_is_passed_over_and_said(
+    make_variant: MakeVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = MemoryRoom((MemoryBound(200 * MIB, 2048 * MIB, "the cgroup /x"),))
+    monkeypatch.setattr("edgectl.device_profiles.fitting.memory_room", lambda **_: room)
+    large = EngineMemory(source="measured", resident_bytes=412 * MIB, peak_bytes=412 * MIB)
+    variants = [make_variant(variant="large", memory=large), make_variant(variant="small", name="other")]
+    command = ["finalise", "--cache", str(tmp_path / "cache"), "--json"]
+    result = CliRunner().invoke(app, [*command, str(bundle_of(tmp_path / "two", *variants))])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["variant"] == "small"
+    assert "needs 412 MiB" in found["passed_over"]["cpu/large"]
+    assert "cpu/large does not fit: needs 412 MiB beside what runs; 200 MiB of 2048 are free" in result.stderr
+    with pytest.raises(AdmissionError, match="cpu/large needs 412 MiB") as refused:
+        CliRunner().invoke(
+            app, [*command, str(bundle_of(tmp_path / "one", variants[0]))], catch_exceptions=False
+        )
+    assert refused.value.exit_code == 14

@@ -18,8 +18,9 @@ from edgectl.core.bundle import (
     Variant,
     VariantConfig,
     select,
+    select_fitting,
 )
-from edgectl.core.errors import BundleError
+from edgectl.core.errors import AdmissionError, BundleError
 from edgectl.core.task import TaskSpec, TensorInput
 
 SPEC = (TensorSpec(name="x", shape=(1,), dtype="float32"),)
@@ -88,3 +89,30 @@ def test_a_folder_that_is_not_there_and_one_that_is_no_bundle_are_told_apart(tmp
         Bundle(tmp_path / "none")
     with pytest.raises(BundleError, match="is not a bundle: it has no oci-layout"):
         Bundle(tmp_path)
+
+
+def test_what_does_not_fit_is_passed_over_and_told() -> None:
+    asked = []
+
+    def unfit(v: Variant) -> str | None:
+        asked.append(v.config.variant)
+        return "needs 9 MiB" if v.config.variant == "int8" else None
+
+    facts = frozenset({"isa:avx2"})
+    found = select_fitting(VARIANTS, facts, profile="cpu", runtimes=["onnxruntime"], unfit=unfit)
+    assert found.variant.config.variant == "float"
+    assert found.passed_over == {"cpu/int8": "needs 9 MiB"}
+    assert asked == ["int8", "float"], (
+        "whoever cannot run is not asked, nor is anybody behind the first that fits"
+    )
+    with pytest.raises(AdmissionError, match=r"cpu/int8 no; .*cpu/float no") as refused:
+        select_fitting(VARIANTS, facts, profile="cpu", runtimes=["onnxruntime"], unfit=lambda v: "no")
+    assert (refused.value.code, refused.value.exit_code, refused.value.retryable) == ("memory", 14, True)
+    with pytest.raises(BundleError, match="runs on this machine"):
+        select_fitting(VARIANTS, facts, profile="cpu", runtimes=[], unfit=lambda v: "no")
+
+
+def test_a_bundle_from_before_memory_was_measured_opens() -> None:
+    config = variant("old").config
+    assert "memory" not in config.model_dump(exclude_none=True)
+    assert VariantConfig.model_validate(config.model_dump(exclude_none=True)).memory is None

@@ -74,13 +74,12 @@ def variant_factory(folder: Path) -> MakeVariant:
         values = VariantConfig(
             version="1",
             profile="cpu",
-            variant="small",
             runtime=runtime,
             task=TaskSpec(name="t", input=TensorInput()),
             inputs=(TensorSpec(name="x", shape=(1, 3, 8, 8), dtype="float32"),),
             outputs=(TensorSpec(name="y", shape=(1, 4, 6, 6), dtype="float32"),),
             golden=GoldenSpec(samples=samples, tolerances={"y": Tolerance(cosine=0.999, max_abs=0.01)}),
-            **{"name": "small", "recipe": Recipe(family="float"), **config},
+            **{"name": "small", "variant": "small", "recipe": Recipe(family="float"), **config},
         )
         blobs = folder / "blobs"
         blobs.mkdir(exist_ok=True)
@@ -98,3 +97,26 @@ def variant_factory(folder: Path) -> MakeVariant:
         return Variant.open(blobs, put("manifest", manifest.encode()).digest)
 
     return make
+
+
+def weighty_model(mib: int) -> bytes:
+    """Like :func:`small_model`, with so many MiB of weights, all of which each run uses."""
+    n = (mib << 20) // 4 // 192
+    rows = np.random.default_rng(0).standard_normal((192, n), np.float32)
+    kernel = np.ones((4, 3, 3, 3), np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"]),
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["m"]),
+        helper.make_node("ReduceMean", ["m"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["c", "mean"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "weighty",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 6, 6])],
+        [numpy_helper.from_array(kernel, "k"), numpy_helper.from_array(rows, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())

@@ -75,7 +75,7 @@ def start(
     ] = 0.9,
     retries: Annotated[
         int,
-        typer.Option(min=0, max=20, help="How often to ask a device again that had no space or no time."),
+        typer.Option(min=0, max=20, help="How often to ask a device again that had no disk, memory or time."),
     ] = 3,
     shared_plans: Annotated[
         bool,

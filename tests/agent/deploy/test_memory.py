@@ -63,6 +63,7 @@ def test_it_is_refused_before_anything_is_fetched_and_what_serves_goes_on(device
     assert (
         "needs 412 MiB beside what runs; 300 MiB of 2048 are free (the cgroup /agent)" in report.error.detail
     )
+    assert report.error.detail.endswith("raise the limit")
     assert {"fetched", "warm", "ensure large"}.isdisjoint(seen)
     assert device.serving == served
     assert device.journal.bad(device.world.bundles["large"].digest, 1) is None, "the release is not to blame"

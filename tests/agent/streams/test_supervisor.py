@@ -100,10 +100,12 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
 def test_pipeline_waits_for_its_first_engine_and_then_runs(bench: Bench, tmp_path: Path) -> None:
     wait_until(lambda: bench.state == "waiting", "no engine yet")
     assert bench.supervisor.idle("gate")
+    assert bench.supervisor.processes("gate") == (0, 1), "one would start with an engine"
     one = ref(tmp_path, "1")
     bench.activate(one)
     assert bench.state == "running"
     bench.wait_served(one)
+    assert bench.supervisor.processes("gate") == (1, 0)
     assert bench.events.get(timeout=5).event["kind"] == "started"
 
 
@@ -215,6 +217,8 @@ def test_stream_with_two_engines_starts_when_both_slots_have_one(tmp_path: Path)
     bench.engines["vad"] = vad
     s.ensure("vad", vad, 10, lambda: False)  # returns: there is nothing to run yet
     assert s.idle("vad")
+    assert s.processes("vad") == (0, 0), "it lacks the other one still"
+    assert s.processes("words") == (0, 1)
     bench.engines["words"] = words
     s.ensure("words", words, 15, lambda: False)
     assert not s.idle("vad")

@@ -19,11 +19,12 @@ from typer.testing import CliRunner
 from edgectl.builder.build import build_bundle
 from edgectl.builder.pack import bench, package
 from edgectl.builder.pack.bench import BenchReport, BenchRow, bench_bundle
-from edgectl.builder.pack.decide import Decision, decide, rewrite
+from edgectl.builder.pack.decide import Decision, _measured_again, decide, rewrite
 from edgectl.cli.main import app
 from edgectl.core.bundle import Bundle, GoldenSpec, Preference, Recipe, VariantConfig, select
 from edgectl.core.errors import BusyError, StorageError, UsageError
-from edgectl.core.measured import Conditions, Context, ContextRun, Measured, Standing
+from edgectl.core.measured import Conditions, Context, ContextRun, Measured, ProcessRun, Standing
+from edgectl.core.memory import EngineMemory
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.machine import probe
 from edgectl.engines.measure.processes import MeasuredEngine, ProcessTimes
@@ -447,3 +448,18 @@ def test_the_command_says_undecided_and_ends_with_its_own_code(
     assert Bundle(undecided).digest == digest
     refused = CliRunner().invoke(app, ["bench", str(undecided), "--decide", "--threads", "2"])
     assert isinstance(refused.exception, UsageError) or refused.exit_code == 2
+
+
+@pytest.mark.parametrize(("batch", "known"), [(1, 7), (4, 5)])
+def test_what_it_took_of_memory_is_what_was_measured_last(batch: int, known: int) -> None:
+    def taking(n: int) -> EngineMemory:
+        return EngineMemory(source="measured", resident_bytes=n, peak_bytes=n)
+
+    fresh = ProcessRun(
+        runs=5, cold_start_s=1, rss_mb=90, cpu_ms=1, gap_ms=33, p50_ms=1, busy=1, n=9, memory=taking(7)
+    )
+    before = config("int8").model_copy(update={"memory": taking(5), "batch": batch, "expected_rss_mb": 80.0})
+    after = _measured_again(before, row("int8", Standing.FASTER, fresh=fresh))
+    assert after.memory == taking(known), "full calls were not measured again"
+    assert after.expected_rss_mb == 90
+    assert _measured_again(before, row("int8", Standing.FASTER)) == before

@@ -58,6 +58,12 @@ def test_the_page_of_a_measured_bundle_is_whole_and_fetches_nothing(
         assert v.accuracy["compression_drop"] > 0
         if v.recipe["precision"] == "float32":
             assert v.accuracy["drop"] == v.accuracy["compression_drop"]
+    for v in Bundle(tmp_path / "out").variants:
+        if v.config.profile == "cpu":
+            assert v.config.memory is not None
+            assert v.config.memory.told() in page
+        elif v.config.runtime == "onnxruntime":
+            assert v.config.memory is None, "an arm64 machine has not run it"
     [candidates] = report.groups.values()
     assert sum(c.chosen for c in candidates) == 1
     for c in candidates:

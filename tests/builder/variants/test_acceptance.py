@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from edgectl.builder.variants.draft import VariantDraft
 from edgectl.core.acceptance import Acceptance
 from edgectl.core.bundle import Recipe, SessionSettings
 from edgectl.core.errors import EngineError
+from edgectl.core.memory import EngineMemory
 
 TAKEN = Acceptance(compiler="TensorRT-RTX 1.7", sm=("8.6",), accepted=True, layers=9)
 REFUSED = Acceptance(
@@ -78,3 +80,14 @@ def test_one_that_hangs_judges_nothing(draft: VariantDraft, monkeypatch: pytest.
 
 def test_without_it_nothing_is_said(draft: VariantDraft, monkeypatch: pytest.MonkeyPatch) -> None:
     assert judged(draft, monkeypatch, None) == (draft, [])
+
+
+def test_what_the_compiler_says_of_its_memory_is_what_is_known(draft: VariantDraft) -> None:
+    plain = replace(draft, acceptance=None)
+    assert plain.memory is None
+    verdict = Acceptance(
+        compiler="c", sm=("8.6",), accepted=True, engine_bytes=300, activation_bytes=20, weight_bytes=99
+    )
+    assert replace(draft, acceptance=verdict).memory == EngineMemory(source="compiler", device_bytes=320)
+    refused = verdict.model_copy(update={"accepted": False})
+    assert replace(draft, acceptance=refused).memory is None

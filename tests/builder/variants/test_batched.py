@@ -123,6 +123,9 @@ def test_batch_ships_only_where_a_picture_is_faster_in_it(
     (done,) = with_batches([draft], (1, 4), task, images(2), monitor)
     assert done.batch == batch
     assert (done.model == draft.model) == (batch == 1)
+    assert (done.memory is not None) == (batch > 1), (
+        "the engine that ships is measured, with calls that are full"
+    )
     assert done.measured is not None
     assert [(r.pictures, r.p50_ms, r.ratio) for r in done.measured.batches] == [
         (1, ms[1], ms[1]),

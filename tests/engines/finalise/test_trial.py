@@ -12,6 +12,7 @@ from tests.engines.conftest import MakeVariant
 
 from edgectl.core.errors import EngineError, StorageError
 from edgectl.core.files import hex_of
+from edgectl.core.memory import MIB
 from edgectl.engines.child import run_child
 from edgectl.engines.finalise.trial import warm_up
 
@@ -25,6 +26,11 @@ def test_a_good_variant_is_warmed_up(make_variant: MakeVariant, tmp_path: Path) 
     assert report.p90_ms >= report.p50_ms > 0
     assert report.rss_mb is not None
     assert 10 < report.rss_mb < 1000
+    assert report.memory is not None
+    assert report.memory.resident_bytes is not None
+    assert report.memory.process_bytes is not None
+    assert report.memory.resident_bytes < 64 * MIB, "the process that it is in is not its own"
+    assert report.memory.process_bytes > 10 * MIB
 
 
 def test_the_childs_memory_is_its_own(make_variant: MakeVariant) -> None:

@@ -9,20 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.variants import weighty_model
 from tests.engines.conftest import small_model
 
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import EngineError
 from edgectl.core.measured import Context, Standing
+from edgectl.core.memory import MIB, EngineMemory
 from edgectl.engines.child import Conversation
 from edgectl.engines.measure import processes
 from edgectl.engines.measure.conditions import CpuTimes, read_conditions
 from edgectl.engines.measure.contexts import busy_because
+from edgectl.engines.measure.memory import median_memory
 from edgectl.engines.measure.processes import (
     MeasuredEngine,
     ProcessTimes,
     evidence,
     measure_in_processes,
+    measure_memory,
     next_frame,
     standing_of,
     summarise_processes,
@@ -52,6 +56,15 @@ def test_every_contender_is_measured_in_turn_and_a_broken_one_is_told_apart() ->
         assert all(10 < mb < 1000 for mb in t.rss_mb)
         assert min(*t.cold_s, *t.cpu_ms, *t.ms) > 0
         assert t.busy >= 1
+        run = summarise_processes(t, None)
+        assert run.memory is not None
+        assert (run.memory.source, run.memory.runs) == ("measured", 2)
+        assert run.memory.process_bytes is not None
+        assert (
+            run.rss_mb * MIB * 0.9
+            < run.memory.process_bytes + (run.memory.peak_bytes or 0)
+            < run.rss_mb * MIB * 1.1
+        )
 
 
 def test_figures_are_medians_of_processes_and_percentiles_come_only_from_enough_samples() -> None:
@@ -225,3 +238,30 @@ def test_when_it_is_enough_no_more_processes_are_started_than_the_least() -> Non
     found = measure_in_processes({"a": contender()}, FEEDS, runs=5, seconds=0.05, enough=enough)["a"]
     assert len(found.cold_s) == 2
     assert len(asked) == 1
+
+
+def test_memory_is_what_the_engine_adds_and_not_what_was_there() -> None:
+    x = np.zeros((1, 3, 8, 8), np.float32)
+    found = measure_memory(
+        MeasuredEngine(weighty_model(64), "onnxruntime", SessionSettings(), [{"x": x}]), runs=1
+    )
+    assert found is not None
+    assert found.resident_bytes is not None
+    assert found.peak_bytes is not None
+    assert 64 * MIB < found.resident_bytes < 2.5 * 64 * MIB
+    assert found.resident_bytes + 32 * MIB < found.peak_bytes < 4 * 64 * MIB, (
+        "while it opens the file is there, too"
+    )
+    with pytest.raises(EngineError, match="cannot open"):
+        measure_memory(MeasuredEngine(b"no model", "onnxruntime", SessionSettings(), [{"x": x}]), runs=1)
+
+
+def test_the_memory_of_several_processes_is_the_median_of_each_figure() -> None:
+    def one(resident: int, peak: int, process: int) -> EngineMemory:
+        return EngineMemory(
+            source="measured", resident_bytes=resident, peak_bytes=peak, process_bytes=process, runs=1
+        )
+
+    found = median_memory([one(1, 9, 70), one(5, 6, 50), one(8, 8, 90)])
+    assert found == EngineMemory(source="measured", resident_bytes=5, peak_bytes=8, process_bytes=70, runs=3)
+    assert median_memory([]) is None

@@ -241,7 +241,7 @@ class SlotDeployer(SlotThread):
                 self._install(d.installed.model_copy(update={"lighter": tuple(lighter)}))
                 return
             if not found.waits:
-                raise AdmissionError(f"{d.brings.release} {found.sentence}: {NEXT_STEP}")
+                raise AdmissionError(f"{d.brings.release} {found.sentence}", hint=NEXT_STEP)
             self._show("waiting for the memory that another slot is about to take")
             self._guard(d.state)
             self._pause(0.5)

@@ -44,7 +44,9 @@ def failure(e: EdgectlError, *, retryable: bool = False) -> Failure:
     # the disk, the clock and the memory are not the release's fault
     retry = retryable or isinstance(e, StorageError | StaleTrust | AdmissionError)
     code = "trust" if isinstance(e, TrustError) else e.code
-    return Failure(code=code, detail=e.message[:1000], retryable=retry)
+    # the next step is up to whoever reads it
+    detail = f"{e.message}: {e.hint}" if isinstance(e, AdmissionError) and e.hint else e.message
+    return Failure(code=code, detail=detail[:1000], retryable=retry)
 
 
 def _fetch_event(e: EdgectlError) -> DeploymentEvent:

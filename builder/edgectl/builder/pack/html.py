@@ -56,7 +56,7 @@ def render(info: BundleInfo) -> str:
         _section(
             "Variants",
             "In the order in which a device tries them. Adds: bytes that no variant above has; equal files are stored once. "
-            "Memory: what the engine adds to a process that opens it, at most.",
+            "MiB: what the engine adds to the memory of a process that opens it, at most.",
             _variants(info.variants),
         ),
         _by_labels(info.variants, info.report),
@@ -124,7 +124,7 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
             "#p50 ms",
             "#× float",
             "#drop",
-            "#memory MiB",
+            "#MiB",
             "needs",
         ],
         rows,
@@ -134,7 +134,7 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
 def _adds_mib(memory: EngineMemory | None) -> str:
     """Of the process at its peak, or of the GPU."""
     if memory is None or (memory.peak_bytes is None and memory.device_bytes is None):
-        return "not known"
+        return "-"
     if memory.peak_bytes is None:
         return f"GPU {(memory.device_bytes or 0) / MIB:.1f}"
     return f"{memory.peak_bytes / MIB:.1f}"
