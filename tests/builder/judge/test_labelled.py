@@ -1,5 +1,6 @@
 """Float and variants judged by labels: figures, drop, interval, and what is said when nothing fits."""
 
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from edgectl.builder.truth.labelled import LabelledItem, LabelledSet, TrueObject
 from edgectl.builder.truth.layouts import read_labels
 from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.errors import DataError, UsageError
-from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec, TensorInput
+from edgectl.core.task import AudioInput, DecodeSpec, FeatureSpec, ImageInput, TaskSpec, TensorInput
 from edgectl.engines.base import Engine
 from edgectl.engines.finalise.open import open_model
 from edgectl.pipelines.video.preprocess import LetterboxMeta
@@ -265,3 +266,31 @@ def test_how_many_labels_would_decide() -> None:
     assert labels_needed(by_labels(0.0, -0.047, 0.047), 0.01) == 1900
     # never fewer than tell a loss of one in a hundred at all
     assert labels_needed(by_labels(0.0, 0.0, 0.012, 250), 0.01) == 300
+
+
+def test_of_a_recording_the_middle_is_heard(tmp_path: Path) -> None:
+    spec = AudioInput(features=FeatureSpec(kind="waveform", window=1600, hop=1600))
+    task = TaskSpec(
+        name="k", input=spec, decode=DecodeSpec(kind="keyword"), labels=("yes", "no"), metric="top1"
+    )
+    for name in ("yes", "no"):
+        (tmp_path / name).mkdir()
+        for n in range(4):
+            # long: a tone between silences; short: a tone alone
+            tone = np.full(1600 if n % 2 else 800, 8000, np.int16)
+            around = np.zeros(4000 if n % 2 else 0, np.int16)
+            with wave.open(str(tmp_path / name / f"{n}.wav"), "wb") as f:
+                f.setparams((1, 2, 16000, 0, "NONE", ""))
+                f.writeframes(np.concatenate([around, tone, around]).tobytes())
+    found = read_labels(str(tmp_path), task)
+    assert found is not None
+    inputs = (
+        TensorSpec(name="audio", shape=(1, 1600), dtype="float32"),
+        TensorSpec(name="rate", shape=(), dtype="int64"),
+    )
+    samples = LabelledSamples(found, task, inputs)
+    assert len(samples) == 8
+    loud = sorted(int((np.abs(s.sample.feeds["audio"]) > 0.1).sum()) for s in samples)
+    assert loud == [800] * 4 + [1600] * 4
+    assert {int(s.sample.feeds["rate"]) for s in samples} == {16000}
+    assert sorted(str(s.truth) for s in samples) == ["0"] * 4 + ["1"] * 4
