@@ -28,11 +28,14 @@ from edgectl.builder.judge.significance import (
 from edgectl.builder.monitor import BuildMonitor
 from edgectl.builder.truth.labelled import LabelledItem, LabelledSet, TrueObjects
 from edgectl.builder.truth.layouts import read_labels
+from edgectl.builder.truth.shapes import read_polygons
 from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.errors import DataError, UsageError
 from edgectl.core.task import AudioInput, DecodeSpec, FeatureSpec, ImageInput, TaskSpec, TensorInput
 from edgectl.engines.base import Engine
 from edgectl.engines.finalise.open import open_model
+from edgectl.pipelines.video.decode.base import Detections
+from edgectl.pipelines.video.masks import InstanceMasks, MaskGrid
 from edgectl.pipelines.video.preprocess import LetterboxMeta
 
 NOTHING = Slices([], [], [], "sha256:" + "0" * 64)
@@ -238,6 +241,36 @@ def test_keypoints_are_judged_by_oks() -> None:
     near = scorer.measured([scorer.row(found(3.0), meta, wanted)])(np.ones(1))
     assert near[1] == pytest.approx(np.mean(oks >= np.linspace(0.5, 0.95, 10)))
     assert 0 < near[1] < 1
+
+
+def test_masks_are_judged_by_their_own_iou(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TASK.model_copy(update={"decode": DecodeSpec(kind="yolov8-seg", score=0.3)})
+    scorer = scorer_for("masks", task, (0,))
+    square = np.asarray([[16.0, 16, 48, 48]], np.float32)
+    # an 8 × 8 map of cells of 4 pixels: the whole square
+    whole = InstanceMasks(
+        (np.full((8, 8), 5, np.float16),), np.asarray([[4, 4]]), square, (MaskGrid(0, 0, 4, 4),)
+    )
+    found = Detections(square, np.asarray([0.9], np.float32), np.zeros(1, np.int32), masks=whole)
+    monkeypatch.setattr(scorer, "_decode", lambda outputs, meta: found)
+    meta = LetterboxMeta(1, 1, 0, 0, 64, 64, 64, 64)
+
+    def ap(*corners: float) -> float:
+        shape = read_polygons([list(corners)])
+        wanted = TrueObjects(
+            square.astype(np.float64),
+            np.zeros(1, np.int32),
+            np.zeros(1, bool),
+            np.asarray([1024.0]),
+            shapes=(shape,),
+        )
+        return float(scorer.measured([scorer.row({}, meta, wanted)])(np.ones(1))[1])
+
+    assert scorer.names == ("mask_ap50", "mask_ap")
+    assert ap(16, 16, 48, 16, 48, 48, 16, 48) == pytest.approx(1.0)
+    # the same box, and 24 of 32 columns: IoU 0.75, six of ten thresholds
+    assert ap(16, 16, 40, 16, 40, 48, 16, 48) == pytest.approx(0.6)
+    assert ap(16, 16, 30, 16, 30, 48, 16, 48) == 0.0
 
 
 def by_labels(drop: float, low: float, high: float, n: int = 84) -> Accuracy:
