@@ -123,7 +123,7 @@ def test_a_float_model_that_knows_nothing_is_told_why(tmp_path: Path) -> None:
     bgr = TASK.model_copy(update={"input": TASK.input.model_copy(update={"color": "bgr"})})
     said = wrong(tmp_path / "a", squares_net(), bgr)
     assert "only ap50 0.000" in said
-    assert "colours in the order rgb it is better" in said
+    assert "; with the colours in the order rgb it is better" in said
     said = wrong(tmp_path / "b", squares_net(red=1 / 2550, blue=1 / 2550), TASK)
     assert "pixels as 0..255 it is better" in said
     said = wrong(tmp_path / "c", squares_net(red=0.0, blue=0.0), TASK)

@@ -119,9 +119,12 @@ def labels_line(layout: str, pictures: int, given: int, objects: int, values: Ma
     return f"judged by labels ({layout}): {pictures}{of} labelled, {objects} to find; float reaches {figures}"
 
 
+_JUDGED = {"drop", "drop_low", "drop_high", "samples", "objects"}
+
+
 def labels_table(bundle: Bundle) -> Table | None:
     """What labels say of each variant and of float; None where nobody labelled anything."""
-    judged = [v.config for v in bundle.variants if any(n.startswith("float_") for n in v.config.accuracy)]
+    judged = [v.config for v in bundle.variants if v.config.accuracy.keys() >= _JUDGED]
     if not judged:
         return None
     names = [n for n in judged[0].accuracy if f"float_{n}" in judged[0].accuracy]
@@ -134,7 +137,7 @@ def labels_table(bundle: Bundle) -> Table | None:
         a = c.accuracy
         figures = [f"{a.get(f'{of}{n}', float('nan')):.4f}" for n in names for of in ("", "float_")]
         interval = f"{a['drop_low']:.4f} … {a['drop_high']:.4f}" if c.recipe.precision != "float32" else ""
-        counts = (f"{a['samples']:.0f}", f"{a.get('objects', 0):.0f}")
+        counts = (f"{a['samples']:.0f}", f"{a['objects']:.0f}")
         t.add_row(c.profile, c.variant, *figures, f"{a['drop']:.4f}", interval, *counts)
     return t
 
