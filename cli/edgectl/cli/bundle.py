@@ -57,6 +57,7 @@ def inspect(
         "version": bundle.version,
         "digest": bundle.digest,
         "causes": {} if report is None else plain(report.causes),
+        "labels": None if report is None else plain(report.labels),
         "left_out": [] if report is None else list(report.left_out),
         "decided": [] if report is None else list(report.decided),
         "variants": [

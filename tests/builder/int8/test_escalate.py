@@ -152,3 +152,15 @@ def test_plain_rounding_is_judged_where_the_refitted_graph_misses_the_budget(
     assert "full" not in graphs.recipes
     assert graphs.judged["full-plain"].drop <= 0.01
     assert "full-plain" in graphs.recipes
+    # where labels decide afterwards it is a candidate all the same, and the remedy is tried as before
+    guided = escalate(
+        QuantizationBasis(model, table, (), "minmax", easy=True),
+        family,
+        samples,
+        judge,
+        max_drop=0.01,
+        guide=1.0,
+        timed=False,
+        tell=lambda _: None,
+    )
+    assert {"full", "full-plain"} <= set(guided.recipes)

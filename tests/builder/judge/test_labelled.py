@@ -1,5 +1,6 @@
 """Float and variants judged by labels: figures, drop, interval, and what is said when nothing fits."""
 
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +28,14 @@ from edgectl.builder.judge.significance import (
 from edgectl.builder.monitor import BuildMonitor
 from edgectl.builder.truth.labelled import LabelledItem, LabelledSet, TrueObjects
 from edgectl.builder.truth.layouts import read_labels
+from edgectl.builder.truth.shapes import read_polygons
 from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.errors import DataError, UsageError
-from edgectl.core.task import DecodeSpec, ImageInput, TaskSpec, TensorInput
+from edgectl.core.task import AudioInput, DecodeSpec, FeatureSpec, ImageInput, TaskSpec, TensorInput
 from edgectl.engines.base import Engine
 from edgectl.engines.finalise.open import open_model
+from edgectl.pipelines.video.decode.base import Detections
+from edgectl.pipelines.video.masks import InstanceMasks, MaskGrid
 from edgectl.pipelines.video.preprocess import LetterboxMeta
 
 NOTHING = Slices([], [], [], "sha256:" + "0" * 64)
@@ -119,7 +123,7 @@ def test_a_float_model_that_knows_nothing_is_told_why(tmp_path: Path) -> None:
     bgr = TASK.model_copy(update={"input": TASK.input.model_copy(update={"color": "bgr"})})
     said = wrong(tmp_path / "a", squares_net(), bgr)
     assert "only ap50 0.000" in said
-    assert "colours in the order rgb it is better" in said
+    assert "; with the colours in the order rgb it is better" in said
     said = wrong(tmp_path / "b", squares_net(red=1 / 2550, blue=1 / 2550), TASK)
     assert "pixels as 0..255 it is better" in said
     said = wrong(tmp_path / "c", squares_net(red=0.0, blue=0.0), TASK)
@@ -239,6 +243,36 @@ def test_keypoints_are_judged_by_oks() -> None:
     assert 0 < near[1] < 1
 
 
+def test_masks_are_judged_by_their_own_iou(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TASK.model_copy(update={"decode": DecodeSpec(kind="yolov8-seg", score=0.3)})
+    scorer = scorer_for("masks", task, (0,))
+    square = np.asarray([[16.0, 16, 48, 48]], np.float32)
+    # an 8 × 8 map of cells of 4 pixels: the whole square
+    whole = InstanceMasks(
+        (np.full((8, 8), 5, np.float16),), np.asarray([[4, 4]]), square, (MaskGrid(0, 0, 4, 4),)
+    )
+    found = Detections(square, np.asarray([0.9], np.float32), np.zeros(1, np.int32), masks=whole)
+    monkeypatch.setattr(scorer, "_decode", lambda outputs, meta: found)
+    meta = LetterboxMeta(1, 1, 0, 0, 64, 64, 64, 64)
+
+    def ap(*corners: float) -> float:
+        shape = read_polygons([list(corners)])
+        wanted = TrueObjects(
+            square.astype(np.float64),
+            np.zeros(1, np.int32),
+            np.zeros(1, bool),
+            np.asarray([1024.0]),
+            shapes=(shape,),
+        )
+        return float(scorer.measured([scorer.row({}, meta, wanted)])(np.ones(1))[1])
+
+    assert scorer.names == ("mask_ap50", "mask_ap")
+    assert ap(16, 16, 48, 16, 48, 48, 16, 48) == pytest.approx(1.0)
+    # the same box, and 24 of 32 columns: IoU 0.75, six of ten thresholds
+    assert ap(16, 16, 40, 16, 40, 48, 16, 48) == pytest.approx(0.6)
+    assert ap(16, 16, 30, 16, 30, 48, 16, 48) == 0.0
+
+
 def by_labels(drop: float, low: float, high: float, n: int = 84) -> Accuracy:
     return Accuracy(drop, {}, low, high, n, objects=200, labelled=True)
 
@@ -265,3 +299,31 @@ def test_how_many_labels_would_decide() -> None:
     assert labels_needed(by_labels(0.0, -0.047, 0.047), 0.01) == 1900
     # never fewer than tell a loss of one in a hundred at all
     assert labels_needed(by_labels(0.0, 0.0, 0.012, 250), 0.01) == 300
+
+
+def test_of_a_recording_the_middle_is_heard(tmp_path: Path) -> None:
+    spec = AudioInput(features=FeatureSpec(kind="waveform", window=1600, hop=1600))
+    task = TaskSpec(
+        name="k", input=spec, decode=DecodeSpec(kind="keyword"), labels=("yes", "no"), metric="top1"
+    )
+    for name in ("yes", "no"):
+        (tmp_path / name).mkdir()
+        for n in range(4):
+            # long: a tone between silences; short: a tone alone
+            tone = np.full(1600 if n % 2 else 800, 8000, np.int16)
+            around = np.zeros(4000 if n % 2 else 0, np.int16)
+            with wave.open(str(tmp_path / name / f"{n}.wav"), "wb") as f:
+                f.setparams((1, 2, 16000, 0, "NONE", ""))
+                f.writeframes(np.concatenate([around, tone, around]).tobytes())
+    found = read_labels(str(tmp_path), task)
+    assert found is not None
+    inputs = (
+        TensorSpec(name="audio", shape=(1, 1600), dtype="float32"),
+        TensorSpec(name="rate", shape=(), dtype="int64"),
+    )
+    samples = LabelledSamples(found, task, inputs)
+    assert len(samples) == 8
+    loud = sorted(int((np.abs(s.sample.feeds["audio"]) > 0.1).sum()) for s in samples)
+    assert loud == [800] * 4 + [1600] * 4
+    assert {int(s.sample.feeds["rate"]) for s in samples} == {16000}
+    assert sorted(str(s.truth) for s in samples) == ["0"] * 4 + ["1"] * 4

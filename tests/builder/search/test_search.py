@@ -34,6 +34,7 @@ def run(
     machine: FakeMachine | None = None,
     host: str = "h",
     wait_s: float = 0.0,
+    guide: float | None = None,
     left: Callable[[], float] = lambda: math.inf,
 ) -> Choice:
     machine = machine or FakeMachine(zoo, noise=noise)
@@ -42,7 +43,7 @@ def run(
         bases if order is None else [bases[i] for i in order],
         FakeJudge(machine, "searched"),
         lambda: FakeJudge(machine, "confirmed"),
-        replace(GOAL, wait_s=wait_s),
+        replace(GOAL, wait_s=wait_s, guide=guide),
         machine,
         TuningLog(log, {"host": host}),
         threads=threads,
@@ -331,6 +332,32 @@ def test_one_flip_in_each_slice_of_a_few_dozen_ships_and_two_in_each_do_not() ->
     assert two.winner.candidate.is_float
     assert "search and confirmation slice together: loses 0.0351" in (why(two, "full/onnxruntime/1") or "")
     assert two.reason.startswith("int8 loses too much")
+
+
+def test_labels_decide_about_what_float_answers_otherwise() -> None:
+    def labelled(
+        drop: float, low: float, high: float, *, searched: float = 0.03, guide: float | None = 0.04
+    ) -> Choice:
+        full = Behaviour(4, searched, drop, by_labels=(low, high))
+        return run({FLOAT: Behaviour(10), INT8: full}, threads=(), guide=guide)
+
+    # float answers 3 % otherwise, and the labels say that nothing is lost
+    sure = labelled(0.001, -0.004, 0.006)
+    assert name(sure.winner).startswith("full/")
+    assert labelled(0.001, -0.004, 0.006, guide=None).winner.candidate.is_float
+    # the labels say that it is lost
+    lost = labelled(0.03, 0.02, 0.04, searched=0.0)
+    assert lost.winner.candidate.is_float
+    assert lost.reason.startswith(
+        "full/onnxruntime/1 loses 0.0300 [0.0200, 0.0400] by the labels of 84 pictures"
+    )
+    # they cannot tell: what float answers decides
+    assert name(labelled(0.004, -0.03, 0.04, searched=0.009).winner).startswith("full/")
+    unsure = labelled(0.004, -0.03, 0.04)
+    assert unsure.winner.candidate.is_float
+    assert unsure.reason.startswith("too few labelled pictures to tell")
+    assert "about 1100 would tell 0.01 from 0" in unsure.reason
+    assert next(o.cause for o in unsure.outcomes if not o.candidate.is_float) is Cause.TOO_FEW_SAMPLES
 
 
 def test_what_was_slower_in_the_search_ships_when_all_that_was_faster_does_not_hold() -> None:

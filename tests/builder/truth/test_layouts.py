@@ -156,6 +156,11 @@ def test_names_are_matched_whatever_their_spelling(tmp_path: Path) -> None:
     assert objects(read(file, task)) == WANTED
 
 
+def test_a_description_that_means_its_own_folder(tmp_path: Path) -> None:
+    folder = write_yolo(tmp_path, PICTURES, yaml="val: ../images/val\nnames: [red, blue]\n")
+    assert len(read(folder).items) == len(PICTURES)
+
+
 YOLO_FAULTS = {
     "four columns": ("0 0.5 0.5 0.1\n", r"000\.txt:1: it has 4 columns"),
     "with a score": ("0 0.5 0.5 0.1 0.1 0.9\n", "with a score"),
@@ -183,7 +188,7 @@ def test_what_is_wrong_with_yolo_text_is_said(fault: str, tmp_path: Path) -> Non
     ("yaml", "sentence"),
     [
         ("path: ../other\nnames: [red, blue]\n", "leads out of"),
-        ("val: ../images\nnames: [red, blue]\n", "leads out of"),
+        ("val: ../elsewhere\nnames: [red, blue]\n", "leads out of"),
         ("val: images/test\nnames: [red, blue]\n", "there is no such folder"),
         ("names: {0: red, 2: blue}\n", "does not number the classes"),
         ("names: 5\n", "names is no list"),

@@ -30,6 +30,8 @@ class Behaviour:
     searched: float = 0.0
     confirmed: float = 0.0
     """Drops."""
+    by_labels: tuple[float, float] | None = None
+    """Interval of ``confirmed`` where labels say it; None: float's answers do."""
     units: int = 0
     """How many samples a drop counts; 0: it is no count."""
     opens: bool = True
@@ -172,5 +174,8 @@ class FakeJudge:
     def judge(self, candidate: Engine, *, limit: float | None = None) -> Accuracy:
         assert isinstance(candidate, _FakeEngine)
         self.judged.append(candidate.candidate.name)
-        drop = getattr(self._machine.of(candidate.candidate), self._which)
-        return Accuracy(drop, {}, drop, drop, 10, self._machine.of(candidate.candidate).units)
+        behaviour = self._machine.of(candidate.candidate)
+        drop = getattr(behaviour, self._which)
+        if self._which == "confirmed" and behaviour.by_labels is not None:
+            return Accuracy(drop, {}, *behaviour.by_labels, 84, objects=200, labelled=True)
+        return Accuracy(drop, {}, drop, drop, 10, behaviour.units)

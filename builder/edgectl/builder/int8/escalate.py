@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -254,11 +254,10 @@ def escalate(
 
         def holds(kept: Collection[int]) -> bool:
             nodes = [n for i in kept for n in runs[i].nodes]
-            return attempt(f"keep-{len(nodes)}", lambda: alike(nodes), max_drop)
+            return attempt(f"keep-{len(nodes)}", lambda: alike(nodes))
 
         kept = fewest_float_runs(holds, _most(runs), [r.work for r in runs])
-        for name in [n for n in made if n.startswith("keep-")][1:-1]:
-            # the first has most float, the last least: what lies between is judged and measured for nothing
+        for name in _between(made, held, judged):
             del made[name]
         if kept is not None:
             nodes = [n for i in kept for n in runs[i].nodes]
@@ -270,6 +269,17 @@ def escalate(
     return FamilyGraphs(
         _explained(made, runs), judged, tuple(runs), tuple(notes), dict(full.placement.reasons)
     )
+
+
+def _between(made: Iterable[str], held: Collection[str], judged: Mapping[str, Accuracy]) -> list[str]:
+    """Mixed graphs that are judged and measured for nothing. Of those that hold, the first has most float and the last
+    least; of those that something finer may still let pass, the first has least float, and one loses least."""
+    mixed = [n for n in made if n.startswith("keep-")]
+    inside, loose = [n for n in mixed if n in held], [n for n in mixed if n not in held]
+    wanted = {*inside[:1], *inside[-1:], *loose[:1]}
+    if loose:
+        wanted.add(min(loose, key=lambda n: judged[n].drop))
+    return [n for n in mixed if n not in wanted]
 
 
 def fewest_float_runs(

@@ -27,7 +27,7 @@ FineTuning = Callable[[Family, QuantizationBasis], FineTune]
 """How int8 graphs of a family are trained."""
 
 
-_GUIDE = 4.0
+_GUIDE = 10.0
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def match_class(
     crowd, ignore = crowd[real_first], ignore[real_first]
     hits, ignored = (np.zeros((len(THRESHOLDS), len(order)), np.bool_) for _ in range(2))
     near = similar.max(axis=1, initial=0.0)
-    for t, threshold in enumerate(THRESHOLDS):
+    for t, threshold in enumerate(THRESHOLDS if near.size and near.max() >= THRESHOLDS[0] else ()):
         free = np.ones(len(crowd), np.bool_)
         for d in np.flatnonzero(near >= min(threshold, 1 - 1e-10)):
             able = (free | crowd) & (similar[d] >= min(threshold, 1 - 1e-10))

@@ -21,7 +21,7 @@ from edgectl.engines.finalise.open import open_model
 
 __all__ = ["Judges"]
 
-_LABELS_SHARE = 0.08
+_LABELS_SHARE = 0.05
 """Of the time of the build: what float may take over the labels. Each variant that is to ship takes as long again."""
 
 

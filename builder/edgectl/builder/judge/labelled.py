@@ -27,7 +27,8 @@ from edgectl.engines.base import Engine
 
 __all__ = ["FloatByLabels", "LabelledFigures", "LabelledJudge", "content_of"]
 
-_RESAMPLED = 200
+_RESAMPLED, _GLANCED = 200, 50
+"""Bootstrap resamples of all pictures, and of a part of them."""
 _LEAST_JUDGED = 64
 """Pictures that are judged by however little time there is."""
 _GLANCES = (0.25, 0.5)
@@ -201,7 +202,7 @@ class LabelledJudge:
             float_resampled = truth.resampled
             resampled = np.asarray([measured(w) for w in truth.weights])
         else:
-            of_float, weights = truth.scorer.measured(float_rows), [w[:n] for w in truth.weights]
+            of_float, weights = truth.scorer.measured(float_rows), [w[:n] for w in truth.weights[:_GLANCED]]
             weights = [w for w in weights if w.any()]
             float_resampled = np.asarray([of_float(w) for w in weights])
             resampled = np.asarray([measured(w) for w in weights])

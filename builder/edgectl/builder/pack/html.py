@@ -131,6 +131,9 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
     )
 
 
+_JUDGED = {"drop", "drop_low", "drop_high", "samples", "objects"}
+
+
 def _adds_mib(memory: EngineMemory | None) -> str:
     """Of the process at its peak, or of the GPU."""
     if memory is None or (memory.peak_bytes is None and memory.device_bytes is None):
@@ -146,7 +149,7 @@ def _by_labels(variants: Sequence[VariantInfo], report: SearchReport | None) -> 
     for v in variants:
         a = v.accuracy
         names = [n for n in a if f"float_{n}" in a]
-        if not names:
+        if not names or not a.keys() >= _JUDGED:
             continue
         name = f"{v.profile}/{v.variant}"
         figures = [f"{n} {a[n]:.4f} (float {a[f'float_{n}']:.4f})" for n in names]
@@ -160,6 +163,21 @@ def _by_labels(variants: Sequence[VariantInfo], report: SearchReport | None) -> 
                     name, a["drop"], a["drop_low"], a["drop_high"], kind, interval, f"{name}: {interval}"
                 )
             )
+    told = set()
+    for c in (c for group in (report.groups.values() if report else ()) for c in group if not c.preferences):
+        names = [n for n in c.accuracy if f"float_{n}" in c.accuracy]
+        if not names or c.drop is None or c.drop_interval is None or (c.recipe, c.runtime) in told:
+            continue
+        told.add((c.recipe, c.runtime))  # settings change the time, not the answer
+        figures = [f"{n} {c.accuracy[n]:.4f} (float {c.accuracy[f'float_{n}']:.4f})" for n in names]
+        low, high = c.drop_interval
+        interval = f"{c.drop:.4f} [{low:.4f}, {high:.4f}]"
+        rows.append(
+            [f"{c.recipe}/{c.runtime}, does not ship", c.precision, "; ".join(figures), interval, "", ""]
+        )
+        plotted.append(
+            Interval(f"{c.recipe}/{c.runtime}", c.drop, low, high, "c", interval, f"{c.recipe}: {interval}")
+        )
     if not rows:
         return ""
     about = "Float's figure minus the variant's on the same pictures, with the 95 % interval of a paired bootstrap over them. Of several figures the larger loss counts."

@@ -56,6 +56,8 @@ class CandidateReport(Config):
     threads: int
     chosen: bool = False
     drop: float | None = None
+    drop_interval: tuple[float, float] | None = None
+    """95 %."""
     accuracy: dict[str, float] = {}
     measured: Measured | None = None
     ratio: tuple[float, float, float] | None = None
@@ -145,6 +147,7 @@ def _candidate(o: CandidateOutcome, choice: Choice) -> CandidateReport:
         threads=c.settings.threads,
         chosen=c == choice.winner.candidate,
         drop=o.accuracy.drop if o.accuracy else None,
+        drop_interval=(o.accuracy.low, o.accuracy.high) if o.accuracy else None,
         accuracy=o.accuracy.values if o.accuracy else {},
         measured=o.measured,
         ratio=(round(o.ratio.median, 4), round(o.ratio.low, 4), round(o.ratio.high, 4)) if o.ratio else None,

@@ -56,16 +56,21 @@ def refuse_unknown(
     shown = ", ".join(repr(u) for u in unknown[:_SHOWN]) + (
         f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
     )
-    near = did_you_mean(unknown[0], labels, there_are="the model knows ") if labels else ""
+    near = f"{_sentence(did_you_mean(unknown[0], labels, there_are='the model knows '))} " if labels else ""
     if not left:
         return DataError(
             f"the labels name only classes that the model does not have: {shown}",
-            hint=f"{near}. Rename them, or give the task the labels of the model in its order".lstrip(". "),
+            hint=f"{near}Rename them, or give the task the labels of the model in its order",
         )
     return DataError(
         f"the labels name {len(unknown)} classes that the model does not have: {shown}",
-        hint=f"{near} Rename them in the labels, or give --known-labels-only to judge by the rest: {left} of {of} {what} have some".lstrip(),
+        hint=f"{near}Rename them in the labels, or give --known-labels-only to judge by the rest: {left} of {of} {what} "
+        "have some",
     )
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(("?", ".")) else f"{text}."
 
 
 def _plain(name: str) -> str:

@@ -137,6 +137,13 @@ def _described(path: Path) -> tuple[Path, list[str] | None, list[Path]]:
     for entry in wanted:
         if not isinstance(entry, str):
             raise DataError(f"{path.name}: {split} names no folder", hint="mend it")
+        if (
+            (own := entry.removeprefix("../")) != entry
+            and (root / own).is_dir()
+            and ".." not in Path(own).parts
+        ):
+            # exports of Roboflow say so, and mean the folder of the yaml
+            entry = own
         folder = inside(root, entry, f"{path.name}: {split}")
         if not folder.is_dir():
             raise DataError(

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 
 from edgectl.builder.build import BuildReport
 from edgectl.cli._printer import table
-from edgectl.cli.views.bundle import labels_line, variants_table
+from edgectl.cli.views.bundle import labels_line, labels_table, variants_table
 from edgectl.core.bundle import Bundle
 
 __all__ = ["build_view"]
@@ -65,9 +65,12 @@ def build_view(report: BuildReport) -> Group:
                 o.rejected or "",
             )
         parts += [measured, ""]
-    parts += [variants_table(Bundle(report.out)), ""]
+    bundle = Bundle(report.out)
+    parts += [variants_table(bundle), ""]
     if (said := report.labels) is not None:
         parts += [labels_line(said.layout, said.pictures, said.given, said.objects, said.values), ""]
+    if (by_labels := labels_table(bundle)) is not None:
+        parts += [by_labels, ""]
     parts += [f"note: {n}" for n in report.notes]
     return Group(
         *parts,

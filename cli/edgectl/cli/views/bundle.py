@@ -29,7 +29,7 @@ from edgectl.core.memory import MIB, EngineMemory
 if TYPE_CHECKING:
     from edgectl.builder.pack.report import SearchReport
 
-__all__ = ["acceptance_table", "bundle_view", "figures_by_labels", "labels_line", "variants_table"]
+__all__ = ["acceptance_table", "bundle_view", "labels_line", "labels_table", "variants_table"]
 
 _KINDS = {
     LAYER_ENGINE: "engine",
@@ -61,6 +61,8 @@ def bundle_view(
     ]
     if report is not None and (said := report.labels) is not None:
         parts += [labels_line(said.layout, said.pictures, said.given, said.objects, said.values), ""]
+    if (by_labels := labels_table(bundle)) is not None:
+        parts += [by_labels, ""]
     for v, rows, added in zip(bundle.variants, layers, added_blobs(bundle.variants), strict=True):
         parts += [_recipe(v, rows, added, first=v is bundle.variants[0]), ""]
         if each_layer:
@@ -93,8 +95,6 @@ def variants_table(bundle: Bundle) -> Table:
         accuracy = (
             f"drop {a['drop']:.4f} [{a['drop_low']:.4f}, {a['drop_high']:.4f}]" if "drop_high" in a else ""
         )
-        if by_labels := figures_by_labels(a):
-            accuracy += f"\n{by_labels}"
         flags = " (fallback)" if c.fallback else ""
         speed_only = " SPEED ONLY" if c.speed_only else ""
         t.add_row(
@@ -121,13 +121,27 @@ def labels_line(layout: str, pictures: int, given: int, objects: int, values: Ma
     return f"judged by labels ({layout}): {pictures}{of} labelled, {objects} to find; float reaches {figures}"
 
 
-def figures_by_labels(accuracy: Mapping[str, float]) -> str:
-    """``ap50 0.431, float 0.436; ap …``; empty where nobody labelled anything."""
-    return "; ".join(
-        f"{name} {accuracy[name]:.4f}, float {accuracy[f'float_{name}']:.4f}"
-        for name in accuracy
-        if f"float_{name}" in accuracy
+_JUDGED = {"drop", "drop_low", "drop_high", "samples", "objects"}
+
+
+def labels_table(bundle: Bundle) -> Table | None:
+    """What labels say of each variant and of float; None where nobody labelled anything."""
+    judged = [v.config for v in bundle.variants if v.config.accuracy.keys() >= _JUDGED]
+    if not judged:
+        return None
+    names = [n for n in judged[0].accuracy if f"float_{n}" in judged[0].accuracy]
+    headers = [h for n in names for h in (f">{n}", ">float")]
+    t = table(
+        *("profile", "variant", *headers, ">drop", "95 % interval", ">pictures", ">objects"),
+        title="by the labels",
     )
+    for c in judged:
+        a = c.accuracy
+        figures = [f"{a.get(f'{of}{n}', float('nan')):.4f}" for n in names for of in ("", "float_")]
+        interval = f"{a['drop_low']:.4f} … {a['drop_high']:.4f}" if c.recipe.precision != "float32" else ""
+        counts = (f"{a['samples']:.0f}", f"{a['objects']:.0f}")
+        t.add_row(c.profile, c.variant, *figures, f"{a['drop']:.4f}", interval, *counts)
+    return t
 
 
 def acceptance_table(rows: Sequence[tuple[str, Acceptance]]) -> Table:
