@@ -44,6 +44,7 @@ from edgectl.builder.variants.batched import with_batches
 from edgectl.builder.variants.buildable import check_buildable
 from edgectl.builder.variants.choose import choose_variants, families_of
 from edgectl.builder.variants.draft import VariantDraft
+from edgectl.builder.variants.float16_weights import with_float16_weights
 from edgectl.builder.variants.float_first import reasons_for_float
 from edgectl.builder.variants.near_floats import update_notes, with_near_floats
 from edgectl.builder.variants.restriction import Restriction, parse_restriction
@@ -90,6 +91,7 @@ class _BuildRequest:
     batches: tuple[int, ...]
     keep_float: tuple[str, ...]
     restriction: Restriction
+    float16_weights: bool
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def build_bundle(
     keep_float: Sequence[str] = (),
     precisions: Sequence[str] = (),
     runtimes: Sequence[str] = (),
+    float16_weights: bool = False,
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle: what ``edgectl build`` does.
@@ -152,6 +155,9 @@ def build_bundle(
 
     ``precisions``, ``runtimes``: what engines may compute in, and where; none: whatever there is
     (:mod:`edgectl.builder.variants.restriction`).
+
+    ``float16_weights``: of float32 engines for the CPU, in the file, where that costs next to nothing
+    (:mod:`edgectl.builder.variants.float16_weights`).
 
     ``progress`` is called on this thread; what it raises ends the build and is raised again.
 
@@ -193,6 +199,7 @@ def build_bundle(
             tuple(batches),
             tuple(keep_float),
             restriction,
+            float16_weights,
         )
         return _build(request, monitor)
 
@@ -279,6 +286,8 @@ def _full_size(request: _BuildRequest, model: QuantizedModel, trial: Trial) -> _
     # weights that are shared stay shared
     if request.previous is not None and not request.compression.cluster:
         drafts = with_near_floats(request.previous, drafts, model, trial)
+    if request.float16_weights:
+        drafts = with_float16_weights(drafts, model, trial)
     if max(request.batches) > 1:
         feeds = [s.feeds for s in model.samples.confirmation]
         drafts = with_batches(drafts, request.batches, model.source.task, feeds, trial.monitor)
