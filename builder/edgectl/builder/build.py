@@ -51,6 +51,7 @@ from edgectl.builder.variants.batched import with_batches
 from edgectl.builder.variants.buildable import check_buildable
 from edgectl.builder.variants.choose import choose_variants, families_of
 from edgectl.builder.variants.draft import VariantDraft
+from edgectl.builder.variants.float16_weights import with_float16_weights
 from edgectl.builder.variants.float_first import reasons_for_float
 from edgectl.builder.variants.label_figures import with_label_figures
 from edgectl.builder.variants.near_floats import update_notes, with_near_floats
@@ -108,6 +109,7 @@ def build_bundle(
     keep_float: Sequence[str] = (),
     precisions: Sequence[str] = (),
     runtimes: Sequence[str] = (),
+    float16_weights: bool = False,
     convert: ConvertOptions | None = None,
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildReport:
@@ -147,6 +149,9 @@ def build_bundle(
 
     ``precisions``, ``runtimes``: what engines may compute in, and where; none: whatever there is
     (:mod:`edgectl.builder.variants.restriction`).
+
+    ``float16_weights``: of float32 engines for the CPU, in the file, where that costs next to nothing
+    (:mod:`edgectl.builder.variants.float16_weights`).
 
     ``progress`` is called on this thread; what it raises ends the build and is raised again.
 
@@ -196,6 +201,7 @@ def build_bundle(
             None if licence is None else licence_given(licence),
             tuple(keep_float),
             restriction,
+            float16_weights,
             convert or ConvertOptions(),
         )
         return _build(request, monitor)
@@ -299,6 +305,8 @@ def _full_size(request: BuildRequest, model: QuantizedModel, trial: Trial) -> _C
     # weights that are shared stay shared
     if request.previous is not None and not request.compression.cluster:
         drafts = with_near_floats(request.previous, drafts, model, trial)
+    if request.float16_weights:
+        drafts = with_float16_weights(drafts, model, trial)
     if max(request.batches) > 1:
         feeds = [s.feeds for s in model.samples.confirmation]
         drafts = with_batches(drafts, request.batches, model.source.task, feeds, trial.monitor)

@@ -45,6 +45,7 @@ class BuildRequest:
     licence: str | None
     keep_float: tuple[str, ...]
     restriction: Restriction
+    float16_weights: bool
     convert: ConvertOptions
 
 

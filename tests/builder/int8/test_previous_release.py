@@ -1,6 +1,7 @@
 """A release that follows another one: near it in bytes, near float in numbers, and a note where that
 cannot be."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -36,7 +37,12 @@ X86 = FAMILIES["x86-vnni"]
 
 
 def carried_over(
-    model: ModelProto, release: PreviousRelease, *, max_drop: float = 0.05, family: str = "x86-vnni"
+    model: ModelProto,
+    release: PreviousRelease,
+    *,
+    max_drop: float = 0.05,
+    family: str = "x86-vnni",
+    kept: Collection[str] = (),
 ) -> FamilyGraphs:
     reference = open_model(model.SerializeToString(), SessionSettings())
     judge = Judge(TENSOR, [Sample(f) for f in FEEDS], reference)
@@ -51,6 +57,7 @@ def carried_over(
         judge,
         max_drop=max_drop,
         tell=lambda _: None,
+        kept=kept,
     )
 
 
@@ -93,6 +100,17 @@ def test_what_did_not_move_at_all_is_the_very_engine() -> None:
     old = rebuilt(base)
     q = carried_over(base, release_of(base, old.model)).recipes["follow-full"]
     assert slim(q.model) == slim(old.model)
+
+
+def test_what_the_user_keeps_in_float_is_float_in_what_follows() -> None:
+    base = residual_net()
+    q = carried_over(base, release_of(base, rebuilt(base).model), kept={"point"}).recipes["follow-full"]
+    assert {r.node: r.precision for r in q.layers if r.op == "Conv"} == {
+        "first": "int8",
+        "point": "float32",
+        "depth": "int8",
+        "head": "int8",
+    }
 
 
 def test_a_range_is_kept_unless_it_is_outgrown_or_hardly_used() -> None:

@@ -38,7 +38,9 @@ def reasons_for_float(model: QuantizedModel, trial: Trial, choice: Choice) -> tu
     if family is None:
         return (why_not_quantizable(NotQuantizable(Obstacle.NO_KERNELS, trial.machine.summary)),)
     graphs = model.families.get(family)
-    lossy = {} if graphs is None else {n: a for n, a in graphs.judged.items() if n not in graphs.recipes}
+    judged = {} if graphs is None else graphs.judged
+    asked = {n: a for n, a in judged.items() if restriction.allows("int4" if n == "weights-4" else "int8")}
+    lossy = {} if graphs is None else {n: a for n, a in asked.items() if n not in graphs.recipes}
     if lossy:
         name, least = min(lossy.items(), key=lambda item: item[1].drop)
         found.append(over_budget(name, least, model.limit))

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import onnx
+
 from edgectl.builder.ingest.source_precision import AS_RECEIVED
 from edgectl.builder.int8.float16 import to_float16
 from edgectl.builder.int8.model import QuantizedModel
@@ -272,9 +274,11 @@ def _in_lower_float(
     """The float layers that the runtime says it computes so; it keeps some in float32."""
     engine = OpenVinoEngine(c.graph.model, c.settings)
     try:
-        runs = {node for node, precision in engine.layer_precisions().items() if LOWER_FLOATS.get(precision)}
+        runs = {name for name, precision in engine.layer_precisions().items() if LOWER_FLOATS.get(precision)}
     finally:
         engine.close()
+    nodes = onnx.load_from_string(c.graph.model).graph.node
+    runs |= {n.name for n in nodes if runs.intersection(n.output)}
     return tuple(
         r.model_copy(update={"precision": lower}) if r.precision == "float32" and r.node in runs else r
         for r in layers

@@ -57,6 +57,9 @@ def best_checked(model: QuantizedModel, trial: Trial, family: str, p: DeviceProf
             graphs.judged[r[0]].drop,
         ),
     )
+    if graphs.recipes and not order:
+        trial.monitor.note(f"{p.name}: nothing of {trial.restriction.asked} holds the budget: float instead")
+        return None
     for name, quantized in order:
         trial.monitor.tell("confirm", 0.15, f"{family}: {name}")
         data = quantized.model.SerializeToString(deterministic=True)

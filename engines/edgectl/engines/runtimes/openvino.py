@@ -79,8 +79,9 @@ class OpenVinoEngine:
         return {o.name: np.array(values[i]) for i, o in enumerate(self.outputs)}
 
     def layer_precisions(self) -> dict[str, str]:
-        """Node of the ONNX file → what OpenVINO computes it in (``f32``, ``bf16``, ``u8`` …). A node that it
-        made something else of is not there; one that it fused has the precision of the whole."""
+        """Node of the ONNX file → what OpenVINO computes it in (``f32``, ``bf16``, ``u8`` …). One that makes an
+        output of the graph goes by that output's name; one that it fused has the precision of the whole; one
+        that it made something else of is not there."""
         found: dict[str, str] = {}
         for layer in self._compiled.get_runtime_model().get_ops():
             info = layer.get_rt_info()
