@@ -24,6 +24,7 @@ __all__ = [
     "out_of_time",
     "over_budget",
     "reasons_of_search",
+    "refused_by_runtime",
     "why_not_quantizable",
 ]
 
@@ -110,6 +111,15 @@ def over_budget(name: str, a: Accuracy, budget: float, what: str = "int8") -> Re
         f"{what} loses too much: {name} {a.drop:.4f}{of}, {budget:g} are allowed",
         f"allow more (--max-drop {_rounded_up(a.drop)}), give calibration data that look like the device's, or train (--recover MINUTES)",
         f"{a.drop:.4f}",
+    )
+
+
+def refused_by_runtime(name: str, words: str) -> Reason:
+    """Of an int8 graph that cannot even be judged."""
+    return Reason(
+        Cause.REFUSED,
+        f"int8 does not run here ({name}): {words}",
+        "float ships; report it with the model: a graph that runs in float should run in int8",
     )
 
 

@@ -18,7 +18,7 @@ from edgectl.builder.judge.significance import (
 )
 from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import SessionSettings
-from edgectl.core.errors import EdgectlError, ModelError
+from edgectl.core.errors import EdgectlError
 from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.finalise.open import open_model
 
@@ -45,7 +45,7 @@ def best_checked(model: QuantizedModel, trial: Trial, family: str, p: DeviceProf
     graphs = model.families.get(family)
     if graphs is None or not graphs.judged:
         return None
-    lost = min(a.drop for a in graphs.judged.values())
+    lost, ran = min(a.drop for a in graphs.judged.values()), False
     order = sorted(
         graphs.recipes.items(),
         key=lambda r: (
@@ -65,12 +65,17 @@ def best_checked(model: QuantizedModel, trial: Trial, family: str, p: DeviceProf
             finally:
                 engine.close()
         except EdgectlError as e:
-            raise ModelError(f"the {family} graph ({name}) does not run in ONNX Runtime: {e.message}") from e
+            trial.monitor.note(
+                f"{p.name}: {family} int8 ({name}) is left out: it does not run in ONNX Runtime: {e.message}"
+            )
+            continue
         both = pooled(graphs.judged[name], confirmed)
         if affordable(confirmed, model.limit) and affordable(both, model.limit):
             note_interval(model, trial, p, f"{family} int8 ({name})", confirmed)
             return CheckedGraph(name, quantized, confirmed)
-        lost = confirmed.drop
+        lost, ran = confirmed.drop, True
+    if order and not ran:
+        return None
     trial.monitor.note(
         f"{p.name}: {family} int8 loses {lost:.4f}, more than {model.max_drop:g}: float instead"
     )
