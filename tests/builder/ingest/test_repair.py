@@ -234,3 +234,27 @@ def test_a_loop_that_only_counts_gets_the_condition_that_tensorrt_wants(save: Sa
 def test_a_loop_whose_turns_say_whether_to_go_on_is_left_as_it_is(save: Save) -> None:
     model = read_model(save(_counting_loop(helper.make_node("Not", ["may"], ["go"]))))
     assert not model.graph.node[0].input[1]
+
+
+def test_a_spectrum_has_half_the_bins_unless_the_model_says_otherwise(save: Save) -> None:
+    """A front end in the graph: frames of 64 samples, 33 bins, 8 bands."""
+    constants = {
+        "hop": np.asarray(32),
+        "length": np.asarray(64),
+        "window": np.hanning(64).astype(np.float32),
+        "bands": np.ones((33, 8), np.float32),
+        "last": np.asarray([-1]),
+    }
+    nodes = [
+        helper.make_node("STFT", ["x", "hop", "window", "length"], ["s"], name="stft"),
+        helper.make_node("ReduceSum", ["s", "last"], ["p"], name="sum", keepdims=0),
+        helper.make_node("MatMul", ["p", "bands"], ["y"], name="bands"),
+    ]
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 320, 1]), ("y", None))
+    ]
+    stored = [numpy_helper.from_array(w, n) for n, w in constants.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    found, _, _ = prepare(save(model), TaskSpec(name="tensor", input=TensorInput()))
+    assert GraphIndex(found).shape("y") == (1, 9, 8)

@@ -15,6 +15,7 @@ from support.builder.nets import images, residual_net
 from support.builder.plain_tool import per_tensor
 
 from edgectl.builder.ingest.samples import Sample
+from edgectl.builder.int8 import escalate as escalate_module
 from edgectl.builder.int8.calibrate import calibrate
 from edgectl.builder.int8.escalate import QuantizationBasis, escalate, fewest_float_runs, prepare_basis
 from edgectl.builder.int8.families import FAMILIES
@@ -22,8 +23,9 @@ from edgectl.builder.int8.quantize import quantize
 from edgectl.builder.int8.sensitivity import price
 from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings
+from edgectl.core.errors import EngineError
 from edgectl.core.task import TaskSpec, TensorInput
-from edgectl.engines.base import Feeds
+from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.finalise.open import open_model
 
 
@@ -78,6 +80,32 @@ def test_products_that_dominate_get_every_low_bit_form_as_a_candidate() -> None:
     assert {"full", "openvino", "dynamic", "weights-8", "weights-4"} <= graphs.judged.keys()
     assert graphs.recipes["dynamic"].family.name == "dynamic"
     assert graphs.judged["weights-8"].drop < graphs.judged["weights-4"].drop
+
+
+def test_a_graph_that_the_runtime_refuses_is_left_out_and_the_others_are_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = mlp(2, width=64)
+    rng = np.random.default_rng(0)
+    feeds: list[Feeds] = [{"x": rng.standard_normal((2, 64)).astype(np.float32)} for _ in range(12)]
+    family = FAMILIES["x86-vnni"]
+    table = calibrate(model, feeds, data_digest="sha256:" + "0" * 64)
+    engine = open_model(model.SerializeToString(), SessionSettings())
+    judge = Judge(TaskSpec(name="mlp", input=TensorInput()), [Sample(f) for f in feeds], engine)
+    engine.close()
+
+    def refuses_pairs(data: bytes, settings: SessionSettings) -> Engine:
+        if b"DequantizeLinear" in data:
+            raise EngineError("no kernel")
+        return open_model(data, settings)
+
+    monkeypatch.setattr(escalate_module, "open_model", refuses_pairs)
+    basis = QuantizationBasis(model, table, (), "minmax", easy=True)
+    graphs = escalate(basis, family, feeds, judge, max_drop=0.02, timed=False, tell=lambda what: None)
+    assert graphs.refused["full"] == "the x86-vnni graph (full) does not run in ONNX Runtime: no kernel"
+    assert any(n.startswith("full is left out: ") for n in graphs.notes)
+    assert "weights-8" in graphs.recipes
+    assert "full" not in {*graphs.recipes, *graphs.judged}
 
 
 def test_a_price_is_the_share_of_the_work_unless_the_clock_clearly_says_otherwise() -> None:

@@ -72,6 +72,9 @@ def repaired(model: ModelProto, name: str) -> ModelProto:
     for graph in all_graphs(copy.graph):
         for node in graph.node:
             node.domain = "" if node.domain == "ai.onnx" else node.domain
+            if node.op_type == "STFT" and not any(a.name == "onesided" for a in node.attribute):
+                # the default; ONNX's shape inference takes another
+                node.attribute.append(onnx.helper.make_attribute("onesided", 1))
             for a in node.attribute:
                 if a.type == AttributeProto.SPARSE_TENSOR:
                     dense = _dense(a.sparse_tensor, node.name or node.op_type, left)

@@ -33,7 +33,7 @@ from edgectl.builder.judge.accuracy import Accuracy, Judge
 from edgectl.builder.judge.significance import affordable
 from edgectl.builder.passes.base import FloatReference, run_passes
 from edgectl.core.bundle import LayerReport, SessionSettings
-from edgectl.core.errors import EdgectlError, ModelError
+from edgectl.core.errors import EdgectlError, EngineError, ModelError
 from edgectl.engines.base import Feeds
 from edgectl.engines.finalise.open import open_model
 
@@ -92,6 +92,8 @@ class FamilyGraphs:
     notes: tuple[str, ...] = ()
     unfit: dict[str, str] = field(default_factory=dict)
     """Node → why the family's rules keep it float, whatever it would lose."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Graph → what ONNX Runtime has against it."""
 
 
 def prepare_basis(
@@ -185,6 +187,7 @@ def escalate(
     names = [n.name for n in weighted_nodes(index)]
     made: dict[str, Quantized] = {}
     judged: dict[str, Accuracy] = {}
+    refused: dict[str, str] = {}
     notes: list[str] = []
 
     tell("reconstruct")
@@ -213,7 +216,12 @@ def escalate(
         if not any(r.precision == "int8" and r.op in WEIGHTED for r in q.layers):
             return False
         lint.check(q.model, q.family)
-        judged[name] = judge_graph(q.model, judge, within, f"the {family.name} graph ({name})")
+        try:
+            judged[name] = judge_graph(q.model, judge, within, f"the {family.name} graph ({name})")
+        except EngineError as e:
+            refused[name] = e.message
+            notes.append(f"{name} is left out: {e.message}")
+            return False
         if affordable(judged[name], within):
             made[name] = q
         if affordable(judged[name], max_drop):
@@ -267,7 +275,7 @@ def escalate(
                 max_drop,
             )
     return FamilyGraphs(
-        _explained(made, runs), judged, tuple(runs), tuple(notes), dict(full.placement.reasons)
+        _explained(made, runs), judged, tuple(runs), tuple(notes), dict(full.placement.reasons), refused
     )
 
 
@@ -383,7 +391,7 @@ def _reconstructed(
 
 def judge_graph(model: ModelProto, judge: Judge, limit: float, what: str) -> Accuracy:
     """In ONNX Runtime as this machine runs it; a family of other machines is confirmed later without graph
-    optimisation."""
+    optimisation. Raises :class:`EngineError` where it does not run."""
     try:
         engine = open_model(model.SerializeToString(), SessionSettings(threads=2))
         try:
@@ -391,7 +399,7 @@ def judge_graph(model: ModelProto, judge: Judge, limit: float, what: str) -> Acc
         finally:
             engine.close()
     except EdgectlError as e:
-        raise ModelError(f"{what} does not run in ONNX Runtime: {e.message}") from e
+        raise EngineError(f"{what} does not run in ONNX Runtime: {e.message}") from e
 
 
 def _explained(made: dict[str, Quantized], runs: Sequence[LayerRun]) -> dict[str, Quantized]:

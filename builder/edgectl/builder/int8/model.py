@@ -18,6 +18,7 @@ from edgectl.builder.int8.quantize import Quantized
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.judge.judges import Judges
 from edgectl.builder.monitor import BuildMonitor
+from edgectl.core.errors import EngineError
 from edgectl.device_profiles.machine import Machine, host_family
 from edgectl.engines.base import Feeds
 
@@ -145,32 +146,38 @@ def quantize_families(
             monitor.tell("quantize", 0.15, f"{name}: {what}")
 
         key = _basis_key(spec)
-        if key not in bases:
-            bases[key] = prepare_basis(
-                calibrated.source.graph,
-                table,
+        also = [FAMILIES["openvino"]] if "openvino" in machine.runtimes and name.startswith("x86") else []
+        try:
+            if key not in bases:
+                bases[key] = prepare_basis(
+                    calibrated.source.graph,
+                    table,
+                    spec,
+                    samples,
+                    judges.search,
+                    max_drop=calibrated.limit,
+                    tell=tell,
+                    budget=monitor.budget,
+                    kept=calibrated.kept,
+                )
+            graphs = escalate(
+                bases[key],
                 spec,
                 samples,
                 judges.search,
                 max_drop=calibrated.limit,
+                guide=calibrated.guide,
+                timed=name == host_family(machine),
                 tell=tell,
+                also=also,
+                tune=None if fine_tuning is None else fine_tuning(spec, bases[key]),
                 budget=monitor.budget,
-                kept=calibrated.kept,
             )
-        also = [FAMILIES["openvino"]] if "openvino" in machine.runtimes and name.startswith("x86") else []
-        graphs = escalate(
-            bases[key],
-            spec,
-            samples,
-            judges.search,
-            max_drop=calibrated.limit,
-            guide=calibrated.guide,
-            timed=name == host_family(machine),
-            tell=tell,
-            also=also,
-            tune=None if fine_tuning is None else fine_tuning(spec, bases[key]),
-            budget=monitor.budget,
-        )
+        except EngineError as e:
+            # float runs: the model is no worse for it
+            found[name] = FamilyGraphs({}, {}, (), refused={"int8": e.message})
+            monitor.note(f"{name}: int8 is left out: {e.message}")
+            continue
         if previous is not None and not monitor.budget.over(QUANTIZE, "following the older release"):
             graphs = with_carried_over(
                 graphs,

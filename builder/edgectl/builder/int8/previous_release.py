@@ -36,7 +36,7 @@ from edgectl.builder.int8.reconstruct import reconstruct
 from edgectl.builder.judge.accuracy import Judge
 from edgectl.builder.judge.significance import affordable
 from edgectl.core.bundle import LAYER_ENGINE, Bundle, Recipe, Variant
-from edgectl.core.errors import BundleError, IntegrityError, ModelError, UsageError
+from edgectl.core.errors import BundleError, EngineError, IntegrityError, ModelError, UsageError
 from edgectl.engines.base import Feeds
 
 __all__ = [
@@ -167,7 +167,7 @@ def with_carried_over(
             few = spread(samples, RECONSTRUCT_SAMPLES)
             q = _carried_over(former, release, model, table, family, few, kept)
             judged[name] = judge_graph(q.model, judge, max_drop, f"the {family.name} graph ({name})")
-        except ModelError as e:
+        except (ModelError, EngineError) as e:
             notes.append(f"{former.name} of {release.name} cannot be carried over: {e.message}")
             continue
         if affordable(judged[name], max_drop):

@@ -43,6 +43,7 @@ class Canonicalise(Pass):
             # of a model whose activations are float; with both, the codes are what its kernels take
             _fold_stored_weights(slim)
         _fold_scales(slim)
+        _pad_every_axis(slim)
         settle_names(slim)
         slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
         return slim, slim.SerializeToString(deterministic=True) != before
@@ -134,6 +135,28 @@ def _fold_scales(model: ModelProto) -> None:
         kept = [a for a in node.attribute if a.name not in ("alpha", "beta")]
         del node.attribute[:]
         node.attribute.extend(kept)
+    _drop_unread(model)
+
+
+def _pad_every_axis(model: ModelProto) -> None:
+    """A Pad that names its axes becomes one with sizes for all: ONNX Runtime, which turns the layout around
+    int8 convolutions, takes the sizes for those of all axes."""
+    index = GraphIndex(model)
+    for node in (n for n in model.graph.node if n.op_type == "Pad" and len(n.input) > 3 and n.input[3]):
+        sizes, axes, shape = (
+            index.weights(node.input[1]),
+            index.weights(node.input[3]),
+            index.shape(node.input[0]),
+        )
+        if sizes is None or axes is None or shape is None:
+            continue
+        rank = len(shape)
+        full = np.zeros((2, rank), np.int64)
+        full[:, np.asarray(axes, np.int64) % rank] = np.asarray(sizes, np.int64).reshape(2, -1)
+        name = f"{node.output[0]}_sizes"
+        model.graph.initializer.append(numpy_helper.from_array(full.ravel(), name))
+        kept = [node.input[0], name, *(i for i in node.input[2:3] if i)]
+        node.input[:] = kept
     _drop_unread(model)
 
 

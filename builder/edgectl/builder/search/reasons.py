@@ -30,6 +30,7 @@ __all__ = [
     "out_of_time",
     "over_budget",
     "reasons_of_search",
+    "refused_by_runtime",
     "why_not_quantizable",
 ]
 
@@ -141,6 +142,15 @@ def _by_labels(name: str, a: Accuracy, budget: float) -> Reason:
         f"too few labelled pictures to tell: {told}; where they cannot, float's own answers decide",
         f"label more: about {labels_needed(a, budget)} would tell {budget:g} from 0",
         f"{a.samples} pictures",
+    )
+
+
+def refused_by_runtime(name: str, words: str) -> Reason:
+    """Of an int8 graph that cannot even be judged."""
+    return Reason(
+        Cause.REFUSED,
+        f"int8 does not run here ({name}): {words}",
+        "float ships; report it with the model: a graph that runs in float should run in int8",
     )
 
 

@@ -12,6 +12,7 @@ from edgectl.builder.search.reasons import (
     out_of_time,
     over_budget,
     reasons_of_search,
+    refused_by_runtime,
     why_not_quantizable,
 )
 from edgectl.builder.variants.trial import Trial
@@ -44,6 +45,8 @@ def reasons_for_float(model: QuantizedModel, trial: Trial, choice: Choice) -> tu
     if lossy:
         name, least = min(lossy.items(), key=lambda item: item[1].drop)
         found.append(over_budget(name, least, model.limit))
+    if graphs is not None and graphs.refused:
+        found.append(refused_by_runtime(*next(iter(graphs.refused.items()))))
     budget = trial.monitor.budget
     if budget.left_out:
         found.append(out_of_time(budget.left_out, budget.seconds / 60))

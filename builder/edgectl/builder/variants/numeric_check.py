@@ -20,7 +20,7 @@ from edgectl.builder.judge.significance import (
 from edgectl.builder.variants.restriction import precision_of
 from edgectl.builder.variants.trial import Trial
 from edgectl.core.bundle import SessionSettings
-from edgectl.core.errors import EdgectlError, ModelError
+from edgectl.core.errors import EdgectlError
 from edgectl.device_profiles.schema import DeviceProfile
 from edgectl.engines.finalise.open import open_model
 
@@ -47,7 +47,7 @@ def best_checked(model: QuantizedModel, trial: Trial, family: str, p: DeviceProf
     graphs = model.families.get(family)
     if graphs is None or not graphs.judged or not trial.restriction.quantizes:
         return None
-    lost = min(a.drop for a in graphs.judged.values())
+    lost, ran = min(a.drop for a in graphs.judged.values()), False
     order = sorted(
         ((n, q) for n, q in graphs.recipes.items() if trial.restriction.allows(precision_of(q))),
         key=lambda r: (
@@ -70,11 +70,16 @@ def best_checked(model: QuantizedModel, trial: Trial, family: str, p: DeviceProf
             finally:
                 engine.close()
         except EdgectlError as e:
-            raise ModelError(f"the {family} graph ({name}) does not run in ONNX Runtime: {e.message}") from e
+            trial.monitor.note(
+                f"{p.name}: {family} int8 ({name}) is left out: it does not run in ONNX Runtime: {e.message}"
+            )
+            continue
         if broken_budget(graphs.judged[name], confirmed, model.limit) is None:
             note_interval(model, trial, p, f"{family} int8 ({name})", confirmed)
             return CheckedGraph(name, quantized, confirmed)
-        lost = confirmed.drop
+        lost, ran = confirmed.drop, True
+    if order and not ran:
+        return None
     trial.monitor.note(
         f"{p.name}: {family} int8 loses {lost:.4f}, more than {model.max_drop:g}: float instead"
     )
