@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
-import psutil
 from threadpoolctl import threadpool_limits
 
 from edgectl.builder.budget import PACK, Budget
@@ -39,6 +36,7 @@ from edgectl.builder.pack.slim import slim
 from edgectl.builder.pack.summary import BuildReport, VariantSummary, summary_of
 from edgectl.builder.pack.variant import Identity, make_variant
 from edgectl.builder.passes.shapes import Shape
+from edgectl.builder.scratch import scratch_folder
 from edgectl.builder.search.candidates import Choice
 from edgectl.builder.search.reasons import Reason, why_not_quantizable
 from edgectl.builder.variants.batched import with_batches
@@ -64,7 +62,6 @@ from edgectl.pipelines.tasks import load_task
 __all__ = ["BuildProgress", "BuildReport", "VariantSummary", "build_bundle"]
 
 _log = logging.getLogger(__name__)
-_SAMPLES_FOLDER = "edgectl-samples-"
 
 
 @dataclass(frozen=True)
@@ -421,20 +418,9 @@ def _workplace(out: Path) -> Iterator[tuple[Path, Path]]:
     with contextlib.ExitStack() as stack:
         # The products are small: BLAS threads wait for each other longer than they multiply.
         stack.enter_context(threadpool_limits(1, "blas"))
-        folder = stack.enter_context(_samples_folder())
+        folder = stack.enter_context(scratch_folder("edgectl-samples-"))
         tuning = stack.enter_context(_tuning_log(out.with_name(f"{out.name}.tuning.jsonl")))
         yield folder, tuning
-
-
-@contextlib.contextmanager
-def _samples_folder() -> Iterator[Path]:
-    """A folder for samples (hundreds of MiB), and the end of those that killed builds left."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_SAMPLES_FOLDER}*-*"):
-        pid = left.name.removeprefix(_SAMPLES_FOLDER).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{_SAMPLES_FOLDER}{os.getpid()}-") as folder:
-        yield Path(folder)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from edgectl.builder.convert.table import framework_of, is_function
 from edgectl.builder.graph import np_dtype, real_inputs
 from edgectl.builder.ingest.samples import Sample
 from edgectl.builder.monitor import BuildMonitor
+from edgectl.builder.scratch import scratch_folder
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import DataError, EngineError, ModelError, UsageError
 from edgectl.core.files import storage
@@ -42,7 +42,6 @@ from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
 __all__ = ["Conversion", "ConvertedModel", "converted", "source_name"]
 
-_FOLDER = "edgectl-convert-"
 _MIB = 1 << 20
 _MEMORY_MB, _LEAST_MEMORY_MB, _OF_FREE = 8192, 1024, 0.75
 _LEAST_S = 180.0
@@ -204,7 +203,7 @@ def converted(
         "data": {n: [list(shape), dtype] for n, (shape, dtype) in data.items()},
     }
     what = f"the conversion of {name} ({module.NAME})"
-    with _workplace() as folder:
+    with scratch_folder("edgectl-convert-") as folder:
         monitor.tell("convert", 0.0, f"converting {name} ({module.NAME})")
         reply = run_inside(folder, "convert", job, what, options, _limits(monitor))
         signature = _signature(reply, what)
@@ -229,14 +228,6 @@ def _signature(reply: Mapping[str, Any], what: str) -> Signature:
     except (KeyError, TypeError, ValueError) as e:
         raise ModelError(f"{what} gave an answer that makes no sense") from e
     return found
-
-
-@contextlib.contextmanager
-def _workplace() -> Iterator[Path]:
-    with storage(tempfile.gettempdir()):
-        folder = tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-")
-    with folder as name:
-        yield Path(name).resolve()
 
 
 def _limits(monitor: BuildMonitor) -> Limits:
