@@ -34,12 +34,18 @@ class Budget:
         self.seconds = seconds
         self._clock = clock
         self._start = clock()
+        self._before = 0.0
         self._left_out: list[str] = []
 
     @property
     def used(self) -> float:
-        """Seconds since the start."""
-        return self._clock() - self._start
+        """Seconds since it was made."""
+        return self._before + self._clock() - self._start
+
+    @property
+    def allowed(self) -> float:
+        """Seconds that the build may take, all in all."""
+        return self._before + self.seconds
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -48,7 +54,7 @@ class Budget:
 
     def left(self, share: float = PACK) -> float:
         """Seconds until ``share`` of the time has passed; below 0 afterwards."""
-        return self.seconds * share - self.used
+        return self.seconds * share - (self._clock() - self._start)
 
     def over(self, share: float, what: str) -> bool:
         """Whether ``share`` of the time has passed. Then ``what`` is left out, and remembered."""
@@ -56,6 +62,11 @@ class Budget:
             return False
         self._left_out.append(what)
         return True
+
+    def share_the_rest(self) -> None:
+        """The steps share what is left from here on: else what came before them (a conversion) takes reading's time alone."""
+        gone = self._clock() - self._start
+        self._before, self._start, self.seconds = self._before + gone, self._start + gone, self.seconds - gone
 
     def extend(self, seconds: float) -> None:
         """Time that the user allowed for something else (training) does not count."""

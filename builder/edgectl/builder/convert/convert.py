@@ -213,6 +213,7 @@ def converted(
         regular_file(onnx_file, _MAX_ONNX, what)
         conversion = Conversion(name, digest.digest, module.NAME, signature.framework, signature.converter)
         again = _Again(folder, job, signature, path, digest.digest, options, what)
+        monitor.budget.share_the_rest()
         yield ConvertedModel(onnx_file, digest.size, conversion, again)
 
 
