@@ -29,6 +29,20 @@ class Clock:
         return self.now
 
 
+def test_what_came_before_the_steps_is_taken_from_all_of_them() -> None:
+    clock = Clock()
+    budget = Budget(60, clock=clock)
+    clock.now += 20.0
+    budget.share_the_rest()
+    assert budget.used == 20.0
+    assert budget.left(1.0) == 40.0
+    assert budget.left(0.25) == 10.0
+    clock.now += 45.0
+    assert budget.used == 65.0
+    assert budget.allowed == 60.0
+    assert budget.left(1.0) == -5.0
+
+
 def test_each_stage_may_use_the_time_up_to_its_share_and_what_comes_later_is_listed_once() -> None:
     clock = Clock()
     budget = Budget(60, clock=clock)

@@ -12,7 +12,7 @@ import pytest
 from support.builder.nets import Save, residual_net
 
 from edgectl.builder.build import build_bundle
-from edgectl.builder.workplace import _samples_folder
+from edgectl.builder.scratch import scratch_folder
 from edgectl.core.bundle import (
     Bundle,
 )
@@ -111,17 +111,18 @@ def test_a_bundle_is_replaced_and_anything_else_is_not(save: Save, npz: Path, tm
     assert (other / "letter.txt").read_text() == "dear"
 
 
-def test_samples_of_a_killed_build_go_with_the_next_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("prefix", ["edgectl-samples-", "edgectl-convert-"])
+def test_what_a_killed_build_left_goes_with_the_next_one(
+    prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     gone = subprocess.Popen(["true"])
     gone.wait()
     for pid in (gone.pid, os.getpid()):
-        (tmp_path / f"edgectl-samples-{pid}-x").mkdir()
-    with _samples_folder() as own:
-        assert {p.name for p in tmp_path.iterdir()} == {f"edgectl-samples-{os.getpid()}-x", own.name}
-    assert [p.name for p in tmp_path.iterdir()] == [f"edgectl-samples-{os.getpid()}-x"]
+        (tmp_path / f"{prefix}{pid}-x").mkdir()
+    with scratch_folder(prefix) as own:
+        assert {p.name for p in tmp_path.iterdir()} == {f"{prefix}{os.getpid()}-x", own.name}
+    assert [p.name for p in tmp_path.iterdir()] == [f"{prefix}{os.getpid()}-x"]
 
 
 def test_a_disk_that_is_full_of_temporary_files_is_said_and_is_no_defect(

@@ -35,12 +35,18 @@ class Budget:
         self.seconds = seconds
         self._clock = clock
         self._start = clock()
+        self._before = 0.0
         self._left_out: list[str] = []
 
     @property
     def used(self) -> float:
-        """Seconds since the start."""
-        return self._clock() - self._start
+        """Seconds since it was made."""
+        return self._before + self._clock() - self._start
+
+    @property
+    def allowed(self) -> float:
+        """Seconds that the build may take, all in all."""
+        return self._before + self.seconds
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -49,7 +55,7 @@ class Budget:
 
     def left(self, share: float = PACK) -> float:
         """Seconds until ``share`` of the time has passed; below 0 afterwards."""
-        return self.seconds * share - self.used
+        return self.seconds * share - (self._clock() - self._start)
 
     def ends_in_s(self, done: float) -> float | None:
         """An estimate: at the pace so far, of which ``done`` (0..1) is the result, and not beyond the build's time while
@@ -69,6 +75,11 @@ class Budget:
     def leave_out(self, what: str) -> None:
         """Remember what was not done, by a rule of somebody else's."""
         self._left_out.append(what)
+
+    def share_the_rest(self) -> None:
+        """The steps share what is left from here on: else what came before them (a conversion) takes reading's time alone."""
+        gone = self._clock() - self._start
+        self._before, self._start, self.seconds = self._before + gone, self._start + gone, self.seconds - gone
 
     def extend(self, seconds: float) -> None:
         """Time that the user allowed for something else (training) does not count."""

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 from threadpoolctl import threadpool_limits
 
-__all__ = ["workplace"]
+from edgectl.builder.scratch import scratch_folder
 
-_SAMPLES_FOLDER = "edgectl-samples-"
+__all__ = ["workplace"]
 
 
 @contextlib.contextmanager
@@ -23,20 +19,9 @@ def workplace(out: Path) -> Iterator[tuple[Path, Path]]:
     with contextlib.ExitStack() as stack:
         # The products are small: BLAS threads wait for each other longer than they multiply.
         stack.enter_context(threadpool_limits(1, "blas"))
-        folder = stack.enter_context(_samples_folder())
+        folder = stack.enter_context(scratch_folder("edgectl-samples-"))
         tuning = stack.enter_context(_tuning_log(out.with_name(f"{out.name}.tuning.jsonl")))
         yield folder, tuning
-
-
-@contextlib.contextmanager
-def _samples_folder() -> Iterator[Path]:
-    """A folder for samples (hundreds of MiB), and the end of those that killed builds left."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_SAMPLES_FOLDER}*-*"):
-        pid = left.name.removeprefix(_SAMPLES_FOLDER).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{_SAMPLES_FOLDER}{os.getpid()}-") as folder:
-        yield Path(folder)
 
 
 @contextlib.contextmanager

@@ -72,9 +72,10 @@ def test_what_it_started_ends_with_it(folder: Path, tmp_path: Path) -> None:
         run(python, folder, Limits(timeout_s=600, memory_mb=4096, disk_mb=20))
     pid = int((folder / "other").read_text())
     # a signal takes its time on a busy machine, and nobody may reap it
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+    with contextlib.suppress(psutil.NoSuchProcess):
         while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            psutil.Process(pid).wait(0.05)
+            with contextlib.suppress(psutil.TimeoutExpired):
+                psutil.Process(pid).wait(0.05)
 
 
 @pytest.mark.parametrize(

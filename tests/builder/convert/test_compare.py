@@ -76,6 +76,7 @@ def test_what_is_not_finite_must_be_at_the_same_places() -> None:
 def test_another_shape_is_told_with_both() -> None:
     with pytest.raises(ModelError, match=r"gives \[2, 3\] for output out, the framework \[3, 2\]"):
         compare(np.zeros((3, 2)), np.zeros((2, 3)))
+    assert compare(np.zeros(3), np.zeros((3, 1))).worst == 0
 
 
 def test_where_nothing_is_a_number_nothing_is_proven() -> None:

@@ -12,7 +12,9 @@ from support.builder.nets import residual_net
 
 from edgectl.builder.build import build_bundle
 from edgectl.builder.convert.options import ConvertOptions
+from edgectl.builder.pack.html import render
 from edgectl.builder.pack.inspect import inspect_bundle
+from edgectl.builder.pack.origin import conversion_rows
 from edgectl.core.errors import ModelError
 from edgectl.core.task import TaskSpec, TensorInput
 
@@ -58,6 +60,9 @@ def test_what_it_was_made_of_is_in_the_bundle_and_the_report(tmp_path: Path, npz
         assert made_of["source"] == digest.removeprefix("sha256:")
         assert made_of["model"] == hashlib.sha256(residual_net().SerializeToString()).hexdigest()
         assert str(tmp_path) not in json.dumps(variant.provenance)
+    page = render(inspect_bundle(tmp_path / "out"))
+    for text in ("net.tflite", digest.removeprefix("sha256:"), "double 1", "compared with a framework 2"):
+        assert f"<td>{text}" in page
 
 
 def test_one_that_computes_something_else_is_refused_with_the_figure(tmp_path: Path, npz: Path) -> None:
@@ -90,3 +95,11 @@ def test_a_model_that_came_as_onnx_says_nothing_of_a_conversion(tmp_path: Path, 
     definition = variant.provenance["predicate"]["buildDefinition"]
     assert "conversion" not in definition["externalParameters"]
     assert "source" not in {d["name"] for d in definition["resolvedDependencies"]}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [{}, {"predicate": 3}, {"predicate": {"buildDefinition": {"externalParameters": {"conversion": []}}}}],
+)
+def test_a_statement_of_somebody_else_has_no_rows(statement: dict[str, object]) -> None:
+    assert conversion_rows(statement) == []

@@ -65,7 +65,7 @@ def test_it_writes_nowhere_but_in_its_own_folder(here: Path, granted: str) -> No
     if "files" not in granted:
         pytest.skip("this kernel has no landlock")
     (here / "kept").write_text("as it was")
-    for body in (
+    tried = (
         "open('new', 'w')",
         "open('kept', 'a')",
         "os.truncate('kept', 0)",
@@ -73,8 +73,12 @@ def test_it_writes_nowhere_but_in_its_own_folder(here: Path, granted: str) -> No
         "os.mkdir('new')",
         "os.symlink('kept', 'new')",
         "os.rename('kept', 'new')",
-    ):
-        assert "PermissionError" in make(here, body).message
+    )
+    body = (
+        f"refused = []\n    for code in {tried!r}:\n        try:\n            eval(code)\n"
+        "        except PermissionError:\n            refused.append(code)\n    raise RuntimeError(len(refused))"
+    )
+    assert make(here, body).message.endswith(f"RuntimeError: {len(tried)}")
     assert (here / "kept").read_text() == "as it was"
     assert sorted(p.name for p in here.iterdir()) == ["kept", "mine.py"]
 
@@ -88,7 +92,7 @@ def test_it_reaches_nobody(here: Path, granted: str) -> None:
 
 
 def test_memory_that_it_asks_for_is_bounded(here: Path) -> None:
-    assert "MemoryError" in make(here, "return bytearray(1 << 40)").message
+    assert "MemoryError" in make(here, "return bytearray(12 << 30)").message
 
 
 def test_a_file_that_it_writes_is_bounded(here: Path) -> None:
@@ -99,7 +103,7 @@ def test_a_file_that_it_writes_is_bounded(here: Path) -> None:
 def test_a_module_is_imported_from_where_the_user_stands_and_never_here(here: Path) -> None:
     make(here, "raise RuntimeError(str(os.getpid()))")
     assert "mine" not in sys.modules
-    with pytest.raises(UsageError, match="there is no module absent"):
+    with pytest.raises(UsageError, match="needs what is not installed: No module named 'absent'"):
         converted(Path("absent:make"), ConvertOptions(), BuildMonitor(Budget(3600))).__enter__()
     (here / "mine.py").write_text("x = 1\n")
     with pytest.raises(UsageError, match="mine has no function make"):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from edgectl.builder.convert.table import framework_of, is_function
 from edgectl.builder.graph import np_dtype, real_inputs
 from edgectl.builder.ingest.samples import Sample
 from edgectl.builder.monitor import BuildMonitor
+from edgectl.builder.scratch import scratch_folder
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import DataError, EngineError, ModelError, UsageError
 from edgectl.core.files import storage
@@ -42,7 +42,6 @@ from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
 __all__ = ["Conversion", "ConvertedModel", "converted", "source_name"]
 
-_FOLDER = "edgectl-convert-"
 _MIB = 1 << 20
 _MEMORY_MB, _LEAST_MEMORY_MB, _OF_FREE = 8192, 1024, 0.75
 _LEAST_S = 180.0
@@ -161,6 +160,8 @@ class _Again:
 def source_name(model: Path) -> str:
     """What a release is called that nobody named."""
     text = str(model)
+    # says first what is wrong with it
+    framework_of(text)
     return text.rpartition(":")[2] if is_function(text) else model.stem
 
 
@@ -184,10 +185,9 @@ def converted(
         return
     framework, module = found
     function = is_function(str(model))
-    path = _module_file(str(model)) if function else model.absolute()
     if not function:
-        check_archive(path)
-    digest = digest_source(path)
+        check_archive(model)
+    digest = None if function else digest_source(model.absolute())
     name = str(model) if function else model.name
     if module.CODE == "inside" and not options.trust_source:
         raise UsageError(
@@ -197,20 +197,23 @@ def converted(
     data = _arrays(Path(calibration)) if calibration and calibration.endswith(".npz") else {}
     job = {
         "framework": framework,
-        "source": str(model) if function else str(path),
+        "source": str(model) if function else str(model.absolute()),
         "cwd": os.getcwd(),
         "shapes": {n: list(s) for n, s in (shapes or {}).items()},
         "data": {n: [list(shape), dtype] for n, (shape, dtype) in data.items()},
     }
     what = f"the conversion of {name} ({module.NAME})"
-    with _workplace() as folder:
+    with scratch_folder("edgectl-convert-") as folder:
         monitor.tell("convert", 0.0, f"converting {name} ({module.NAME})")
         reply = run_inside(folder, "convert", job, what, options, _limits(monitor))
         signature = _signature(reply, what)
+        path = _module_file(signature, what) if function else model.absolute()
+        digest = digest or digest_source(path)
         onnx_file = folder / "model.onnx"
         regular_file(onnx_file, _MAX_ONNX, what)
         conversion = Conversion(name, digest.digest, module.NAME, signature.framework, signature.converter)
         again = _Again(folder, job, signature, path, digest.digest, options, what)
+        monitor.budget.share_the_rest()
         yield ConvertedModel(onnx_file, digest.size, conversion, again)
 
 
@@ -226,14 +229,6 @@ def _signature(reply: Mapping[str, Any], what: str) -> Signature:
     except (KeyError, TypeError, ValueError) as e:
         raise ModelError(f"{what} gave an answer that makes no sense") from e
     return found
-
-
-@contextlib.contextmanager
-def _workplace() -> Iterator[Path]:
-    with storage(tempfile.gettempdir()):
-        folder = tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-")
-    with folder as name:
-        yield Path(name).resolve()
 
 
 def _limits(monitor: BuildMonitor) -> Limits:
@@ -252,18 +247,12 @@ def _size(model: Path) -> int:
         return 0
 
 
-def _module_file(source: str) -> Path:
-    """The file of ``package.module:function``, below the current folder. Nothing is imported to find it. Raises
-    :class:`UsageError`."""
-    module = source.partition(":")[0]
-    base = Path.cwd().joinpath(*module.split("."))
-    for path in (base.with_name(base.name + ".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    raise UsageError(
-        f"there is no module {module} in {Path.cwd()}",
-        hint="run edgectl in the folder that the module is imported from",
-    )
+def _module_file(signature: Signature, what: str) -> Path:
+    """The file of the function's module, as the child found it."""
+    path = Path(str(signature.notes.get("file", "")))
+    if path.suffix != ".py" or not path.is_file():
+        raise ModelError(f"{what}: its module has no file", hint="write the function into a .py file")
+    return path
 
 
 def _arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -14,6 +14,7 @@ from html import escape
 from typing import Any
 
 from edgectl.builder.pack.inspect import BundleInfo, VariantInfo
+from edgectl.builder.pack.origin import conversion_rows
 from edgectl.builder.pack.report import CandidateReport, SearchReport
 from edgectl.builder.pack.svg import Bar, Dot, Interval, bars, ranges, scatter
 from edgectl.core.memory import MIB, EngineMemory
@@ -484,6 +485,8 @@ def _measurement(m: dict[str, Any]) -> str:
 
 def _origin(info: BundleInfo) -> str:
     first = info.variants[0]
+    rows = conversion_rows(first.provenance)
+    converted = _table(["", ""], rows) if rows else ""
     libraries = _table(["library", "version"], [list(pair) for pair in first.libraries])
     statements = "".join(
         f"<details><summary>{escape(v.profile)}/{escape(v.variant)}: in-toto statement</summary>"
@@ -491,7 +494,7 @@ def _origin(info: BundleInfo) -> str:
         for v in info.variants
         if v.provenance
     )
-    return _section("Provenance", "What it was made of and by what.", libraries + statements)
+    return _section("Provenance", "What it was made of and by what.", converted + libraries + statements)
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

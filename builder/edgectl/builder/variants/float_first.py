@@ -49,7 +49,7 @@ def reasons_for_float(model: QuantizedModel, trial: Trial, choice: Choice) -> tu
         found.append(refused_by_runtime(*next(iter(graphs.refused.items()))))
     budget = trial.monitor.budget
     if budget.left_out:
-        found.append(out_of_time(budget.left_out, budget.seconds / 60))
+        found.append(out_of_time(budget.left_out, budget.allowed / 60))
     if not found:
         unfit = {} if graphs is None else graphs.unfit
         found.append(why_not_quantizable(NotQuantizable(Obstacle.NO_PLACE, _by_reason(unfit))))

@@ -56,6 +56,9 @@ def _tried(step: str, asked: dict[str, Any], folder: Path) -> dict[str, Any]:
         return {"ok": True}
     except Refused as e:
         return {"ok": False, "kind": "refused", "error": e.message, "hint": e.hint}
+    except ModuleNotFoundError as e:
+        bring = f"install {e.name or 'it'} for that Python"
+        return {"ok": False, "kind": "needs", "error": _one_line(e), "hint": bring}
     # SystemExit too: what a converter's own command line would have ended with
     except BaseException as e:
         import traceback

@@ -36,7 +36,7 @@ def applies(source: str) -> bool:
 def convert(job: Job) -> Signature:
     made = _made(job)
     if sklearn_export.is_estimator(made):
-        return sklearn_export.convert_estimator(job, made)
+        return sklearn_export.convert_estimator(job, made, notes=_origin(job))
     module = _torch_module(made)
     import torch
 
@@ -49,7 +49,7 @@ def convert(job: Job) -> Signature:
         raise Refused(
             f"input {next((n for n in names if n not in inputs), names[0])} is read by nothing in it"
         )
-    return signature_of(inputs, outputs, arithmetic_of(tensors))
+    return signature_of(inputs, outputs, arithmetic_of(tensors), notes=_origin(job))
 
 
 def opened(job: Job, signature: Signature) -> Answers:
@@ -69,6 +69,11 @@ def _made(job: Job) -> Any:
     if not callable(make):
         raise Refused(f"{module} has no function {function}")
     return make()
+
+
+def _origin(job: Job) -> dict[str, Any]:
+    """Where the function is from: the parent takes the digest of that file."""
+    return {"file": getattr(sys.modules[job.source.partition(":")[0]], "__file__", None)}
 
 
 def _seeded() -> None:

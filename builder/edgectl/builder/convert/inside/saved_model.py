@@ -84,7 +84,9 @@ def answers_of_folder(folder: Path, signature: Signature) -> Answers:
     def answers(feeds: Mapping[str, Any]) -> list[Any]:
         given = {n: tf.constant(feeds[by_place[n]], dtype=specs[n].dtype) for n in names}
         out = function(**given)
-        return [out[n].numpy() for n in sorted(out)]
+        # by name, as tf2onnx keeps them, else in TensorFlow's own order
+        order = signature.outputs if set(signature.outputs) == set(out) else sorted(out)
+        return [out[n].numpy() for n in order]
 
     return answers
 

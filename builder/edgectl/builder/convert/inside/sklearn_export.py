@@ -21,7 +21,7 @@ def is_estimator(value: Any) -> bool:
     return base is not None and isinstance(value, base.BaseEstimator)
 
 
-def convert_estimator(job: Job, estimator: Any) -> Signature:
+def convert_estimator(job: Job, estimator: Any, *, notes: Mapping[str, Any] | None = None) -> Signature:
     """Write ``job.onnx``: one input of float32 rows. Probabilities are one tensor, labels another."""
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import FloatTensorType
@@ -46,6 +46,7 @@ def convert_estimator(job: Job, estimator: Any) -> Signature:
         tuple(o.name for o in model.graph.output),
         f"skl2onnx {version('skl2onnx')}",
         f"scikit-learn {version('scikit-learn')}",
+        notes=notes or {},
     )
 
 

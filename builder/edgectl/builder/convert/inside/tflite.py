@@ -87,10 +87,11 @@ def _interpreter(path: str) -> Any:
 
 
 def _quantized(interpreter: Any) -> bool:
-    """Whether activations are integers with a scale: weights alone may be, of a float model."""
+    """Whether anything in it is a code with a scale: of integer kernels, and of weights alone, whose kernels make codes of
+    their inputs while they run."""
     return any(
-        len(d["quantization_parameters"]["scales"]) == 1
-        for d in (*interpreter.get_input_details(), *interpreter.get_output_details())
+        d["dtype"].__name__ in ("int8", "uint8", "int16") and len(d["quantization_parameters"]["scales"]) > 0
+        for d in interpreter.get_tensor_details()
     )
 
 

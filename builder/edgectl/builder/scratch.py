@@ -1,0 +1,30 @@
+"""Temporary folders of a build, which may hold hundreds of MiB."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from edgectl.core.files import storage
+
+__all__ = ["scratch_folder"]
+
+
+@contextlib.contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A folder ``PREFIX<pid>-…`` that is gone afterwards, and the end of those that killed builds left. Raises
+    :class:`StorageError` if none can be made."""
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):
+        pid = left.name.removeprefix(prefix).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    with storage(tempfile.gettempdir()):
+        made = tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-")
+    with made as folder:
+        yield Path(folder).resolve()
