@@ -3,10 +3,18 @@ from pathlib import Path
 
 import pytest
 
+from edgectl.core.bundle import requirement_met
 from edgectl.core.errors import UsageError
 from edgectl.device_profiles import machine as module
 from edgectl.device_profiles.catalogue import load_profile
-from edgectl.device_profiles.machine import Machine, best_profile, host_family, missing_facts, probe
+from edgectl.device_profiles.machine import (
+    Machine,
+    best_profile,
+    host_family,
+    lower_float_requirement,
+    missing_facts,
+    probe,
+)
 
 
 def machine(**changes: object) -> Machine:
@@ -104,6 +112,33 @@ def test_an_emulated_machine_has_the_instructions_that_the_kernel_tells_its_proc
     emulated = probe(tmp_path)
     assert emulated.isa == ("dotprod", "i8mm", "neon")
     assert (host_family(emulated), best_profile(emulated).name) == ("arm64", "cpu-arm64")
+
+
+@pytest.mark.parametrize(
+    ("arch", "cpuinfo", "precision"),
+    [
+        ("x86_64", "flags : fpu avx2 avx512_bf16", "bfloat16"),
+        ("x86_64", "flags : fpu avx2 amx_bf16", "bfloat16"),
+        ("x86_64", "flags : fpu avx2 avx512_fp16", "float16"),
+        ("aarch64", "Features : fp asimd asimdhp", "float16"),
+        ("x86_64", "flags : fpu avx2 avx512_vnni bf16", None),
+        ("aarch64", "Features : fp asimd asimddp bf16", None),
+    ],
+)
+def test_a_float_below_float32_asks_for_the_instructions_of_its_architecture(
+    arch: str, cpuinfo: str, precision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: arch)
+    monkeypatch.setattr(module, "_providers", tuple)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(cpuinfo + "\n")
+    facts = probe(tmp_path).facts
+    met = [
+        p
+        for p in ("bfloat16", "float16")
+        if (needs := lower_float_requirement(arch, p)) is not None and requirement_met(needs, facts)
+    ]
+    assert met == ([] if precision is None else [precision])
 
 
 def test_the_auxiliary_vector_of_x86_is_not_read_as_that_of_arm(
