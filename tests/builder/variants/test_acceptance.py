@@ -78,3 +78,16 @@ def test_one_that_hangs_judges_nothing(draft: VariantDraft, monkeypatch: pytest.
 
 def test_without_it_nothing_is_said(draft: VariantDraft, monkeypatch: pytest.MonkeyPatch) -> None:
     assert judged(draft, monkeypatch, None) == (draft, [])
+
+
+def test_another_form_of_what_it_took_is_not_asked_about_when_the_time_is_over(
+    draft: VariantDraft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "has_compiler", lambda: True)
+    monkeypatch.setattr(acceptance, "accept", lambda path: TAKEN)
+    late = BuildMonitor(Budget(0.0))
+    assert accepted(draft, late, again=True) is draft
+    assert late.budget.left_out == ("what NVIDIA's compiler says of tensorrt-float16",)
+    for found in (accepted(draft, late), accepted(draft, BuildMonitor(Budget()), again=True)):
+        assert found is not None
+        assert found.acceptance == TAKEN
