@@ -173,7 +173,7 @@ def _torchvision(one: Architecture):
         def forward(self, image):
             return self.inner(image)["out"]
 
-    class Detector(torch.nn.Module):
+    class WithSuppression(torch.nn.Module):
         """Boxes, scores and labels after the model's own suppression."""
 
         def __init__(self, inner) -> None:
@@ -191,7 +191,7 @@ def _torchvision(one: Architecture):
         return Dense(made), None
     if one.kind == "detector":
         made = getattr(tv.detection, one.name)(weights=None, weights_backbone=None, num_classes=5)
-        return Detector(made), ["boxes", "scores", "labels"]
+        return WithSuppression(made), ["boxes", "scores", "labels"]
     more = {"aux_logits": False} if one.name in ("googlenet", "inception_v3") else {}
     return getattr(tv, one.name)(weights=None, **more), None
 

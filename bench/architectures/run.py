@@ -126,21 +126,16 @@ def _bounded(command: list[str], out: Path) -> dict[str, Any]:
 def _told(report: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
     """What a build that ended well says, in the columns of the page."""
     variants = [
-        {k: v[k] for k in ("profile", "variant", "precision", "drop", "ratio_to_float", "preferences")}
-        | {
-            "standing": (v["standing"] or {}).get("verdict")
-            if isinstance(v["standing"], dict)
-            else v["standing"]
-        }
+        {k: v.get(k) for k in ("profile", "variant", "precision", "drop", "ratio_to_float", "preferences")}
         for v in report["variants"]
     ]
     tried = [
         {
             "name": f"{o['candidate']['runtime']} {o['candidate']['graph']['recipe']}",
             "precision": o["candidate"]["graph"]["precision"],
-            "drop": None if o["accuracy"] is None else o["accuracy"]["drop"],
-            "ratio": None if o["ratio"] is None else o["ratio"]["median"],
-            "rejected": o["rejected"],
+            "drop": (o.get("accuracy") or {}).get("drop"),
+            "ratio": (o.get("ratio") or {}).get("median"),
+            "rejected": o.get("rejected"),
         }
         for outcomes in report["candidates"].values()
         for o in outcomes

@@ -91,3 +91,16 @@ def test_what_the_compiler_says_of_its_memory_is_what_is_known(draft: VariantDra
     assert replace(draft, acceptance=verdict).memory == EngineMemory(source="compiler", device_bytes=320)
     refused = verdict.model_copy(update={"accepted": False})
     assert replace(draft, acceptance=refused).memory is None
+
+
+def test_another_form_of_what_it_took_is_not_asked_about_when_the_time_is_over(
+    draft: VariantDraft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "has_compiler", lambda: True)
+    monkeypatch.setattr(acceptance, "accept", lambda path: TAKEN)
+    late = BuildMonitor(Budget(0.0))
+    assert accepted(draft, late, again=True) is draft
+    assert late.budget.left_out == ("what NVIDIA's compiler says of tensorrt-float16",)
+    for found in (accepted(draft, late), accepted(draft, BuildMonitor(Budget()), again=True)):
+        assert found is not None
+        assert found.acceptance == TAKEN

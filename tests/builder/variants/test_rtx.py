@@ -108,7 +108,7 @@ def test_a_desktop_with_the_runtime_alone_takes_the_engine_of_its_gpu(
         task="tensor",
         calibration=str(npz),
         max_drop=0.5,
-        minutes=0.3,
+        minutes=2,
         out=tmp_path / "out",
     )
     bundle = Bundle(tmp_path / "out")

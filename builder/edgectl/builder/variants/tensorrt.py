@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from edgectl.builder.budget import PACK
 from edgectl.builder.graph import QDQ_PAIR, GraphIndex, all_nodes, is_quantized
 from edgectl.builder.int8.calibrate import CalibrationTable
 from edgectl.builder.int8.float16 import to_float16
@@ -189,13 +188,7 @@ def _gpu(model: QuantizedModel, trial: Trial, p: DeviceProfile, tensorrt: Tensor
         fits = (*fits, "trt:8")
     if mixed is not None and 8 not in tensorrt.generations:
         return [replace(mixed, requires=(*fits, "|".join(f"trt:{g}" for g in typed)))]
-    if mixed is not None and trial.monitor.budget.over(
-        PACK, f"what NVIDIA's compiler says to {plain.variant}"
-    ):
-        # of the same layers it has taken one form already
-        checked: VariantDraft | None = plain
-    else:
-        checked = accepted(plain, trial.monitor)
+    checked = accepted(plain, trial.monitor, again=mixed is not None)
     if mixed is None:
         return [] if checked is None else [replace(checked, requires=fits)]
     drafts = [replace(mixed, requires=(*fits, "|".join(f"trt:{g}" for g in typed)))]
