@@ -147,6 +147,7 @@ def test_the_digest_of_a_folder_is_of_names_and_contents(tmp_path: Path) -> None
     first = made("first", files)
     assert first == made("again", dict(reversed(files.items())))
     assert first != made("other", {**files, "variables/b": b"3"})
+    assert first != made("renamed", {"saved_model.pb": b"graph", "variables/a": b"1", "variables/c": b"2"})
     assert first != made("moved", {"saved_model.pb": b"graph", "variables/a": b"1", "b": b"2"})
     assert digest_source(tmp_path / "first").size == 7
 
