@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgectl.builder import build as builder
+from edgectl.builder.convert.options import ConvertOptions
 from edgectl.cli.main import app
 from edgectl.core.errors import ModelError, UsageError
 
@@ -32,6 +33,19 @@ def test_shapes_may_be_given_for_several_inputs(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(call("--shape", "x=1,3,32,32", "--shape", "y=1,4").exception, ModelError)
     assert seen["shapes"] == {"x": (1, 3, 32, 32), "y": (1, 4)}
     assert isinstance(call("--shape", "x").exception, UsageError)
+
+
+def test_which_python_converts_and_whether_the_source_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def stop(model: Path, **options: Any) -> None:
+        seen.append(options["convert"])
+        raise ModelError("stop")
+
+    monkeypatch.setattr(builder, "build_bundle", stop)
+    call()
+    call("--convert-python", "tf/bin/python", "--trust-source")
+    assert seen == [ConvertOptions(), ConvertOptions(Path("tf/bin/python"), trust_source=True)]
 
 
 @pytest.mark.parametrize("debug", [True, False])

@@ -1,4 +1,4 @@
-"""ONNX in, bundle out: ingest, calibrate, quantize, measure, judge, pack.
+"""A model in, a bundle out: convert, ingest, calibrate, quantize, measure, judge, pack.
 
     from edgectl.builder import build_bundle
 
@@ -18,6 +18,7 @@ __all__ = [
     "BuildReport",
     "BundleInfo",
     "CompressOptions",
+    "ConvertOptions",
     "SmallerInput",
     "VariantSummary",
     "bench_bundle",
@@ -28,6 +29,7 @@ __all__ = [
 if TYPE_CHECKING:
     from edgectl.builder.build import build_bundle
     from edgectl.builder.compress.options import CompressOptions
+    from edgectl.builder.convert.options import ConvertOptions
     from edgectl.builder.monitor import BuildProgress
     from edgectl.builder.pack.bench import BenchReport, bench_bundle
     from edgectl.builder.pack.inspect import BundleInfo, inspect_bundle
@@ -39,6 +41,7 @@ else:
         {
             "edgectl.builder.build": ("build_bundle",),
             "edgectl.builder.compress.options": ("CompressOptions",),
+            "edgectl.builder.convert.options": ("ConvertOptions",),
             "edgectl.builder.monitor": ("BuildProgress",),
             "edgectl.builder.pack.bench": (
                 "BenchReport",

@@ -109,6 +109,28 @@ def test_onnx_files_and_files_that_are_not_there_are_left_to_their_reader(tmp_pa
     assert framework_of(str(tmp_path / "model")) is None
 
 
+def test_a_path_that_the_system_refuses_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot read .*: File name too long"):
+        build_bundle("x" * 300, profiles="cpu", random_calibration=True, out=tmp_path / "out", name="net")
+
+
+@pytest.mark.parametrize(
+    ("flags", "method"), [(1, 0), (0, 99)], ids=["encrypted", "packed in a way that nobody knows"]
+)
+def test_an_archive_that_cannot_be_looked_into_is_one_sentence(
+    flags: int, method: int, tmp_path: Path
+) -> None:
+    path = archive(tmp_path / "a.pt", **{"a/data.pkl": b"ultralytics"})
+    data = bytearray(path.read_bytes())
+    for start, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = data.index(start) + at
+        data[place] |= flags
+        data[place + 2] |= method
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="a pickle of PyTorch: weights without their graph"):
+        build_bundle(path, profiles="cpu", random_calibration=True, out=tmp_path / "out")
+
+
 def test_a_release_is_called_by_its_file_folder_or_function() -> None:
     names = ("a/yolo.tflite", "a/Saved_Model", "pkg.nets.yolo:make_small", "net.onnx")
     assert [source_name(Path(n)) for n in names] == ["yolo", "Saved_Model", "make_small", "net"]
@@ -125,6 +147,7 @@ def test_the_digest_of_a_folder_is_of_names_and_contents(tmp_path: Path) -> None
     first = made("first", files)
     assert first == made("again", dict(reversed(files.items())))
     assert first != made("other", {**files, "variables/b": b"3"})
+    assert first != made("renamed", {"saved_model.pb": b"graph", "variables/a": b"1", "variables/c": b"2"})
     assert first != made("moved", {"saved_model.pb": b"graph", "variables/a": b"1", "b": b"2"})
     assert digest_source(tmp_path / "first").size == 7
 

@@ -118,9 +118,8 @@ def _environment(folder: Path) -> dict[str, str]:
         link.symlink_to(Path(__file__).resolve().parent, target_is_directory=True)
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
-    temporary = dict.fromkeys(
-        ("TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "YOLO_CONFIG_DIR"), str(scratch)
-    )
+    # not the user's caches: weights that were downloaded before are read from there
+    temporary = dict.fromkeys(("TMPDIR", "MPLCONFIGDIR", "YOLO_CONFIG_DIR"), str(scratch))
     return {
         **os.environ,
         **temporary,

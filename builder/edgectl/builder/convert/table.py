@@ -96,6 +96,14 @@ def framework_of(source: str) -> tuple[str, ModuleType] | None:
     Raises :class:`ModelError` for what no file converts, with what to do instead, and for a folder that is no model. Loads nothing
     of the source but a few bytes and names.
     """
+    try:
+        return _framework_of(source)
+    except OSError:
+        # for the reader of ONNX files to say
+        return None
+
+
+def _framework_of(source: str) -> tuple[str, ModuleType] | None:
     path = Path(source)
     if path.suffix.lower() == ".onnx":
         return None

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 __all__ = ["holds", "members"]
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, RuntimeError)
+"""RuntimeError: encrypted, or packed in a way that is not known here."""
 
 
 def members(source: str) -> tuple[str, ...]:
@@ -16,7 +20,7 @@ def members(source: str) -> tuple[str, ...]:
     try:
         with zipfile.ZipFile(path) as z:
             return tuple(z.namelist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+    except _DAMAGED:
         return ()
 
 
@@ -25,5 +29,8 @@ def holds(source: str, *, end: str, text: bytes, most: int = 64 << 20) -> bool:
     name = next((m for m in members(source) if m.endswith(end)), None)
     if name is None:
         return False
-    with zipfile.ZipFile(source) as z, z.open(name) as f:
-        return text in f.read(most)
+    try:
+        with zipfile.ZipFile(source) as z, z.open(name) as f:
+            return text in f.read(most)
+    except _DAMAGED:
+        return False
