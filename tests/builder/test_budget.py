@@ -72,8 +72,8 @@ def test_when_a_build_ends_is_estimated_at_its_pace_and_not_beyond_its_time() ->
     assert ends_in(40, 0.2) == pytest.approx(60), "160 s at this pace, and 60 s are left"
     assert ends_in(50, 0.1) == pytest.approx(50), "what was done stays done"
     assert ends_in(90, 0.95) == pytest.approx(90 * 0.05 / 0.95)
-    assert ends_in(120, 0.96) == pytest.approx(5), "the least is done, whatever the time is"
-    assert ends_in(130, 1.0) == 0
+    assert ends_in(99, 1.0) == 0
+    assert ends_in(120, 0.96) is None, "the least is done, whatever the time is"
 
 
 def test_what_is_left_bounds_the_rounds_the_processes_and_the_wait() -> None:

@@ -58,12 +58,12 @@ class Budget:
         return self.seconds * share - (self._clock() - self._start)
 
     def ends_in_s(self, done: float) -> float | None:
-        """An estimate: at the pace so far, of which ``done`` (0..1) is the result, and not beyond the build's time while
-        that lasts. None in the first seconds, and while nothing is done."""
-        if self.used < _PACE_KNOWN_S or done <= 0:
+        """An estimate: at the pace so far, of which ``done`` (0..1) is the result, and not beyond the build's time. None in
+        the first seconds, while nothing is done, and once its time is over: what is then still done has no pace."""
+        left = self.left(1.0)
+        if self.used < _PACE_KNOWN_S or done <= 0 or left <= 0:
             return None
-        at_this_pace = self.used * (1 - done) / done
-        return min(at_this_pace, left) if (left := self.left(1.0)) > 0 else at_this_pace
+        return min(self.used * (1 - done) / done, left)
 
     def over(self, share: float, what: str) -> bool:
         """Whether ``share`` of the time has passed. Then ``what`` is left out, and remembered."""
