@@ -120,7 +120,7 @@ def test_the_jetson_bundle_has_the_graph_the_recipe_and_an_arm_fallback(
         calibration=str(npz),
         out=tmp_path / "out",
         max_drop=0.2,
-        **RUN,
+        **(RUN | {"minutes": 1}),
     )
     assert any("compiled on the device" in n for n in report.notes)
     info = inspect_bundle(tmp_path / "out")
