@@ -27,6 +27,8 @@ STRICT = LicencePolicy(allow=("mit", "apache-*", "gpl-*"), refuse=("AGPL-*", "GP
         ("GPL-3.0-only WITH GCC-exception-3.1", "GPL-3.0-only is refused"),
         ("LicenseRef-Acme", "LicenseRef-Acme is not among those that are allowed (mit, apache-*, gpl-*)"),
         (None, "the licence is not known"),
+        ("NOASSERTION", "the licence is not known"),
+        ("none", "the licence is not known"),
     ],
 )
 def test_a_policy_takes_or_refuses(licence: str | None, why: str | None) -> None:

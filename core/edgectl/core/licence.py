@@ -25,6 +25,8 @@ __all__ = ["Licence", "LicencePolicy"]
 _MOST = 500
 _TOKEN = re.compile(r"[A-Za-z0-9.+:-]+|[()]")
 _MOST_DEPTH = 20
+_NOT_TOLD = ("NOASSERTION", "NONE")
+"""SPDX's own words for it."""
 
 _Tree = str | tuple[str, list["_Tree"]]
 _Part = Callable[[list[str]], tuple[_Tree, list[str]]]
@@ -91,7 +93,7 @@ class LicencePolicy(Config):
 
     def why_not(self, licence: str | None) -> str | None:
         """None: it is fine."""
-        if licence is None:
+        if licence is None or licence.upper() in _NOT_TOLD:
             return "the licence is not known" if self.unknown == "refuse" else None
         return self._against(_parsed(licence))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 from collections.abc import Mapping
 from typing import Any
 
 from edgectl.core.memory import EngineMemory
 
-__all__ = ["MemoryGrowth", "memory_in", "peak_rss_mb"]
+__all__ = ["MemoryGrowth", "give_back", "memory_in", "peak_rss_mb"]
 
 
 class MemoryGrowth:
@@ -30,6 +32,14 @@ class MemoryGrowth:
         grown = max(0, now - self._before)
         most = max(grown, peak - self._before if peak > self._peak_before else 0)
         return {"process_bytes": self._before, "resident_bytes": grown, "peak_bytes": most}
+
+
+def give_back() -> None:
+    """What is free in this process goes back to the system (malloc_trim(3), of glibc)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def memory_in(answer: Mapping[str, Any]) -> tuple[EngineMemory, ...]:

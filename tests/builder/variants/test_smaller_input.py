@@ -92,7 +92,7 @@ def test_a_float16_model_as_it_came_takes_no_smaller_picture_and_is_no_candidate
         calibration=None,
         random_calibration=True,
         out=tmp_path / "b",
-        minutes=30,
+        minutes=1,
         smaller=SmallerInput(0.5),
     )
     named = {key: {o.candidate.graph.recipe for o in found} for key, found in built.candidates.items()}

@@ -116,6 +116,13 @@ def test_weights_that_the_fleet_does_not_deliver_are_refused_before_an_upload_an
     assert fleet.client.releases() == []
     fine = fleet.publish(make_bundle(tmp_path / "c", version="3.0.0", licence="MIT OR AGPL-3.0-only"))
     assert [r["release"] for r in fleet.client.releases()] == [fine]
+    # what was published before the policy
+    fleet.end_controller()
+    stricter = LicencePolicy(refuse=("AGPL-*", "MIT"))
+    fleet.config = fleet.config.model_copy(update={"licences": stricter})
+    fleet.start_controller()
+    with pytest.raises(UsageError, match="MIT is refused"):
+        fleet.rollout(fine)
 
 
 def test_a_plan_is_shared_for_a_published_bundle_only_and_offered_to_devices(

@@ -30,6 +30,7 @@ from edgectl.core.clock import SteadyWall, clock_says
 from edgectl.core.errors import EdgectlError, LinkError, UsageError
 from edgectl.core.files import atomic_write, storage
 from edgectl.core.histogram import Histogram
+from edgectl.core.licence import LicencePolicy
 from edgectl.core.wire import ControllerState, Reply, Topics
 from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.config import ControllerConfig
@@ -41,6 +42,7 @@ from edgectl.fleet.control.device_handler import from_device
 from edgectl.fleet.control.devices import Devices
 from edgectl.fleet.control.garbage_collector import GarbageCollector
 from edgectl.fleet.control.inventory import Device, Inventory, Release
+from edgectl.fleet.control.licences import check_licences
 from edgectl.fleet.control.presence import Claim
 from edgectl.fleet.control.release_registry import ReleaseRegistry
 from edgectl.fleet.control.retained_guard import RetainedGuard
@@ -314,7 +316,10 @@ class Controller:
 
     def start_rollout(self, request: RolloutRequest) -> RolloutSpec:
         """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError`
-        for an unknown release."""
+        for an unknown release, or one whose licence the fleet does not take by now."""
+        release = self.inventory.releases().get(request.release)
+        if release is not None and self.config.licences != LicencePolicy():
+            check_licences(self.config.licences, self.blobs.configs(release.digest))
         return self._steering.start(request)
 
     def change_rollout(self, rollout: str, op: str) -> RolloutProgress:

@@ -7,7 +7,6 @@ abandoned: it says nothing any more, its threads stay behind in the process, and
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import gc
@@ -26,6 +25,7 @@ from edgectl.core.bundle import LighterPreference, Variant
 from edgectl.core.errors import BundleError, EdgectlError, EngineError, ProtocolError, UsageError
 from edgectl.core.schema import Message
 from edgectl.core.wire import Failure
+from edgectl.engines.resident import give_back
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.live import has_pictures
 from edgectl.pipelines.host.protocol import (
@@ -391,10 +391,6 @@ def failure_of(e: EdgectlError) -> Failure:
 
 
 def _tidy_up() -> None:
-    """What the start has left behind goes back to the system (malloc_trim(3), of glibc), and what stays is looked through no
-    more."""
-    gc.collect()
+    """What the start has left behind goes back to the system, and what stays is looked through no more."""
+    give_back()
     gc.freeze()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
