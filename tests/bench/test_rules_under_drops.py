@@ -6,6 +6,8 @@ from __future__ import annotations
 import pytest
 from support.bench import load
 
+pytestmark = pytest.mark.slow
+
 bench = load("rules_under_drops")
 SEEDS = range(10_000, 10_020)
 

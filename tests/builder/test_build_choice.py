@@ -16,6 +16,8 @@ from edgectl.core.bundle import LAYER_PROVENANCE, Bundle
 from edgectl.core.errors import UsageError
 from edgectl.core.task import TaskSpec, TensorInput
 
+pytestmark = pytest.mark.slow
+
 RUN = {"task": TaskSpec(name="tensor", input=TensorInput()), "minutes": 0.02, "max_drop": 0.5}
 
 

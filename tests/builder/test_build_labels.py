@@ -19,6 +19,8 @@ from edgectl.cli.main import app
 from edgectl.core.bundle import Bundle
 from edgectl.core.errors import DataError, UsageError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:

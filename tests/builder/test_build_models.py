@@ -21,6 +21,8 @@ from edgectl.engines.finalise.golden import check_golden
 from edgectl.engines.finalise.open import open_engine
 from edgectl.pipelines.tasks import load_task
 
+pytestmark = pytest.mark.slow
+
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
 
 

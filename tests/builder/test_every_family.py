@@ -9,6 +9,8 @@ import pytest
 from support.builder.every_family import through_every_family
 from support.builder.fused import ACTIVATIONS, LAYERS, NORMS, PLACES, WIDTHS, Case, cases, feeds_of, make
 
+pytestmark = pytest.mark.slow
+
 COUNT = 64
 """Each value of each property, and each pair of layer and place, several times;
 ``bench/generated_graphs.py`` runs as many as it is told."""

@@ -16,6 +16,8 @@ from edgectl.core.histogram import Histogram
 from edgectl.engines.measure.conditions import Heat
 from edgectl.engines.measure.sustained import Second, judge, windows_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_one_variant_runs_for_the_time_and_is_drawn(bundle: Path, tmp_path: Path) -> None:
     drawn = tmp_path / "run.svg"

@@ -18,6 +18,8 @@ from edgectl.builder.pack.origin import conversion_rows
 from edgectl.core.errors import ModelError
 from edgectl.core.task import TaskSpec, TensorInput
 
+pytestmark = pytest.mark.slow
+
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
 
 

@@ -31,6 +31,8 @@ from edgectl.core.errors import IntegrityError, UsageError
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.engines.finalise.golden import read_golden
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def make_variant(tmp_path: Path) -> MakeVariant:

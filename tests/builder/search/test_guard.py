@@ -31,6 +31,8 @@ from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.engines.base import Engine, Feeds, Outputs
 from edgectl.engines.finalise.open import open_model
 
+pytestmark = pytest.mark.slow
+
 TASK = TaskSpec(name="tensor", input=TensorInput())
 GOAL = Goal(max_drop=0.002, min_speedup=1.02)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from support.builder.nets import images, residual_net
 
 from edgectl.builder.budget import Budget
@@ -18,6 +19,8 @@ from edgectl.builder.variants.choose import families_of
 from edgectl.core.task import TaskSpec, TensorInput
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.machine import Machine, probe
+
+pytestmark = pytest.mark.slow
 
 DATA = "sha256:" + "0" * 64
 

@@ -43,6 +43,8 @@ from edgectl.engines.finalise.open import open_engine
 from edgectl.engines.measure.conditions import read_conditions
 from edgectl.pipelines.video.preprocess import Preprocessor
 
+pytestmark = pytest.mark.slow
+
 FLOAT = CandidateGraph("float", b"float", "float32")
 ONE = CandidateOutcome(Candidate(FLOAT, "onnxruntime", SessionSettings()))
 TWO = CandidateOutcome(Candidate(FLOAT, "onnxruntime", SessionSettings(threads=2)))

@@ -20,6 +20,8 @@ from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.schema import DeviceProfile, RtxSpec
 from edgectl.engines.finalise.rtx import has_compiler
 
+pytestmark = pytest.mark.slow
+
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="NVIDIA's compiler is for x86-64 alone")
 
 

@@ -21,6 +21,8 @@ from edgectl.engines.finalise.open import open_engine
 from edgectl.models import reference
 from edgectl.pipelines.tasks import load_task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("text", "wanted"),

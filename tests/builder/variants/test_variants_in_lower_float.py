@@ -36,6 +36,8 @@ from edgectl.engines.finalise.golden import check_golden
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.runtimes.openvino import OpenVinoEngine
 
+pytestmark = pytest.mark.slow
+
 HERE = probe().model_copy(update={"arch": "x86_64", "isa": ("avx2", "avx512_bf16", "avx512_vnni")})
 NEEDS = "isa:avx512_bf16|isa:amx_bf16"
 KINDS = [

@@ -76,6 +76,7 @@ def crowd(seed: int, seconds: float) -> list[list[Thing]]:
     return frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*EVERY, "yard"])
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**31), switched=st.booleans())
