@@ -215,3 +215,39 @@ def test_it_starts_in_its_own_folder_and_without_what_lies_beside_the_model(
     assert Path(str(said["temporary"])).is_relative_to(folder)
     assert Path.cwd() != folder
     assert os.environ.get("TMPDIR") != said["temporary"]
+
+
+@pytest.mark.parametrize(
+    ("granted", "told"),
+    [
+        (("network", "files"), None),
+        (("files",), "from the network:"),
+        ((), "from the network and files outside of its folder:"),
+    ],
+)
+def test_what_the_kernel_did_not_grant_is_noted_and_reported(
+    granted: tuple[str, ...], told: str | None, model: Path, tmp_path: Path
+) -> None:
+    monitor = BuildMonitor(Budget(3600))
+    with converted(model, ConvertOptions(converting(tmp_path, confined=granted)), monitor) as source:
+        assert source.conversion is not None
+        report = source.conversion.as_report()
+    if told is None:
+        assert "unconfined" not in report
+        assert monitor.notes == []
+    else:
+        assert report["unconfined"] == [b for b in ("network", "files") if b not in granted]
+        assert told in monitor.notes[0]
+
+
+def test_of_the_environment_it_gets_no_tokens(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECTL_TOKEN", "secret")
+    monkeypatch.setenv("LC_TIME", "C")
+    said = run(program(tmp_path, "say({'ok': True, 'environment': dict(os.environ)})"), folder)
+    environment = said["environment"]
+    assert isinstance(environment, dict)
+    assert "EDGECTL_TOKEN" not in environment
+    assert environment["LC_TIME"] == "C"
+    assert environment["PATH"] == os.environ["PATH"]

@@ -107,9 +107,9 @@ def test_large_boxes_do_not_hide_that_the_scores_are_gone(channels_last: bool) -
 
 def test_a_channel_of_small_values_may_be_off_by_what_large_sums_explain() -> None:
     theirs = np.array([[100.0, 0.001]])
-    assert compare(theirs, theirs + [[0, 0.009]]).worst == pytest.approx(9e-5)
-    with pytest.raises(ModelError, match="at place 1 of axis 1, where values go up to 0.001"):
-        compare(theirs, theirs + [[0, 0.011]])
+    assert compare(theirs, theirs + np.array([[0, 0.009]])).worst == pytest.approx(9e-5)
+    with pytest.raises(ModelError, match=r"at place 1 of axis 1, where values go up to 0\.001"):
+        compare(theirs, theirs + np.array([[0, 0.011]]))
 
 
 def test_an_output_of_numbers_that_one_side_lacks_is_told() -> None:
