@@ -157,7 +157,7 @@ def test_a_trusted_pickle_is_not_opened_where_the_kernel_bounds_nothing(here: Pa
         "runpy.run_module('edgectl.builder.convert.inside', run_name='__main__')",
     )
     options = ConvertOptions(python, trust_source=True)
-    with pytest.raises(UsageError, match="nothing here keeps that from the network$") as e:
+    with pytest.raises(UsageError, match=r"nothing here keeps that from the network$") as e:
         converted(Path("model.pkl"), options, BuildMonitor(Budget(3600))).__enter__()
     assert "export it to ONNX" in (e.value.hint or "")
     assert not mark.exists()

@@ -30,9 +30,19 @@ _MAX_ANSWER = 1 << 20
 _MAX_SAID = 1 << 16  # characters of its output that are looked at
 _MIB = 1 << 20
 _KEPT = frozenset(
-    ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-    # where weights lie that were downloaded before
-    + ("XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "KERAS_HOME")
+    (
+        "PATH",
+        "HOME",
+        "LANG",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "VIRTUAL_ENV",
+        # where weights lie that were downloaded before
+        "XDG_CACHE_HOME",
+        "TORCH_HOME",
+        "HF_HOME",
+        "KERAS_HOME",
+    )
 )
 _KEPT_PREFIXES = ("LC_", "PYTHON", "CUDA_")
 _DEBUG = "--debug prints what the framework said; or export to ONNX with the framework's own tools and give that file"
