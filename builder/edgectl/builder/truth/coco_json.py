@@ -265,7 +265,7 @@ def _shape(a: Mapping[str, Any], picture: _Picture, where: str) -> TrueShape:
     raw = a.get("segmentation")
     try:
         if isinstance(raw, list):
-            return read_polygons(raw)
+            return read_polygons(raw, (picture.width, picture.height))
         return read_runs(raw, picture.width, picture.height)
     except ValueError as e:
         raise DataError(f"{where}: {e}", hint="this model finds masks: each object needs one") from e
