@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from edgectl.builder.convert.options import ConvertOptions
+from edgectl.builder.convert.orphans import without_orphans
 from edgectl.core.errors import ModelError, StorageError, UsageError
 
 __all__ = ["Limits", "regular_file", "run_inside"]
@@ -73,7 +74,7 @@ def run_inside(
     (folder / "answer.json").unlink(missing_ok=True)
     python = str(options.python or sys.executable)
     log = folder / "log.txt"
-    with log.open("wb") as said:
+    with log.open("wb") as said, without_orphans(folder):
         try:
             process = subprocess.Popen(
                 [python, "-m", _MODULE, str(folder), step],
