@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,15 +16,20 @@ from edgectl.core.files import storage
 
 __all__ = ["scratch_folder"]
 
+_PID = re.compile("[0-9]{1,7}")
+
 
 @contextlib.contextmanager
 def scratch_folder(prefix: str) -> Iterator[Path]:
-    """A folder ``PREFIX<pid>-…`` that is gone afterwards, and the end of those that killed builds left. Raises
+    """A folder ``PREFIX<pid>-…`` that is gone afterwards, and the end of those that killed builds of the same user left. Raises
     :class:`StorageError` if none can be made."""
     for left in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):
         pid = left.name.removeprefix(prefix).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
+        # anybody may call a folder so
+        number = int(pid) if _PID.fullmatch(pid) else None
+        with contextlib.suppress(OSError):
+            if number and left.lstat().st_uid == os.geteuid() and not psutil.pid_exists(number):
+                shutil.rmtree(left, ignore_errors=True)
     with storage(tempfile.gettempdir()):
         made = tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-")
     with made as folder:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgectl.core.errors import ModelError, UsageError
 
 LIMITS = Limits(timeout_s=120, memory_mb=4096)
 FOREVER = "time.sleep(3600)"
+FOREVER_ALONE = "import time; time.sleep(3600)"
 
 
 @pytest.fixture
@@ -70,12 +72,37 @@ def test_what_it_started_ends_with_it(folder: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match="wrote"):
         run(python, folder, Limits(timeout_s=600, memory_mb=4096, disk_mb=20))
-    pid = int((folder / "other").read_text())
-    # a signal takes its time on a busy machine, and nobody may reap it
-    with contextlib.suppress(psutil.NoSuchProcess):
-        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            with contextlib.suppress(psutil.TimeoutExpired):
-                psutil.Process(pid).wait(0.05)
+    assert has_ended(int((folder / "other").read_text()))
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_it_left_ends_with_it_also_when_it_ended_by_itself(
+    code: int, folder: Path, tmp_path: Path
+) -> None:
+    bystander = subprocess.Popen([sys.executable, "-c", FOREVER_ALONE])
+    starts = (
+        f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {FOREVER_ALONE!r}], "
+        "start_new_session=True, stdout=subprocess.DEVNULL).pid)"
+    )
+    python = program(
+        tmp_path,
+        f"other = subprocess.run([sys.executable, '-c', {starts!r}], start_new_session=True, stdout=subprocess.PIPE)\n"
+        f"(folder / 'other').write_text(other.stdout.decode())\nsay({{'ok': True}})\nsys.exit({code})",
+    )
+    try:
+        run(python, folder)
+        assert has_ended(int((folder / "other").read_text()))
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.mark.parametrize(
@@ -215,3 +242,39 @@ def test_it_starts_in_its_own_folder_and_without_what_lies_beside_the_model(
     assert Path(str(said["temporary"])).is_relative_to(folder)
     assert Path.cwd() != folder
     assert os.environ.get("TMPDIR") != said["temporary"]
+
+
+@pytest.mark.parametrize(
+    ("granted", "told"),
+    [
+        (("network", "files"), None),
+        (("files",), "from the network:"),
+        ((), "from the network and files outside of its folder:"),
+    ],
+)
+def test_what_the_kernel_did_not_grant_is_noted_and_reported(
+    granted: tuple[str, ...], told: str | None, model: Path, tmp_path: Path
+) -> None:
+    monitor = BuildMonitor(Budget(3600))
+    with converted(model, ConvertOptions(converting(tmp_path, confined=granted)), monitor) as source:
+        assert source.conversion is not None
+        report = source.conversion.as_report()
+    if told is None:
+        assert "unconfined" not in report
+        assert monitor.notes == []
+    else:
+        assert report["unconfined"] == [b for b in ("network", "files") if b not in granted]
+        assert told in monitor.notes[0]
+
+
+def test_of_the_environment_it_gets_no_tokens(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECTL_TOKEN", "secret")
+    monkeypatch.setenv("LC_TIME", "C")
+    said = run(program(tmp_path, "say({'ok': True, 'environment': dict(os.environ)})"), folder)
+    environment = said["environment"]
+    assert isinstance(environment, dict)
+    assert "EDGECTL_TOKEN" not in environment
+    assert environment["LC_TIME"] == "C"
+    assert environment["PATH"] == os.environ["PATH"]

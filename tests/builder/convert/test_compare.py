@@ -91,3 +91,33 @@ def test_the_worst_of_all_samples_and_outputs_counts() -> None:
     found = compare_outputs(("a", "b"), theirs, ours, "float32")
     assert found.worst == pytest.approx(5e-4)
     assert found.samples == 4
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_large_boxes_do_not_hide_that_the_scores_are_gone(channels_last: bool) -> None:
+    rng = np.random.default_rng(0)
+    boxes, scores = rng.uniform(0, 640, (1, 4, 300)), rng.uniform(0, 0.6, (1, 8, 300))
+    theirs, gone, near = (np.concatenate([boxes, scores * s], axis=1) for s in (1, 0, 1.0005))
+    if channels_last:
+        theirs, gone, near = (x.transpose(0, 2, 1) for x in (theirs, gone, near))
+    assert compare(theirs, near).samples == 1
+    with pytest.raises(ModelError, match=r"error 0.\d+ at place \d+ of axis \d, where"):
+        compare(theirs, gone)
+
+
+def test_a_channel_of_small_values_may_be_off_by_what_large_sums_explain() -> None:
+    theirs = np.array([[100.0, 0.001]])
+    assert compare(theirs, theirs + np.array([[0, 0.009]])).worst == pytest.approx(9e-5)
+    with pytest.raises(ModelError, match=r"at place 1 of axis 1, where values go up to 0\.001"):
+        compare(theirs, theirs + np.array([[0, 0.011]]))
+
+
+def test_an_output_of_numbers_that_one_side_lacks_is_told() -> None:
+    one, words = np.ones(3), np.array(["a"], object)
+    for theirs, ours, who in (
+        ({"a": one}, {"a": one, "b": one}, "the converted model"),
+        ({"a": one, "b": one}, {"a": one, "b": words}, "the framework"),
+    ):
+        with pytest.raises(ModelError, match=f"output b is of numbers in {who} alone"):
+            compare_outputs(("a", "b"), [theirs], [ours], "float32")
+    assert compare_outputs(("a", "b"), [{"a": one}], [{"a": one, "b": words}], "float32").worst == 0

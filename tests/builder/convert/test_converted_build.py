@@ -76,8 +76,8 @@ def test_one_that_computes_something_else_is_refused_with_the_figure(tmp_path: P
     assert not list(tmp_path.glob("*.jsonl"))
 
 
-def test_an_output_that_the_file_does_not_have_is_none_to_compare(tmp_path: Path, npz: Path) -> None:
-    with pytest.raises(ModelError, match="nothing can be compared"):
+def test_an_output_that_the_file_does_not_have_is_told(tmp_path: Path, npz: Path) -> None:
+    with pytest.raises(ModelError, match="output other is of numbers in the framework alone"):
         build(tmp_path, converting(tmp_path, outputs=["other"]), npz)
 
 

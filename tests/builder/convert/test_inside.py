@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.builder.converting import program
 
 from edgectl.builder.budget import Budget
 from edgectl.builder.convert.convert import converted
@@ -143,3 +144,20 @@ def test_no_pickle_is_opened_where_the_format_needs_none(here: Path) -> None:
     assert not mark.exists()
     subprocess.run([sys.executable, "-c", "import pickle; pickle.load(open('evil.pkl', 'rb'))"], check=True)
     assert mark.exists(), "without the hook it does open"
+
+
+def test_a_trusted_pickle_is_not_opened_where_the_kernel_bounds_nothing(here: Path, tmp_path: Path) -> None:
+    mark = here / "opened"
+    (here / "model.pkl").write_bytes(pickle.dumps(Evil(mark)))
+    python = program(
+        tmp_path,
+        "import runpy\nfrom edgectl.builder.convert.inside import confine\n"
+        "confine.confine = lambda folder, *, memory, file_bytes: ('files',)\n"
+        "sys.dont_write_bytecode, sys.argv = True, ['inside', str(folder), step]\n"
+        "runpy.run_module('edgectl.builder.convert.inside', run_name='__main__')",
+    )
+    options = ConvertOptions(python, trust_source=True)
+    with pytest.raises(UsageError, match=r"nothing here keeps that from the network$") as e:
+        converted(Path("model.pkl"), options, BuildMonitor(Budget(3600))).__enter__()
+    assert "export it to ONNX" in (e.value.hint or "")
+    assert not mark.exists()

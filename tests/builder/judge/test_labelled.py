@@ -192,6 +192,15 @@ def test_top1_and_top5() -> None:
         scorer.row({"y": np.zeros((1, 8), np.float32)}, None, 0)
 
 
+def test_of_a_task_without_labels_the_scores_say_how_many_classes_there_are() -> None:
+    scorer = scorer_for("class", CLASSES.model_copy(update={"labels": ()}), ())
+    rows = [scorer.row({"y": np.eye(1000, dtype=np.float32)[:1]}, None, truth) for truth in (0, 0, 1, 1, 1)]
+    figures = scorer.measured(rows)(np.ones(5))
+    assert figures[0] == pytest.approx(0.4)
+    assert not scorer.is_nothing(figures), "four tenths of a thousand classes is much"
+    assert scorer_for("class", CLASSES.model_copy(update={"labels": ("a", "b")}), ()).is_nothing(figures)
+
+
 def test_word_and_character_error() -> None:
     task = TaskSpec(name="p", input=TensorInput(), decode=DecodeSpec(kind="ctc"), labels=tuple("AB "))
     scorer = scorer_for("text", task, ())

@@ -11,8 +11,10 @@ import pytest
 from support.builder.squares import CELL, SIDE, TASK, squares, write_coco, write_pictures, write_yolo
 
 from edgectl.builder.truth import coco_json
+from edgectl.builder.truth.coco_json import read_coco
 from edgectl.builder.truth.labelled import LabelledSet, TrueObjects
 from edgectl.builder.truth.layouts import read_labels, truth_kind
+from edgectl.builder.truth.yolo_text import read_yolo
 from edgectl.core.errors import DataError, UsageError
 from edgectl.core.task import AudioInput, DecodeSpec, FeatureSpec, ImageInput, TaskSpec
 
@@ -292,3 +294,32 @@ def test_labels_of_another_kind_are_refused(tmp_path: Path) -> None:
     assert truth_kind(tensor) is None
     with pytest.raises(UsageError, match="nothing is known"):
         read_labels(str(tmp_path / "coco" / "annotations.json"), tensor)
+
+
+def test_of_keypoints_without_a_stated_area_a_part_of_the_box_counts(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "images", PICTURES[:1])
+    (tmp_path / "labels").mkdir()
+    points = " ".join(["0.5 0.5 2"] * 17)
+    (tmp_path / "labels" / "000.txt").write_text(f"0 0.5 0.5 0.5 0.25 {points}")
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 20, 10]}
+    annotations = [
+        annotation | {"keypoints": [5, 5, 2] * 17},
+        annotation | {"keypoints": [5, 5, 2] * 17, "id": 2, "area": 150},
+    ]
+    document = {
+        "images": [{"id": 1, "file_name": "000.png", "width": SIDE, "height": SIDE}],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": annotations,
+    }
+    (tmp_path / "images" / "coco.json").write_text(json.dumps(document))
+
+    def areas(found: LabelledSet) -> list[float]:
+        truth = found.items[0].truth
+        assert isinstance(truth, TrueObjects)
+        return [float(a) for a in truth.areas]
+
+    assert areas(read_yolo(tmp_path, ("person",), "keypoints")) == pytest.approx([0.53 * 0.5 * 0.25])
+    assert areas(read_yolo(tmp_path, ("person",), "boxes")) == pytest.approx([0.5 * 0.25])
+    coco = tmp_path / "images" / "coco.json"
+    assert areas(read_coco(coco, ("person",), "keypoints")) == pytest.approx([0.53 * 200, 150])
+    assert areas(read_coco(coco, ("person",), "boxes")) == pytest.approx([200, 150])

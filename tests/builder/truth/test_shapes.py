@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from edgectl.builder.truth.shapes import read_polygons, read_runs, shape_bounds
+from edgectl.builder.truth import shapes
+from edgectl.builder.truth.shapes import Polygons, read_polygons, read_runs, shape_bounds
 
 
 def compressed(runs: list[int]) -> str:
@@ -74,3 +75,27 @@ def test_a_bomb_of_runs_is_refused_before_it_is_drawn() -> None:
     for parts in ([], [[1, 2]], [["a"] * 6], [[0.0, float("nan")] * 3], ["x" * 6]):
         with pytest.raises(ValueError, match="segmentation"):
             read_polygons(parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ([[0, 0, 10**400, 1, 2, 2]], "far outside"),
+        ([[0, -1e308, 10, 1e308, 0, 1.0]], "far outside"),
+        ([[0, 0, 97, 0, 0, 32]], "far outside"),
+        ([[0, 0, 9, 0, 9, 9]] * 1001, "more than 1000 polygons"),
+        ([[0, 0] * 60_000] * 2, "more than 100000 points"),
+    ],
+)
+def test_polygons_are_bounded(parts: list[list[float]], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        read_polygons(parts, (48, 32))
+    if sentence == "far outside" and abs(parts[0][2]) < 100:
+        assert read_polygons([[0, 0, 96, 0, 0, 32]], (48, 32)).pixels(48, 32)[0].all()
+
+
+def test_parts_are_drawn_where_they_lie_and_the_same_as_over_the_whole_picture() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        part = rng.uniform(-20, 60, (7, 2))
+        assert np.array_equal(Polygons((part,)).pixels(37, 23), shapes._filled(part, 37, 23))

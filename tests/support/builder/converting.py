@@ -7,6 +7,7 @@ would leave lies in a folder beside the program.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def say(answer):
 _WHOLE = """
 if step == "convert":
     shutil.copyfile(beside / "model.onnx", folder / "model.onnx")
-    say({{"ok": True, "signature": {signature!r}}})
+    say({{"ok": True, "signature": {signature!r}, "confined": {confined!r}}})
 else:
     import numpy as np
     samples = np.load(folder / "samples.npz")
@@ -61,11 +62,17 @@ def program(tmp_path: Path, does: str) -> Path:
     return path
 
 
-def converting(tmp_path: Path, *, theirs: ModelProto | None = None, **signature: object) -> Path:
+def converting(
+    tmp_path: Path,
+    *,
+    theirs: ModelProto | None = None,
+    confined: Sequence[str] = ("network", "files"),
+    **signature: object,
+) -> Path:
     """One that hands back a small net, and answers what ``theirs`` computes (default: the same)."""
     (tmp_path / "model.onnx").write_bytes(residual_net().SerializeToString())
     (tmp_path / "theirs.onnx").write_bytes((theirs or residual_net()).SerializeToString())
-    return program(tmp_path, _WHOLE.format(signature={**SIGNATURE, **signature}))
+    return program(tmp_path, _WHOLE.format(signature={**SIGNATURE, **signature}, confined=list(confined)))
 
 
 def answers(model: ModelProto, image: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from edgectl.builder.convert.options import ConvertOptions
+from edgectl.builder.convert.orphans import without_orphans
 from edgectl.core.errors import ModelError, StorageError, UsageError
 
 __all__ = ["Limits", "regular_file", "run_inside"]
@@ -29,6 +30,22 @@ _LOOK_S = 0.1  # how often time, memory and disk are looked at
 _MAX_ANSWER = 1 << 20
 _MAX_SAID = 1 << 16  # characters of its output that are looked at
 _MIB = 1 << 20
+_KEPT = frozenset(
+    (
+        "PATH",
+        "HOME",
+        "LANG",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "VIRTUAL_ENV",
+        # where weights lie that were downloaded before
+        "XDG_CACHE_HOME",
+        "TORCH_HOME",
+        "HF_HOME",
+        "KERAS_HOME",
+    )
+)
+_KEPT_PREFIXES = ("LC_", "PYTHON", "CUDA_")
 _DEBUG = "--debug prints what the framework said; or export to ONNX with the framework's own tools and give that file"
 _TOO_MUCH = "convert it on a larger machine with the framework's own tools and give the ONNX file, or allow more --minutes if it was time"
 
@@ -57,7 +74,7 @@ def run_inside(
     (folder / "answer.json").unlink(missing_ok=True)
     python = str(options.python or sys.executable)
     log = folder / "log.txt"
-    with log.open("wb") as said:
+    with log.open("wb") as said, without_orphans(folder):
         try:
             process = subprocess.Popen(
                 [python, "-m", _MODULE, str(folder), step],
@@ -109,7 +126,7 @@ def regular_file(path: Path, most: int, what: str) -> int:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """The user's, with every place for temporary files in the child's own folder, and our own part on the path of whatever
+    """Of the user's, what interpreters and frameworks need, and no tokens; with every place for temporary files in the child's own folder, and our own part on the path of whatever
     interpreter it is: through a link, so that nothing else of ours comes along."""
     own = folder / "path" / "edgectl" / "builder"
     own.mkdir(parents=True, exist_ok=True)
@@ -121,7 +138,7 @@ def _environment(folder: Path) -> dict[str, str]:
     # not the user's caches: weights that were downloaded before are read from there
     temporary = dict.fromkeys(("TMPDIR", "MPLCONFIGDIR", "YOLO_CONFIG_DIR"), str(scratch))
     return {
-        **os.environ,
+        **{k: v for k, v in os.environ.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)},
         **temporary,
         "PYTHONPATH": os.pathsep.join([str(folder / "path"), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONDONTWRITEBYTECODE": "1",

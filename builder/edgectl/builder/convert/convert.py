@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from edgectl.builder.budget import QUANTIZE
 from edgectl.builder.convert.child import Limits, regular_file, run_inside
 from edgectl.builder.convert.compare import Agreement, compare_outputs
+from edgectl.builder.convert.inside.confine import BOUNDS
 from edgectl.builder.convert.inside.shape import Signature
 from edgectl.builder.convert.options import ConvertOptions
 from edgectl.builder.convert.source import check_archive, digest_source
@@ -64,6 +65,8 @@ class Conversion:
     framework: str
     converter: str
     agreement: Agreement | None = None
+    unconfined: tuple[str, ...] = ()
+    """What the system did not keep the conversion from: ``network``, ``files``."""
 
     def parameters(self) -> dict[str, Any]:
         """For the provenance, beside the digest."""
@@ -82,7 +85,8 @@ class Conversion:
 
     def as_report(self) -> dict[str, Any]:
         """For whoever called the build."""
-        return {**self.parameters(), "digest": self.digest}
+        unconfined = {"unconfined": list(self.unconfined)} if self.unconfined else {}
+        return {**self.parameters(), **unconfined, "digest": self.digest}
 
 
 @dataclass
@@ -103,7 +107,7 @@ class ConvertedModel:
             return
         agreement = self._again.compare(self.onnx, samples, monitor)
         c = self.conversion
-        self.conversion = Conversion(c.name, c.digest, c.format, c.framework, c.converter, agreement)
+        self.conversion = replace(c, agreement=agreement)
         monitor.note(
             f"{c.name} ({c.format}, {c.digest[:19]}…) was converted by {c.converter}: {agreement.told()} of what {c.framework} computes"
         )
@@ -199,6 +203,7 @@ def converted(
         "framework": framework,
         "source": str(model) if function else str(model.absolute()),
         "cwd": os.getcwd(),
+        "code": module.CODE,
         "shapes": {n: list(s) for n, s in (shapes or {}).items()},
         "data": {n: [list(shape), dtype] for n, (shape, dtype) in data.items()},
     }
@@ -211,7 +216,20 @@ def converted(
         digest = digest or digest_source(path)
         onnx_file = folder / "model.onnx"
         regular_file(onnx_file, _MAX_ONNX, what)
-        conversion = Conversion(name, digest.digest, module.NAME, signature.framework, signature.converter)
+        unconfined = _unconfined(reply)
+        if unconfined:
+            monitor.note(
+                f"this system did not keep {what} from {' and '.join(BOUNDS[u] for u in unconfined)}: that takes Landlock "
+                "(Linux 5.13) and user namespaces"
+            )
+        conversion = Conversion(
+            name,
+            digest.digest,
+            module.NAME,
+            signature.framework,
+            signature.converter,
+            unconfined=unconfined,
+        )
         again = _Again(folder, job, signature, path, digest.digest, options, what)
         monitor.budget.share_the_rest()
         yield ConvertedModel(onnx_file, digest.size, conversion, again)
@@ -229,6 +247,11 @@ def _signature(reply: Mapping[str, Any], what: str) -> Signature:
     except (KeyError, TypeError, ValueError) as e:
         raise ModelError(f"{what} gave an answer that makes no sense") from e
     return found
+
+
+def _unconfined(reply: Mapping[str, Any]) -> tuple[str, ...]:
+    granted = reply.get("confined")
+    return tuple(b for b in BOUNDS if not isinstance(granted, list) or b not in granted)
 
 
 def _limits(monitor: BuildMonitor) -> Limits:

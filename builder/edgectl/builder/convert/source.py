@@ -38,6 +38,9 @@ def digest_source(path: Path) -> SourceDigest:
         return _digest_folder(path)
     except OSError as e:
         raise ModelError(f"cannot read {path}: {e.strerror or e}", hint="check the path of the model") from e
+    except RuntimeError as e:
+        # until Python 3.12 a loop of links is no OSError
+        raise ModelError(f"cannot read {path}: a link in it leads to itself", hint="take the link out") from e
 
 
 def check_archive(path: Path) -> None:

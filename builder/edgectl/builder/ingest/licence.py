@@ -41,8 +41,8 @@ def licence_of(digest: str, metadata: Mapping[str, str]) -> str | None:
 
 def _named_in(text: str) -> str | None:
     """``AGPL-3.0 License (https://ultralytics.com/license)`` → ``AGPL-3.0``. Only the whole text: what more it says may be
-    a condition."""
-    text = re.sub(r"\s*\([^()]*\)$", "", text[:_MOST].strip())
+    a condition, also in brackets."""
+    text = re.sub(r"\s*\(https?://[^()\s]*\)$", "", text[:_MOST].strip())
     text = re.sub(r"(?i)^the\s+|[\s,]+licen[cs]e$|\.$", "", text)
     # 'Apache 2.0', 'Apache License, Version 2.0'
     joined = re.sub(r"(?i)(\s+licen[cs]e)?[\s,]+(version\s+|v)?(?=\d)", "-", text)

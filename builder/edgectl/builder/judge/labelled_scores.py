@@ -134,13 +134,14 @@ class _ObjectScorer:
 
 
 class _ClassScorer:
-    """How often the class of the largest score is right; of six classes or more, how often it is one of five."""
+    """How often the class of the largest score is right; of six labels or more, how often it is one of five. ``classes``: labels
+    of the task; 0: it has none."""
 
     decides = 1
     sign = 1
 
     def __init__(self, classes: int) -> None:
-        self._classes = classes
+        self._classes = self._scores = classes
         self.names: tuple[str, ...] = ("top1", "top5") if classes > _TOP else ("top1",)
 
     def row(self, outputs: Outputs, meta: LetterboxMeta | None, truth: Truth) -> tuple[float, ...]:
@@ -151,6 +152,7 @@ class _ClassScorer:
                 f"the model puts out {len(scores)} scores, and its task has {self._classes or truth + 1} labels",
                 hint="give the task all labels of the model, in their order: one too many or too few moves each class",
             )
+        self._scores = len(scores)
         best = np.argsort(-scores, kind="stable")
         hits = (float(best[0] == truth), float(truth in best[:_TOP]))
         return hits[: len(self.names)]
@@ -160,7 +162,7 @@ class _ClassScorer:
         return lambda weights: np.asarray(weights @ table / max(weights.sum(), 1e-9), np.float64)
 
     def is_nothing(self, figures: Figures) -> bool:
-        return bool(figures[0] <= max(0.05, 1 / max(2, self._classes)))
+        return bool(figures[0] <= max(0.05, 1 / max(2, self._scores)))
 
 
 class _TextScorer:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edgectl.builder.truth.labelled import BODY_OF_BOX
 from edgectl.pipelines.video.decode.base import Detections
 from edgectl.pipelines.video.keypoints import COCO_NAMES, Keypoints
 from edgectl.pipelines.video.masks import InstanceMasks
@@ -22,8 +23,6 @@ __all__ = [
 
 _IOU, _OKS = 0.5, 0.75
 _PLACES = 64
-_BODY = 0.53
-"""Of a person's box that is the person: COCO measures keypoints by the area of the mask."""
 _COCO_SIGMAS = np.array(
     [0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89]
 )
@@ -66,7 +65,7 @@ def object_keypoint_similarity(
     points = others.points.astype(np.float64)
     away = ((points[..., :2] - of.points[row, :, :2]) ** 2).sum(axis=2)
     sigmas = point_sigmas(others.layout.names)
-    scale = 2 * (2 * sigmas) ** 2 * np.maximum(_BODY * areas[:, None], 1e-9)
+    scale = 2 * (2 * sigmas) ** 2 * np.maximum(BODY_OF_BOX * areas[:, None], 1e-9)
     counts = others.sure & of.sure[row]
     shared = counts.sum(axis=1)
     total = (np.exp(-away / scale) * counts).sum(axis=1)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgectl.builder.truth.labelled import LabelledItem, LabelledSet, TrueObjects, TruthKind
+from edgectl.builder.truth.labelled import BODY_OF_BOX, LabelledItem, LabelledSet, TrueObjects, TruthKind
 from edgectl.builder.truth.names import match_names, refuse_unknown
 from edgectl.builder.truth.places import inside, refuse_missing, too_many
 from edgectl.builder.truth.shapes import TrueShape, read_polygons, read_runs
@@ -116,9 +116,8 @@ def read_coco(
         into.boxes.append(box)
         into.cls.append(matched.to[category])
         into.crowd.append(_flag(a, "iscrowd", where))
-        into.areas.append(
-            _number(area, "area", where) if area is not None else (box[2] - box[0]) * (box[3] - box[1])
-        )
+        whole = (box[2] - box[0]) * (box[3] - box[1]) * (BODY_OF_BOX if kind == "keypoints" else 1.0)
+        into.areas.append(_number(area, "area", where) if area is not None else whole)
         into.keypoints.append(keypoints)
         into.shapes.append(shape)
     unknown = [name for c, name in matched.unknown.items() if used[c]]
@@ -265,7 +264,7 @@ def _shape(a: Mapping[str, Any], picture: _Picture, where: str) -> TrueShape:
     raw = a.get("segmentation")
     try:
         if isinstance(raw, list):
-            return read_polygons(raw)
+            return read_polygons(raw, (picture.width, picture.height))
         return read_runs(raw, picture.width, picture.height)
     except ValueError as e:
         raise DataError(f"{where}: {e}", hint="this model finds masks: each object needs one") from e

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from edgectl.builder.truth.shapes import TrueShape
 
-__all__ = ["LabelledItem", "LabelledSet", "TrueObjects", "Truth", "TruthKind"]
+__all__ = ["BODY_OF_BOX", "LabelledItem", "LabelledSet", "TrueObjects", "Truth", "TruthKind"]
+
+BODY_OF_BOX = 0.53
+"""Of a person's box that is the person: COCO measures keypoints by the area of the mask."""
 
 TruthKind = Literal["boxes", "masks", "keypoints", "class", "text"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -39,12 +39,27 @@ class NameMatch(Generic[K]):
 
 
 def match_names(names: Mapping[K, str], labels: Sequence[str]) -> NameMatch[K]:
-    """By name, whatever the case, spaces, hyphens and underscores, and known aliases. Of labels that a model has
-    twice the first counts."""
-    by_name: dict[str, int] = {}
+    """By the very name; else whatever the case; else whatever spaces, hyphens and underscores; else by known aliases. Of a
+    label that a model has twice the first counts.
+
+    Raises :class:`DataError` where a name comes as near to one label as to another.
+    """
+    places: list[dict[str, list[int]]] = [{} for _ in _FORMS]
     for i, label in enumerate(labels):
-        by_name.setdefault(_plain(label), i)
-    to = {k: by_name[plain] for k, name in names.items() if (plain := _plain(name)) in by_name}
+        for form, found in zip(_FORMS, places, strict=True):
+            found.setdefault(form(label), []).append(i)
+    to: dict[K, int] = {}
+    for key, name in names.items():
+        for form, found in zip(_FORMS, places, strict=True):
+            if near := found.get(form(name)):
+                spelled = list(dict.fromkeys(labels[i] for i in near))
+                if len(spelled) > 1:
+                    raise DataError(
+                        f"the labels' {name!r} may be {spelled[0]!r} or {spelled[1]!r} of the model",
+                        hint="write it in the labels as the model does",
+                    )
+                to[key] = near[0]
+                break
     return NameMatch(to, {k: name for k, name in names.items() if k not in to})
 
 
@@ -74,5 +89,13 @@ def _sentence(text: str) -> str:
 
 
 def _plain(name: str) -> str:
-    plain = re.sub(r"[\s_\-./]+", "", name.casefold())
+    return re.sub(r"[\s_\-./]+", "", name.casefold())
+
+
+def _alias(name: str) -> str:
+    plain = _plain(name)
     return _ALIASES.get(plain, plain)
+
+
+_FORMS: tuple[Callable[[str], str], ...] = (str, str.casefold, _plain, _alias)
+"""From the strictest on."""

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 __all__ = ["Polygons", "Runs", "TrueShape", "read_polygons", "read_runs", "shape_bounds"]
 
 _MOST_POINTS = 100_000
+_MOST_PARTS = 1000
+_MOST_COORDINATE = 1 << 18
 _MOST_PIXELS = 8192 * 8192
 
 
@@ -29,7 +31,11 @@ class Polygons:
         pixels of the outline."""
         found = np.zeros((height, width), np.bool_)
         for part in self.parts:
-            found |= _filled(part, width, height)
+            # no more of the picture than it reaches over
+            low = np.clip(np.floor(part.min(axis=0)), 0, (width, height)).astype(np.intp)
+            high = np.clip(np.ceil(part.max(axis=0)), 0, (width, height)).astype(np.intp)
+            (x1, y1), (x2, y2) = low.tolist(), high.tolist()
+            found[y1:y2, x1:x2] |= _filled(part - low, x2 - x1, y2 - y1)
         return found
 
 
@@ -66,20 +72,26 @@ def shape_bounds(shape: TrueShape) -> tuple[float, float, float, float]:
     return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
 
 
-def read_polygons(parts: Any) -> Polygons:
-    """``[[x, y, x, y, …], …]``. Raises ValueError with what is wrong."""
-    found = []
+def read_polygons(parts: Any, size: tuple[int, int] | None = None) -> Polygons:
+    """``[[x, y, x, y, …], …]``. ``size``: width and height of the picture, which a shape may leave by as much on each side.
+    Raises ValueError with what is wrong."""
+    if len(parts) > _MOST_PARTS:
+        raise ValueError(f"segmentation has more than {_MOST_PARTS} polygons")
+    beyond = _MOST_COORDINATE if size is None else max(size)
+    lowest, highest = (-beyond, 2 * beyond)
+    found, points_of_all = [], 0
     for part in parts:
         if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
             raise ValueError("a polygon of segmentation is no list of at least three points")
-        if len(part) > 2 * _MOST_POINTS:
-            raise ValueError(f"a polygon has more than {_MOST_POINTS} points")
+        points_of_all += len(part) // 2
+        if points_of_all > _MOST_POINTS:
+            raise ValueError(f"the polygons of segmentation have more than {_MOST_POINTS} points")
         if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in part):
             raise ValueError("a polygon of segmentation holds something that is no number")
-        points = np.asarray(part, np.float64).reshape(-1, 2)
-        if not np.isfinite(points).all():
-            raise ValueError("a polygon of segmentation has a coordinate that is not finite")
-        found.append(points)
+        # before they are numbers of a machine: JSON has longer ones
+        if not all(lowest <= v <= highest for v in part):
+            raise ValueError("a polygon of segmentation lies far outside of its picture, or is not finite")
+        found.append(np.asarray(part, np.float64).reshape(-1, 2))
     if not found:
         raise ValueError("segmentation is empty")
     return Polygons(tuple(found))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgectl.builder.truth.labelled import LabelledItem, LabelledSet, TrueObjects, TruthKind
+from edgectl.builder.truth.labelled import BODY_OF_BOX, LabelledItem, LabelledSet, TrueObjects, TruthKind
 from edgectl.builder.truth.names import match_names, refuse_unknown
 from edgectl.builder.truth.places import MOST_ITEMS, inside, too_many
 from edgectl.builder.truth.shapes import Polygons, TrueShape, shape_bounds
@@ -95,7 +95,7 @@ def _objects(rows: Sequence[Row], to: dict[int, int], kind: TruthKind, points: i
         boxes.boxes,
         boxes.cls,
         boxes.crowd,
-        boxes.areas,
+        boxes.areas * BODY_OF_BOX if kind == "keypoints" else boxes.areas,
         keypoints,
         tuple(r[3] for r in kept) if kind == "masks" else None,
         relative=True,

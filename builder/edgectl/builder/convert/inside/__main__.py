@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgectl.builder.convert.inside.confine import confine, die_with_parent
+from edgectl.builder.convert.inside.confine import BOUNDS, confine, die_with_parent
 from edgectl.builder.convert.inside.pickles import refuse_pickles
 from edgectl.builder.convert.inside.shape import Job, Refused, Signature
 
@@ -20,12 +20,24 @@ def _main() -> int:
     die_with_parent()
     job = json.loads((folder / "job.json").read_text())
     granted = confine(folder, memory=job["memory"], file_bytes=job["file_bytes"])
-    reply = _tried(step, job, folder)
+    missing = [what for bound, what in BOUNDS.items() if bound not in granted]
+    # before anything of the source is opened: what it runs could say anything
+    reply = _refused(missing) if missing and job["code"] == "inside" else _tried(step, job, folder)
     reply["confined"] = granted
     temporary = folder / "answer.json.part"
     temporary.write_text(json.dumps(reply))
     os.replace(temporary, folder / "answer.json")
     return 0 if reply["ok"] else 1
+
+
+def _refused(missing: list[str]) -> dict[str, Any]:
+    return {
+        "ok": False,
+        "kind": "refused",
+        "error": f"reading it runs whatever code is in it, and nothing here keeps that from {' and '.join(missing)}",
+        "hint": "convert it where the kernel has Landlock (Linux 5.13) and lets you have user namespaces, or export it to ONNX "
+        "with the framework's own tools and give that file",
+    }
 
 
 def _tried(step: str, asked: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -14,7 +14,10 @@ import resource
 import signal
 from pathlib import Path
 
-__all__ = ["confine", "die_with_parent"]
+__all__ = ["BOUNDS", "confine", "die_with_parent"]
+
+BOUNDS = {"network": "the network", "files": "files outside of its folder"}
+"""What is asked of the kernel → what it keeps the process from."""
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
