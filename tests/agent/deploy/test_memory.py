@@ -10,7 +10,8 @@ from support.bundle import join_bundles, make_bundle
 from support.device import POLICY, SLOT, Catalogue, Device
 
 from edgectl.agent.deploy.memory_gate import MemoryGate
-from edgectl.core.bundle import Bundle
+from edgectl.core.bundle import Bundle, Variant
+from edgectl.core.files import hex_of
 from edgectl.core.memory import MIB, EngineMemory
 from edgectl.core.states import State
 from edgectl.core.wire import ShadowGate
@@ -189,3 +190,26 @@ def test_the_gpu_is_asked_only_for_what_needs_one() -> None:
     gate.look("a", Demand(1))
     gate.look("a", Demand(1, 1))
     assert asked == [False, True]
+
+
+def test_a_committed_engine_that_has_rotted_comes_back_whatever_is_free(device: Device) -> None:
+    active = device.journal.slot(SLOT).active
+    assert active is not None
+    blobs = Variant.open(device.store.blobs, active.manifest).descriptors()
+    engine = device.store.blobs / hex_of(max(blobs, key=lambda blob: blob.size).digest)
+    engine.chmod(0o644)
+    engine.write_bytes(bytes(engine.stat().st_size))
+    device.room, device.repaired = room(10), True
+    device.off()
+    device.boot()
+    assert device.journal.slot(SLOT).active is None
+    device.want("1", 1)
+    assert device.run(lambda: device.state is State.STAGED) is State.STAGED
+    device.off()
+    device.boot()  # the mark is on disk
+    device.want("1", 1)
+    assert device.run() is State.COMMITTED
+    assert device.serving is not None
+    device.check_rest()
+    device.want("light", 2)
+    assert device.run() is State.FAILED, "another release is asked"

@@ -21,6 +21,7 @@ from edgectl.agent.state.records import Installed, Slot, ways_back
 from edgectl.agent.streams.engine_requests import Interrupted
 from edgectl.agent.transfer.download import Cancelled
 from edgectl.agent.trust.store import StaleTrust
+from edgectl.core.bundle import Variant
 from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.errors import AdmissionError, EngineError, StorageError, TrustError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
@@ -143,7 +144,7 @@ class SlotDeployer(SlotThread):
                 self._progress,
                 self._preference,
                 self._lighter,
-                self._memory.unfit,
+                self._unfit,
             )
             # Saved before the lock is free, so that nobody tidies these blobs away.
             d = replace(self._deployment(), installed=fetched.chosen, fallback=fetched.fallback)
@@ -155,6 +156,9 @@ class SlotDeployer(SlotThread):
         finally:
             self._c.disk.release()
         return DeploymentEvent.FETCHED
+
+    def _unfit(self, variant: Variant) -> str | None:
+        return None if variant.digest == self._deployment().restored else self._memory.unfit(variant)
 
     def _verifying(self) -> DeploymentEvent:
         self._show("hashing")
@@ -229,6 +233,8 @@ class SlotDeployer(SlotThread):
         while True:
             d = self._deployment()
             assert d.installed is not None
+            if d.installed.manifest == d.restored:
+                return  # it served: better than what serves instead
             found = self._memory.claim(d.installed, warm_up=warm_up)
             if found.fits is not False:
                 log.info("%s: memory: %s", self.slot, found.sentence)
