@@ -213,3 +213,34 @@ def test_a_committed_engine_that_has_rotted_comes_back_whatever_is_free(device: 
     device.check_rest()
     device.want("light", 2)
     assert device.run() is State.FAILED, "another release is asked"
+
+
+@pytest.mark.parametrize("before", ["after the warm-up", "shadow"])
+def test_a_lighter_variant_that_is_left_out_late_is_no_part_of_what_serves(
+    device: Device, before: str
+) -> None:
+    """There is room for it when it is warmed up, and none when the engine is compared or switched to."""
+    device.off()
+    device.lighter, device.room = ("low-power",), room(400)
+    device.boot()
+    policy = POLICY.model_copy(update={"shadow": ShadowGate(percent=10, frames=10)})
+    shrinks = [lambda: setattr(device, "room", room(300))]
+    if before == "shadow":
+        device.during["shadow"] = shrinks
+    else:
+        # signatures are asked: notified, fetching, staged, and before the comparison
+        asked: list[str] = []
+
+        def effect(what: str) -> None:
+            asked.append(what)
+            if what == "check" and "warm" in asked:
+                device.room = room(300)
+
+        device.effect = effect
+    device.want("light", 2, policy=policy)
+    assert device.run() is State.COMMITTED
+    assert device.serving is not None
+    active = device.journal.slot(SLOT).active
+    assert active is not None
+    assert device.serving.lighter == {}
+    assert "needs 350 MiB" in (active.lighter[0].why or "")

@@ -299,18 +299,19 @@ class SlotDeployer(SlotThread):
     def _shadow(self) -> DeploymentEvent:
         d = self._deployment()
         gate = d.brings.policy.shadow
-        assert d.installed is not None
         if gate is None:
             # the same desired state came again and does not ask for it any more
             return DeploymentEvent.AGREES
         if not_now := self._still_signed():
             return not_now
         self._admit()
+        installed = self._deployment().installed
+        assert installed is not None
         self._show("running beside the old engine")
         cancelled = self._cancelled(State.SHADOW)
         try:
             found = self._c.pipelines.shadow(
-                self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled
+                self.slot, self._c.ref(installed), gate, DEADLINE_S[State.SHADOW], cancelled
             )
         except Interrupted as e:
             raise StateEnded(DeploymentEvent.NOT_NOW, e.code, e.message, retryable=True) from e
@@ -334,8 +335,10 @@ class SlotDeployer(SlotThread):
                 return DeploymentEvent.NOT_NOW
             self._admit()
             self._guard(State.ACTIVATING)
-            if slot.active is not None:
-                d = replace(d, baseline=self._baseline(slot.active).data())
+            baseline = d.baseline if slot.active is None else self._baseline(slot.active).data()
+            d = replace(self._deployment(), baseline=baseline)
+            installed = d.installed
+            assert installed is not None
             if not_now := self._still_signed():
                 return not_now
             # From here on the record says "new": a worker that starts now starts with it.
