@@ -40,6 +40,9 @@ _TRUST_GRACE_S = 5.0
 _LIGHTER_MARGIN_S = 30.0
 """Of the time to warm up, kept for what comes behind a lighter variant."""
 
+_OPENS_S = 30.0
+"""By when an engine that was warmed up here has been opened to be compared."""
+
 _BASELINE_S = 60.0
 """How long the engine before may take to show its latency, where it has not yet."""
 
@@ -229,7 +232,9 @@ class SlotDeployer(SlotThread):
 
     def _admit(self, *, warm_up: bool = False) -> None:
         """Have memory promised to the new engine, beside what runs; lighter variants are left out if they are what does
-        not fit. Waits for another slot to take or give up what it was promised. Raises :class:`AdmissionError`."""
+        not fit. Waits, but not in ACTIVATING, for another slot to take or give up what it was promised; the time of the
+        state begins behind that. Raises :class:`AdmissionError`, also where the wait takes too long."""
+        waited, late = False, self._deployment().state is State.ACTIVATING
         while True:
             d = self._deployment()
             assert d.installed is not None
@@ -238,19 +243,26 @@ class SlotDeployer(SlotThread):
             found = self._memory.claim(d.installed, warm_up=warm_up)
             if found.fits is not False:
                 log.info("%s: memory: %s", self.slot, found.sentence)
-                return
+                break
+            if found.waits and not late:
+                waited = True
+                self._show("waiting for the memory that another slot is about to take")
+                try:
+                    self._guard(d.state)
+                    self._pause(0.5)
+                except TimeoutError:
+                    late = True
+                continue
             if self._memory.claim(d.installed, warm_up=warm_up, lighter=False).fits is not False:
                 lighter = [
                     one if one.manifest is None else one.left_out(found.sentence)
                     for one in d.installed.lighter
                 ]
                 self._install(d.installed.model_copy(update={"lighter": tuple(lighter)}))
-                return
-            if not found.waits:
-                raise AdmissionError(f"{d.brings.release} {found.sentence}", hint=NEXT_STEP)
-            self._show("waiting for the memory that another slot is about to take")
-            self._guard(d.state)
-            self._pause(0.5)
+                break
+            raise AdmissionError(f"{d.brings.release} {found.sentence}", hint=NEXT_STEP)
+        if waited:
+            self._entered = self._c.clock()
 
     def _prove_lighter(self, tries: int) -> None:
         """Lighter variants pass the same checks as the release's own before any stream may run one. What fails them is
@@ -308,7 +320,7 @@ class SlotDeployer(SlotThread):
         installed = self._deployment().installed
         assert installed is not None
         self._show("running beside the old engine")
-        cancelled = self._cancelled(State.SHADOW)
+        cancelled = self._taken(self._cancelled(State.SHADOW))
         try:
             found = self._c.pipelines.shadow(
                 self.slot, self._c.ref(installed), gate, DEADLINE_S[State.SHADOW], cancelled
@@ -323,7 +335,20 @@ class SlotDeployer(SlotThread):
             if verdict.outcome == "unhealthy":
                 raise EngineError(verdict.reason)
             self._show(verdict.reason)
+        self._admit()  # there may be something to wait for, which the switch has no time for
         return DeploymentEvent.AGREES
+
+    def _taken(self, cancelled: Callable[[], bool]) -> Callable[[], bool]:
+        """The same, asked again and again while the engine runs beside the old one: by and by it shows in what is free,
+        and nobody else is to be kept waiting for an hour."""
+        since = self._c.clock()
+
+        def asked() -> bool:
+            if self._c.clock() - since > _OPENS_S:
+                self._memory.drop()
+            return cancelled()
+
+        return asked
 
     def _activating(self) -> DeploymentEvent:
         d = self._deployment()

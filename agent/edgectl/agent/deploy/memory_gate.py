@@ -26,13 +26,16 @@ class MemoryGate:
 
     def look(self, slot: str, demand: Demand) -> Admission:
         """Whether it fits now; nothing is promised."""
+        room = self._room(demand.device is not None)
         with self._lock:
-            return self._judge(slot, demand)
+            return self._judge(slot, demand, room)
 
     def claim(self, slot: str, demand: Demand) -> Admission:
         """The same; unless it is refused it is promised to the slot, in place of what was, until :meth:`drop`."""
+        # first: the driver of a GPU may take seconds to answer, and no other slot is to wait for that
+        room = self._room(demand.device is not None)
         with self._lock:
-            found = self._judge(slot, demand)
+            found = self._judge(slot, demand, room)
             if found.fits is False:
                 self._promised.pop(slot, None)
             else:
@@ -44,6 +47,6 @@ class MemoryGate:
         with self._lock:
             self._promised.pop(slot, None)
 
-    def _judge(self, slot: str, demand: Demand) -> Admission:
+    def _judge(self, slot: str, demand: Demand, room: MemoryRoom) -> Admission:
         others = [d for name, d in self._promised.items() if name != slot]
-        return admit(demand, self._room(demand.device is not None), self._reserve, others)
+        return admit(demand, room, self._reserve, others)
