@@ -72,7 +72,8 @@ def test_every_process_opens_it_and_one_of_them_at_a_time_is_at_its_peak() -> No
     assert opening(engine, running=1, new=2) == Demand((330 + 2 * 128) * MIB, None), (
         "a worker that has yet to start takes more than the process of the measurement"
     )
-    assert opening(engine, running=0, new=0) == Demand(0, 0), "nothing runs it"
+    assert opening(engine, running=0, new=0) == Demand(0, None), "nothing runs it"
+    assert opening(taking(1, device_bytes=5), running=0, new=0) == Demand(0, 0)
     large = taking(100, 130, process_bytes=500)
     assert opening(large, running=0, new=1) == Demand(630 * MIB, None)
 
@@ -158,3 +159,11 @@ def test_a_sentence_never_refuses_what_it_calls_free(memory: EngineMemory, free:
 def test_a_peak_below_what_stays_is_no_measurement(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="less than resident_bytes 5"):
         EngineMemory.model_validate({"source": "measured", **wrong})
+
+
+def test_what_needs_nothing_fits_however_full_it_is() -> None:
+    full = MemoryRoom(machine(40).host, MemoryBound(40 * MIB, 8000 * MIB, "the GPU"))
+    assert admit(Demand(0, 0), full, 64 * MIB, [Demand(MIB, MIB)]).fits is True
+    on_the_processor = larger(warming(taking(100)), opening(taking(100), running=0, new=0))
+    beside = MemoryRoom(machine(1000).host, full.gpu)
+    assert admit(on_the_processor, beside, 64 * MIB).fits is True, "it asks nothing of the GPU"

@@ -88,8 +88,10 @@ def opening(
     """To open an engine in each of the ``running`` processes beside what they have, one after the other, and in ``new``
     ones that have yet to start. One of the ``lighter`` engines may be open beside it later on; one that nobody knows
     is counted like the engine itself."""
-    if memory is None or running + new == 0:
-        return Demand() if memory is None else Demand(0, 0)
+    if memory is None:
+        return Demand()
+    if running + new == 0:
+        return Demand(0, None if memory.device_bytes is None else 0)
     others = [memory if m is None or m.resident_bytes is None else m for m in lighter]
     return Demand(
         _resident(memory, others, running, new),
@@ -151,7 +153,7 @@ def _compared(needed: int, room: MemoryBound, reserve: int, promised: int, of: s
     others = f" and {_up(promised)} MiB promised to others" if promised else ""
     free = f"{_mib(max(0, room.free))} MiB of {_mib(room.total)} are free ({room.where})"
     return Admission(
-        needed + reserve + promised <= room.free,
+        not needed or needed + reserve + promised <= room.free,
         f"needs {_up(needed)} MiB{of} beside what runs; {free}{kept}{others}",
     )
 
