@@ -84,6 +84,13 @@ def test_one_lighter_engine_may_be_open_beside_it() -> None:
     assert opening(engine, [None]) == Demand(230 * MIB, None), "one that nobody knows is like the engine"
 
 
+def test_processes_share_the_engine_that_they_have_already() -> None:
+    engine = taking(100, 130, device_bytes=7)
+    assert opening(engine, running=2, again=2) == Demand(0, 0)
+    assert opening(engine, [taking(40, 45)], running=2, again=2) == Demand(85 * MIB, 0)
+    assert opening(engine, running=2, new=1, again=2) == Demand((130 + 128) * MIB, 7 * MIB)
+
+
 def test_a_warm_up_takes_a_process_with_the_engine() -> None:
     assert warming(taking(100, 130, process_bytes=60)) == Demand(190 * MIB, None)
     assert larger(Demand(1, None), Demand(None, 5)) == Demand(1, 5)

@@ -347,3 +347,47 @@ def test_no_other_slot_waits_while_a_slow_driver_is_asked() -> None:
     gate.claim("a", Demand(1, 1))
     gate.look("a", Demand(1, 1))
     assert done == [True, True]
+
+
+def test_what_another_slot_took_while_it_was_read_what_is_free_counts() -> None:
+    gate: MemoryGate
+    free = [100]
+
+    def read(gpu: bool) -> MemoryRoom:
+        was = room(free[0])
+        if free[0] == 100 and gpu:
+            free[0] = 20
+            gate.drop("other")
+        return was
+
+    gate = MemoryGate(read, reserve_mb=0)
+    assert gate.claim("other", Demand(80 * MIB)).fits
+    assert gate.claim("a", Demand(50 * MIB, 1)).fits is False
+
+
+def test_an_engine_that_serves_already_is_not_counted_again(device: Device) -> None:
+    """Only its lighter variant comes: 150 MiB, of 300."""
+    device.room = room(1000)
+    device.want("light", 2)
+    assert device.run() is State.COMMITTED
+    device.off()
+    device.lighter, device.room, device.repaired = ("low-power",), room(300), True
+    device.boot()
+    device.want("light", 2)
+    assert device.run() is State.COMMITTED
+    assert device.deployer.report().lighter == {"low-power": "ready"}
+
+
+def test_an_engine_that_waits_for_this_one_is_opened_with_it(device: Device) -> None:
+    """The other slot's is on record and nothing runs it: 50 and 200 MiB, and the worker."""
+    active = device.journal.slot(SLOT).active
+    assert active is not None
+    device.places, device.beside = (0, 1), [active.manifest]
+    device.world.add("single", 3000, memory=taking(200))
+    device.room = room(377)
+    device.want("single", 2)
+    assert device.run() is State.FAILED
+    assert "needs 378 MiB" in device.deployer.report().error.detail  # type: ignore[union-attr]
+    device.room = room(378)
+    device.want("single", 3, attempt=2)
+    assert device.run() is State.COMMITTED
