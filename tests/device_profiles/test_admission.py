@@ -72,7 +72,8 @@ def test_every_process_opens_it_and_one_of_them_at_a_time_is_at_its_peak() -> No
     assert opening(engine, running=1, new=2) == Demand((330 + 2 * 128) * MIB, None), (
         "a worker that has yet to start takes more than the process of the measurement"
     )
-    assert opening(engine, running=0, new=0) == Demand(0, 0), "nothing runs it"
+    assert opening(engine, running=0, new=0) == Demand(0, None), "nothing runs it"
+    assert opening(taking(1, device_bytes=5), running=0, new=0) == Demand(0, 0)
     large = taking(100, 130, process_bytes=500)
     assert opening(large, running=0, new=1) == Demand(630 * MIB, None)
 
@@ -81,6 +82,13 @@ def test_one_lighter_engine_may_be_open_beside_it() -> None:
     engine = taking(100, 130)
     assert opening(engine, [taking(40, 90), taking(50)], running=2) == Demand((2 * 150 + 50) * MIB, None)
     assert opening(engine, [None]) == Demand(230 * MIB, None), "one that nobody knows is like the engine"
+
+
+def test_processes_share_the_engine_that_they_have_already() -> None:
+    engine = taking(100, 130, device_bytes=7)
+    assert opening(engine, running=2, again=2) == Demand(0, 0)
+    assert opening(engine, [taking(40, 45)], running=2, again=2) == Demand(85 * MIB, 0)
+    assert opening(engine, running=2, new=1, again=2) == Demand((130 + 128) * MIB, 7 * MIB)
 
 
 def test_a_warm_up_takes_a_process_with_the_engine() -> None:
@@ -158,3 +166,11 @@ def test_a_sentence_never_refuses_what_it_calls_free(memory: EngineMemory, free:
 def test_a_peak_below_what_stays_is_no_measurement(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="less than resident_bytes 5"):
         EngineMemory.model_validate({"source": "measured", **wrong})
+
+
+def test_what_needs_nothing_fits_however_full_it_is() -> None:
+    full = MemoryRoom(machine(40).host, MemoryBound(40 * MIB, 8000 * MIB, "the GPU"))
+    assert admit(Demand(0, 0), full, 64 * MIB, [Demand(MIB, MIB)]).fits is True
+    on_the_processor = larger(warming(taking(100)), opening(taking(100), running=0, new=0))
+    beside = MemoryRoom(machine(1000).host, full.gpu)
+    assert admit(on_the_processor, beside, 64 * MIB).fits is True, "it asks nothing of the GPU"

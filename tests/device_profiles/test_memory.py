@@ -63,6 +63,13 @@ def test_cached_files_that_nobody_has_mapped_count_as_free(tmp_path: Path) -> No
     assert host_bounds(tmp_path) == (MemoryBound((300 - 250 + 70 + 5) * MIB, 300 * MIB, "the cgroup /a"),)
 
 
+@pytest.mark.parametrize(("mapped", "free"), [(80, 70), (110, 40), (20, 70)])
+def test_shared_memory_that_is_mapped_is_no_mapped_file(tmp_path: Path, mapped: int, free: int) -> None:
+    stat = f"file {150 * MIB}\nshmem {80 * MIB}\nfile_mapped {mapped * MIB}\nactive_file {30 * MIB}\ninactive_file {40 * MIB}\n"
+    write(tmp_path, {"proc/self/cgroup": "0::/a\n", **group("a", 200, 190, memory_stat=stat)})
+    assert host_bounds(tmp_path)[0].free == (200 - 190 + free) * MIB
+
+
 def test_over_its_limit_a_group_has_nothing_free(tmp_path: Path) -> None:
     write(tmp_path, {"proc/self/cgroup": "0::/a\n", **group("a", 300, 320)})
     assert host_bounds(tmp_path)[0].free == 0

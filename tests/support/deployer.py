@@ -152,6 +152,9 @@ class World:
     def processes(self, slot: str) -> tuple[int, int]:
         return 1, 0
 
+    def opened_with(self, slot: str) -> list[str]:
+        return []
+
     def idle(self, slot: str) -> bool:
         if self.serving is not None and isinstance(self.serving, EngineRef):
             s = StreamStats(

@@ -172,6 +172,8 @@ class Device:
     """What is free of memory; as it is, nobody knows."""
     places: tuple[int, int] = (1, 0)
     """Worker processes that open its engine: running ones, and new ones."""
+    beside: list[str] = field(default_factory=list)
+    """Manifests of other engines that new ones open, too."""
     took: EngineMemory | None = None
     """What a warm-up found that an engine takes."""
     repaired: bool = False
@@ -485,6 +487,9 @@ class Device:
 
     def processes(self, slot: str) -> tuple[int, int]:
         return self.places
+
+    def opened_with(self, slot: str) -> list[str]:
+        return self.beside
 
     def idle(self, slot: str) -> bool:
         self._report_frames()

@@ -24,6 +24,7 @@ __all__ = [
     "admit",
     "larger",
     "opening",
+    "together",
     "warming",
 ]
 
@@ -84,16 +85,20 @@ def opening(
     *,
     running: int = 1,
     new: int = 0,
+    again: int = 0,
 ) -> Demand:
     """To open an engine in each of the ``running`` processes beside what they have, one after the other, and in ``new``
     ones that have yet to start. One of the ``lighter`` engines may be open beside it later on; one that nobody knows
-    is counted like the engine itself."""
-    if memory is None or running + new == 0:
-        return Demand() if memory is None else Demand(0, 0)
+    is counted like the engine itself. ``again``: in how many of the running ones this very engine serves, which share it
+    then."""
+    if memory is None:
+        return Demand()
+    if running + new == 0:
+        return Demand(0, None if memory.device_bytes is None else 0)
     others = [memory if m is None or m.resident_bytes is None else m for m in lighter]
     return Demand(
-        _resident(memory, others, running, new),
-        _times(memory.device_bytes, others, running + new),
+        _resident(memory, others, running, new, again),
+        _times(memory.device_bytes, others, running + new, again),
     )
 
 
@@ -103,6 +108,17 @@ def warming(memory: EngineMemory | None) -> Demand:
         return Demand()
     process, peak = memory.process_bytes, memory.peak_bytes
     return Demand(None if peak is None else peak + (process or 0), memory.device_bytes)
+
+
+def together(demand: Demand, engines: Iterable[EngineMemory | None]) -> Demand:
+    """With further engines that are opened in the same processes. What nobody knows of those is not counted; what is not
+    known of ``demand`` itself stays unknown."""
+    others = [m for m in engines if m is not None]
+    resident = sum(m.resident_bytes or 0 for m in others)
+    devices = [n for n in (demand.device, *(m.device_bytes for m in others)) if n is not None]
+    return Demand(
+        None if demand.resident is None else demand.resident + resident, sum(devices) if devices else None
+    )
 
 
 def larger(one: Demand, other: Demand) -> Demand:
@@ -151,25 +167,28 @@ def _compared(needed: int, room: MemoryBound, reserve: int, promised: int, of: s
     others = f" and {_up(promised)} MiB promised to others" if promised else ""
     free = f"{_mib(max(0, room.free))} MiB of {_mib(room.total)} are free ({room.where})"
     return Admission(
-        needed + reserve + promised <= room.free,
+        not needed or needed + reserve + promised <= room.free,
         f"needs {_up(needed)} MiB{of} beside what runs; {free}{kept}{others}",
     )
 
 
-def _resident(memory: EngineMemory, lighter: list[EngineMemory], running: int, new: int) -> int | None:
+def _resident(
+    memory: EngineMemory, lighter: list[EngineMemory], running: int, new: int, again: int
+) -> int | None:
     if memory.resident_bytes is None or memory.peak_bytes is None:
         return None
     steady = memory.resident_bytes + max((m.resident_bytes or 0 for m in lighter), default=0)
     # one process opens after the other: one of them is above what it keeps at any moment
-    above = max((m.peak_bytes or 0) - (m.resident_bytes or 0) for m in (memory, *lighter))
+    opened = lighter if again == running + new else [memory, *lighter]
+    above = max(((m.peak_bytes or 0) - (m.resident_bytes or 0) for m in opened), default=0)
     process = max(memory.process_bytes or 0, _WORKER_BYTES)
-    return (running + new) * steady + above + new * process
+    return (running + new) * steady - again * memory.resident_bytes + above + new * process
 
 
-def _times(device: int | None, lighter: list[EngineMemory], processes: int) -> int | None:
+def _times(device: int | None, lighter: list[EngineMemory], processes: int, again: int) -> int | None:
     if device is None:
         return None
-    return processes * (device + max((m.device_bytes or 0 for m in lighter), default=0))
+    return processes * (device + max((m.device_bytes or 0 for m in lighter), default=0)) - again * device
 
 
 def _mib(n: int) -> int:

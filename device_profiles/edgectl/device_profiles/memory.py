@@ -95,7 +95,8 @@ def _reclaimable(stat: dict[str, int], prefix: str) -> int:
     def of(name: str) -> int:
         return stat.get(prefix + name, 0)
 
-    mapped = of("file_mapped") or of("mapped_file")
+    # what several share in memory lies on neither list of files
+    mapped = max(0, (of("file_mapped") or of("mapped_file")) - of("shmem"))
     return max(0, of("active_file") + of("inactive_file") - mapped) + of("slab_reclaimable")
 
 

@@ -219,9 +219,12 @@ def test_stream_with_two_engines_starts_when_both_slots_have_one(tmp_path: Path)
     assert s.idle("vad")
     assert s.processes("vad") == (0, 0), "it lacks the other one still"
     assert s.processes("words") == (0, 1)
+    assert s.opened_with("words") == [vad.manifest], "on record, and in no process yet"
+    assert s.opened_with("vad") == []
     bench.engines["words"] = words
     s.ensure("words", words, 15, lambda: False)
     assert not s.idle("vad")
+    assert s.opened_with("words") == []
     assert bench.stats.get(timeout=10).stats.slots == {"vad": vad.bundle, "keyword": words.bundle}
     s.close()
     bench.journal.close()

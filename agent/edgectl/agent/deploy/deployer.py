@@ -21,6 +21,7 @@ from edgectl.agent.state.records import Installed, Slot, ways_back
 from edgectl.agent.streams.engine_requests import Interrupted
 from edgectl.agent.transfer.download import Cancelled
 from edgectl.agent.trust.store import StaleTrust
+from edgectl.core.bundle import Variant
 from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.errors import AdmissionError, EngineError, StorageError, TrustError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
@@ -38,6 +39,9 @@ _TRUST_GRACE_S = 5.0
 
 _LIGHTER_MARGIN_S = 30.0
 """Of the time to warm up, kept for what comes behind a lighter variant."""
+
+_OPENS_S = 30.0
+"""By when an engine that was warmed up here has been opened to be compared."""
 
 _BASELINE_S = 60.0
 """How long the engine before may take to show its latency, where it has not yet."""
@@ -143,7 +147,7 @@ class SlotDeployer(SlotThread):
                 self._progress,
                 self._preference,
                 self._lighter,
-                self._memory.unfit,
+                self._unfit,
             )
             # Saved before the lock is free, so that nobody tidies these blobs away.
             d = replace(self._deployment(), installed=fetched.chosen, fallback=fetched.fallback)
@@ -155,6 +159,9 @@ class SlotDeployer(SlotThread):
         finally:
             self._c.disk.release()
         return DeploymentEvent.FETCHED
+
+    def _unfit(self, variant: Variant) -> str | None:
+        return None if variant.digest == self._deployment().restored else self._memory.unfit(variant)
 
     def _verifying(self) -> DeploymentEvent:
         self._show("hashing")
@@ -225,26 +232,37 @@ class SlotDeployer(SlotThread):
 
     def _admit(self, *, warm_up: bool = False) -> None:
         """Have memory promised to the new engine, beside what runs; lighter variants are left out if they are what does
-        not fit. Waits for another slot to take or give up what it was promised. Raises :class:`AdmissionError`."""
+        not fit. Waits, but not in ACTIVATING, for another slot to take or give up what it was promised; the time of the
+        state begins behind that. Raises :class:`AdmissionError`, also where the wait takes too long."""
+        waited, late = False, self._deployment().state is State.ACTIVATING
         while True:
             d = self._deployment()
             assert d.installed is not None
+            if d.installed.manifest == d.restored:
+                return  # it served: better than what serves instead
             found = self._memory.claim(d.installed, warm_up=warm_up)
             if found.fits is not False:
                 log.info("%s: memory: %s", self.slot, found.sentence)
-                return
+                break
+            if found.waits and not late:
+                waited = True
+                self._show("waiting for the memory that another slot is about to take")
+                try:
+                    self._guard(d.state)
+                    self._pause(0.5)
+                except TimeoutError:
+                    late = True
+                continue
             if self._memory.claim(d.installed, warm_up=warm_up, lighter=False).fits is not False:
                 lighter = [
                     one if one.manifest is None else one.left_out(found.sentence)
                     for one in d.installed.lighter
                 ]
                 self._install(d.installed.model_copy(update={"lighter": tuple(lighter)}))
-                return
-            if not found.waits:
-                raise AdmissionError(f"{d.brings.release} {found.sentence}", hint=NEXT_STEP)
-            self._show("waiting for the memory that another slot is about to take")
-            self._guard(d.state)
-            self._pause(0.5)
+                break
+            raise AdmissionError(f"{d.brings.release} {found.sentence}", hint=NEXT_STEP)
+        if waited:
+            self._entered = self._c.clock()
 
     def _prove_lighter(self, tries: int) -> None:
         """Lighter variants pass the same checks as the release's own before any stream may run one. What fails them is
@@ -293,18 +311,19 @@ class SlotDeployer(SlotThread):
     def _shadow(self) -> DeploymentEvent:
         d = self._deployment()
         gate = d.brings.policy.shadow
-        assert d.installed is not None
         if gate is None:
             # the same desired state came again and does not ask for it any more
             return DeploymentEvent.AGREES
         if not_now := self._still_signed():
             return not_now
         self._admit()
+        installed = self._deployment().installed
+        assert installed is not None
         self._show("running beside the old engine")
-        cancelled = self._cancelled(State.SHADOW)
+        cancelled = self._taken(self._cancelled(State.SHADOW))
         try:
             found = self._c.pipelines.shadow(
-                self.slot, self._c.ref(d.installed), gate, DEADLINE_S[State.SHADOW], cancelled
+                self.slot, self._c.ref(installed), gate, DEADLINE_S[State.SHADOW], cancelled
             )
         except Interrupted as e:
             raise StateEnded(DeploymentEvent.NOT_NOW, e.code, e.message, retryable=True) from e
@@ -316,7 +335,20 @@ class SlotDeployer(SlotThread):
             if verdict.outcome == "unhealthy":
                 raise EngineError(verdict.reason)
             self._show(verdict.reason)
+        self._admit()  # there may be something to wait for, which the switch has no time for
         return DeploymentEvent.AGREES
+
+    def _taken(self, cancelled: Callable[[], bool]) -> Callable[[], bool]:
+        """The same, asked again and again while the engine runs beside the old one: by and by it shows in what is free,
+        and nobody else is to be kept waiting for an hour."""
+        since = self._c.clock()
+
+        def asked() -> bool:
+            if self._c.clock() - since > _OPENS_S:
+                self._memory.drop()
+            return cancelled()
+
+        return asked
 
     def _activating(self) -> DeploymentEvent:
         d = self._deployment()
@@ -328,8 +360,10 @@ class SlotDeployer(SlotThread):
                 return DeploymentEvent.NOT_NOW
             self._admit()
             self._guard(State.ACTIVATING)
-            if slot.active is not None:
-                d = replace(d, baseline=self._baseline(slot.active).data())
+            baseline = d.baseline if slot.active is None else self._baseline(slot.active).data()
+            d = replace(self._deployment(), baseline=baseline)
+            installed = d.installed
+            assert installed is not None
             if not_now := self._still_signed():
                 return not_now
             # From here on the record says "new": a worker that starts now starts with it.

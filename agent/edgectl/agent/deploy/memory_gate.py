@@ -23,27 +23,34 @@ class MemoryGate:
         self._reserve = reserve_mb * MIB
         self._lock = threading.Lock()
         self._promised: dict[str, Demand] = {}
+        self._drops = 0
+        """How often something was taken that had been promised."""
 
     def look(self, slot: str, demand: Demand) -> Admission:
         """Whether it fits now; nothing is promised."""
-        with self._lock:
-            return self._judge(slot, demand)
+        return self._judge(slot, demand, promise=False)
 
     def claim(self, slot: str, demand: Demand) -> Admission:
         """The same; unless it is refused it is promised to the slot, in place of what was, until :meth:`drop`."""
-        with self._lock:
-            found = self._judge(slot, demand)
-            if found.fits is False:
-                self._promised.pop(slot, None)
-            else:
-                self._promised[slot] = demand
-            return found
+        return self._judge(slot, demand, promise=True)
 
     def drop(self, slot: str) -> None:
         """The slot has taken what it was promised, so that it shows in what is free; or does not want it any more."""
         with self._lock:
-            self._promised.pop(slot, None)
+            self._drops += self._promised.pop(slot, None) is not None
 
-    def _judge(self, slot: str, demand: Demand) -> Admission:
-        others = [d for name, d in self._promised.items() if name != slot]
-        return admit(demand, self._room(demand.device is not None), self._reserve, others)
+    def _judge(self, slot: str, demand: Demand, *, promise: bool) -> Admission:
+        while True:
+            drops = self._drops
+            # without the lock: the driver of a GPU may take seconds to answer, and no other slot is to wait for that
+            room = self._room(demand.device is not None)
+            with self._lock:
+                if drops != self._drops:
+                    continue  # what was read may be from before it was taken
+                others = [d for name, d in self._promised.items() if name != slot]
+                found = admit(demand, room, self._reserve, others)
+                if promise and found.fits is False:
+                    self._promised.pop(slot, None)
+                elif promise:
+                    self._promised[slot] = demand
+                return found

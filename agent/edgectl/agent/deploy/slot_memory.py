@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
-from edgectl.agent.deploy.memory_gate import MemoryGate
+from edgectl.agent.deploy.dependencies import DeployerDependencies
 from edgectl.agent.state.records import Installed
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import BundleError
 from edgectl.core.memory import EngineMemory
-from edgectl.device_profiles.admission import Admission, Demand, larger, opening, warming
+from edgectl.device_profiles.admission import Admission, Demand, larger, opening, together, warming
 
 __all__ = ["SlotMemory"]
 
 
 class SlotMemory:
-    """Of one slot. ``processes``: slot → how many worker processes open its engine, running ones and new ones."""
+    """Of one slot."""
 
-    def __init__(
-        self, slot: str, gate: MemoryGate, blobs: Path, processes: Callable[[str], tuple[int, int]]
-    ) -> None:
+    def __init__(self, slot: str, context: DeployerDependencies) -> None:
         self._slot = slot
-        self._gate = gate
-        self._blobs = blobs
-        self._processes = processes
+        self._gate = context.memory
+        self._blobs = context.store.blobs
+        self._pipelines = context.pipelines
+        self._journal = context.journal
         self._known: dict[str, EngineMemory] = {}
         """Manifest → what it took here."""
 
     def unfit(self, variant: Variant) -> str | None:
         """Why a variant does not fit now, neither promised nor known from here; None if it does, or nobody knows."""
         memory = self._known.get(variant.digest, variant.config.memory)
-        found = self._gate.look(self._slot, self._demand(memory, [], warm_up=True))
+        found = self._gate.look(self._slot, self._demand(variant.digest, memory, [], warm_up=True))
         return found.sentence if found.fits is False and not found.waits else None
 
     def claim(self, installed: Installed, *, warm_up: bool, lighter: bool = True) -> Admission:
         """Whether there is room for an engine in every process that opens it, and before that (``warm_up``) in one where
         it is proved; if so, it is promised to the slot."""
         others = [self._memory(one.manifest) for one in installed.lighter if one.manifest is not None]
-        demand = self._demand(self._memory(installed.manifest), others if lighter else [], warm_up=warm_up)
+        manifest = installed.manifest
+        demand = self._demand(manifest, self._memory(manifest), others if lighter else [], warm_up=warm_up)
         return self._gate.claim(self._slot, demand)
 
     def learn(self, manifest: str, memory: EngineMemory | None) -> None:
@@ -55,10 +52,18 @@ class SlotMemory:
         self._gate.drop(self._slot)
 
     def _demand(
-        self, memory: EngineMemory | None, lighter: list[EngineMemory | None], *, warm_up: bool
+        self,
+        manifest: str,
+        memory: EngineMemory | None,
+        lighter: list[EngineMemory | None],
+        *,
+        warm_up: bool,
     ) -> Demand:
-        running, new = self._processes(self._slot)
-        swap = opening(memory, lighter, running=running, new=new)
+        running, new = self._pipelines.processes(self._slot)
+        active = self._journal.slot(self._slot).active
+        again = running if active is not None and manifest == active.manifest else 0
+        swap = opening(memory, lighter, running=running, new=new, again=again)
+        swap = together(swap, map(self._memory, self._pipelines.opened_with(self._slot)))
         return larger(warming(memory), swap) if warm_up else swap
 
     def _memory(self, manifest: str) -> EngineMemory | None:

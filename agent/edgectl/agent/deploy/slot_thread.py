@@ -64,7 +64,7 @@ class SlotThread(ABC):
         self._stage: str | None = None
         self._pct: float | None = None
         self._note: Failure | None = None
-        self._memory = SlotMemory(slot, context.memory, context.store.blobs, context.pipelines.processes)
+        self._memory = SlotMemory(slot, context)
         self._rollback = EngineRollback(slot, context, lambda: self._stopping)
         # deployment, stage and progress are reported as they belong together
         self._view = threading.Lock()

@@ -143,4 +143,7 @@ def _after(d: Deployment, slot: Slot, failure: Failure) -> Deployment:
     if d.state not in TERMINAL and not on_trial:
         return d
     after = d.at(step(d.state, E.DAMAGED), failure)
-    return replace(after, installed=None, fallback=None) if after.state is State.NOTIFIED else after
+    if after.state is not State.NOTIFIED:
+        return after
+    assert slot.active is not None
+    return replace(after, installed=None, fallback=None, restored=slot.active.manifest)

@@ -14,22 +14,25 @@ __all__ = ["Statement", "deployment_of", "deployment_row", "slot_of", "slot_row"
 Statement = tuple[str, tuple[object, ...]]
 """SQL and its values."""
 
+_RESTORED = "restored"
 _NO_DIGEST = "sha256:" + "0" * 64
 
 
 def deployment_row(d: Deployment) -> Statement:
     texts = [m.encode().decode() if m else None for m in (d.installed, d.fallback)]
     ends = [m.encode().decode() if m else None for m in (d.error, d.baseline)]
-    values = (d.slot, d.gen, d.state.value, _desired_text(d.desired), *texts, d.tries, *ends)
+    values = (d.slot, d.gen, d.state.value, _desired_text(d), *texts, d.tries, *ends)
     return "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values
 
 
-def _desired_text(desired: DesiredSlot | ClearSlot) -> str:
+def _desired_text(d: Deployment) -> str:
     """What is wanted. A slot that is to be empty is written so that an older agent reads it, too: as a
-    release that nobody has."""
+    release that nobody has. So is what was committed before: as a key that an older one ignores."""
+    desired = d.desired
     if isinstance(desired, ClearSlot):
         return json.dumps({"number": desired.number, "release": "", "digest": _NO_DIGEST})
-    return desired.encode().decode()
+    text = desired.encode().decode()
+    return text if d.restored is None else json.dumps({**json.loads(text), _RESTORED: d.restored})
 
 
 def _desired_of(text: str) -> DesiredSlot | ClearSlot:
@@ -71,6 +74,7 @@ def deployment_of(
         tries=tries,
         error=why,
         baseline=HistogramData.model_validate_json(baseline) if baseline else None,
+        restored=json.loads(desired).get(_RESTORED),
     )
 
 

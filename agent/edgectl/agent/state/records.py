@@ -76,6 +76,9 @@ class Deployment:
     error: Failure | None = None
     baseline: HistogramData | None = None
     """Live engine latency of the engine before, on this device."""
+    restored: str | None = None
+    """Manifest of the engine that was committed and then found damaged: it comes once more, without being asked whether
+    it fits."""
 
     @property
     def brings(self) -> DesiredSlot:

@@ -55,6 +55,7 @@ class Supervisor:
     ) -> None:
         """``on_trial``: slot → whether its engine is still judged. ``cache``: folder of finalised engines. ``pictures``:
         folder of the sockets at which workers serve pictures; None: they serve none."""
+        self._engine_of = engine_of
         numbers = itertools.count()
         timing = timing or Timing()
         self._edition = 0
@@ -204,6 +205,17 @@ class Supervisor:
         running = {stream.worker for stream in using if stream.worker.pid is not None}
         ready = {stream.worker for stream in using if stream.lacks_only(slot)}
         return len(running), len(ready - running)
+
+    def opened_with(self, slot: str) -> list[str]:
+        """Manifests of the engines of other slots that the processes which would start with an engine of this one open,
+        too: they are on record, and nowhere in memory yet. One for each process and engine."""
+        found = set()
+        for stream in self._using(slot):
+            if stream.worker.pid is None and stream.lacks_only(slot):
+                others = {s for s in stream.config.slots.values() if s != slot}
+                refs = [ref for other in others if (ref := self._engine_of(other)) is not None]
+                found |= {(stream.worker.name, ref.manifest) for ref in refs}
+        return [manifest for _, manifest in sorted(found)]
 
     def states(self) -> dict[str, tuple[str, str | None]]:
         """Stream → (a word of :data:`edgectl.agent.streams.worker_states.SHOWN`; reason)."""
