@@ -16,7 +16,7 @@ test: $(VENV)/.dev lint types
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 quicktest: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow' --ignore tests/delivery
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m 'not slow' --ignore tests/delivery
 
 # Pruning, recovery and fine-tuning need torch, which is large (2 GB with the rest), and so does converting its models:
 # `make test-compress VENV=.venv-torch`. Conversions of TensorFlow are tested where edgectl[convert] is installed.
