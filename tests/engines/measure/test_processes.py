@@ -18,6 +18,7 @@ from edgectl.core.measured import Context, Standing
 from edgectl.core.memory import MIB, EngineMemory
 from edgectl.engines.child import Conversation
 from edgectl.engines.measure import processes
+from edgectl.engines.measure.called import next_frame
 from edgectl.engines.measure.conditions import CpuTimes, read_conditions
 from edgectl.engines.measure.contexts import busy_because
 from edgectl.engines.measure.memory import median_memory
@@ -27,7 +28,6 @@ from edgectl.engines.measure.processes import (
     evidence,
     measure_in_processes,
     measure_memory,
-    next_frame,
     standing_of,
     summarise_processes,
 )

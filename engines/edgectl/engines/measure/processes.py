@@ -12,7 +12,6 @@ edgectl.engines.measure.processes MODEL RUNTIME SETTINGS FEEDS`` is the child.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import subprocess
 import sys
@@ -29,10 +28,10 @@ from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import EngineError
 from edgectl.core.measured import Context, ContextRun, ProcessRun, Standing
 from edgectl.core.memory import EngineMemory
-from edgectl.core.tensors import read_npz, write_npz
-from edgectl.engines.base import Engine, Feeds
+from edgectl.core.tensors import write_npz
+from edgectl.engines.base import Feeds
 from edgectl.engines.child import Conversation, converse
-from edgectl.engines.finalise.open import open_model
+from edgectl.engines.measure.called import CalledEngine, FramePacer
 from edgectl.engines.measure.conditions import CpuTimes, evidence_of, read_cpu
 from edgectl.engines.measure.contexts import (
     PERIOD_S,
@@ -58,8 +57,6 @@ __all__ = [
     "evidence",
     "measure_in_processes",
     "measure_memory",
-    "next_frame",
-    "read_feeds",
     "standing_of",
     "summarise_processes",
 ]
@@ -76,7 +73,6 @@ _SHORT_S = 1e-3
 _FEEDS = 4
 _MEMORY_CALLS = 8
 _TIMEOUT_S = 120.0
-_MAX_FEED_BYTES = 1 << 30
 _MODULE = "edgectl.engines.measure.processes"
 _BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n for _ in range(100000): pass"
 
@@ -414,34 +410,14 @@ def _busy() -> Iterator[int]:
             p.wait()
 
 
-def next_frame(last: int, now_s: float, period_s: float) -> int:
-    """Which frame comes next, after the ``last`` one that was used: those that came while the engine ran
-    are dropped, as a live stream does. Frame k comes at ``k × period_s``. Pure."""
-    return max(last + 1, math.ceil(now_s / period_s))
-
-
-def read_feeds(path: Path) -> list[Feeds]:
-    """What a child is run with: an ``.npz`` whose names are ``NUMBER/INPUT``."""
-    arrays = read_npz(path, max_bytes=_MAX_FEED_BYTES)
-    count = 1 + max(int(n.split("/", 1)[0]) for n in arrays)
-    return [{n.split("/", 1)[1]: a for n, a in arrays.items() if n.startswith(f"{i}/")} for i in range(count)]
-
-
 class _Child:
     """The other side: opens the engine when asked, then runs it as often as asked."""
 
-    def __init__(self, model: str, runtime: str, settings: str, feeds: str) -> None:
-        self._model, self._runtime, self._settings = (
-            Path(model),
-            runtime,
-            SessionSettings.model_validate_json(settings),
-        )
-        self._feeds = read_feeds(Path(feeds))
+    def __init__(self, engine: CalledEngine) -> None:
+        self._engine = engine
         self._grown = MemoryGrowth()
-        if runtime == "openvino":
+        if engine.runtime == "openvino":
             import openvino  # noqa: F401  loading the library is not the engine's start; ONNX Runtime is there already
-        self._engine: Engine | None = None
-        self._turn = 0
 
     def handle(self, question: dict[str, Any]) -> dict[str, Any]:
         if "open" in question:
@@ -455,37 +431,28 @@ class _Child:
         if "calls" in question:
             calls = int(question["calls"])
             for _ in range(max(1, calls // 8)):
-                self._call()  # others ran since: the caches are theirs
-            return {"ms": [self._call() for _ in range(calls)]}
+                self._engine.call_ms()  # others ran since: the caches are theirs
+            return {"ms": [self._engine.call_ms() for _ in range(calls)]}
         return {}
 
     def _open(self) -> dict[str, Any]:
         start = time.perf_counter()
-        self._engine = open_model(self._model, self._settings, runtime=self._runtime)
-        self._call()
+        self._engine.open()
+        self._engine.call_ms()
         cold = time.perf_counter() - start
-        return {"cold_s": cold, "first_s": min(self._call() for _ in range(3)) / 1e3}
+        return {"cold_s": cold, "first_s": min(self._engine.call_ms() for _ in range(3)) / 1e3}
 
     def _paced(self, calls: int, period_s: float) -> dict[str, Any]:
         """A call for each frame of a camera. Processor time of the process between the first rest and the
         last: what threads burn while they wait is in it."""
-        self._call()
-        start, frame, ms = time.monotonic(), 0, []
+        self._engine.call_ms()
+        pacer, ms = FramePacer(period_s), []
         before = time.process_time()
         for _ in range(calls):
-            frame = next_frame(frame, time.monotonic() - start, period_s)
-            time.sleep(max(0.0, start + frame * period_s - time.monotonic()))
-            ms.append(self._call())
+            pacer.wait()
+            ms.append(self._engine.call_ms())
         return {"ms": ms, "cpu_ms": (time.process_time() - before) / calls * 1e3}
-
-    def _call(self) -> float:
-        assert self._engine is not None
-        self._turn += 1
-        feeds = self._feeds[self._turn % len(self._feeds)]
-        start = time.perf_counter_ns()
-        self._engine.run(feeds)
-        return (time.perf_counter_ns() - start) / 1e6
 
 
 if __name__ == "__main__":
-    sys.exit(converse(_Child(*sys.argv[1:5]).handle))
+    sys.exit(converse(_Child(CalledEngine(*sys.argv[1:5])).handle))
