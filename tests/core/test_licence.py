@@ -78,7 +78,18 @@ def test_any_text_is_an_expression_or_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "()", "MIT AND", "MIT Apache-2.0", "(MIT", "MIT)", "A; rm", "WITH x", "(" * 100 + "MIT" + ")" * 100],
+    [
+        "",
+        "()",
+        "MIT AND",
+        "MIT Apache-2.0",
+        "(MIT",
+        "MIT)",
+        "A; rm",
+        "WITH x",
+        "MIT WITH",
+        "(" * 100 + "MIT" + ")" * 100,
+    ],
 )
 def test_what_is_no_expression_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
