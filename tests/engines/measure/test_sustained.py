@@ -13,7 +13,8 @@ from tests.engines.conftest import small_model
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import EngineError
 from edgectl.core.histogram import Histogram
-from edgectl.engines.measure.conditions import Heat
+from edgectl.engines.measure import sustained
+from edgectl.engines.measure.conditions import CpuTimes, Heat
 from edgectl.engines.measure.processes import MeasuredEngine
 from edgectl.engines.measure.sustained import Second, Sustained, judge, sustain, windows_of
 
@@ -133,6 +134,51 @@ def test_windows_hold_every_call_once(seconds: int, most: int) -> None:
     assert any(w.throttled for w in windows) == (seconds > 10)
 
 
+class Child:
+    """The other process: a second of calls takes a second, and a rest comes on top."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.now_s, self.asked = 0.0, []  # type: ignore[var-annotated]
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.asked.append("closed")
+
+    def ask(self, question: dict[str, float | None], *, timeout_s: float) -> dict[str, object]:
+        if "open" in question:
+            self.asked.append("open")
+            return {}
+        rest = question["rest_s"]
+        self.asked.append(rest)
+        self.now_s += 1 + (rest or 0)
+        first = None if rest is None else 9.0
+        latency = second(0, 4.0).latency.model_dump()
+        return {"p50_ms": 4.0, "latency": latency, "first_ms": first, "cpu_s": 0.5, "rss_mb": 90.0}
+
+
+def test_it_runs_for_its_time_and_rests_ten_times_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = Child()
+    monkeypatch.setattr(sustained, "Conversation", lambda *_, **__: child)
+    counters = iter(CpuTimes(i * 0.75, 0.0, 2, float(i)) for i in range(1000))
+    told: list[int] = []
+    found = sustain(
+        contender(b""),
+        seconds=40,
+        clock=lambda: child.now_s,
+        cpu=lambda: next(counters),
+        heat=lambda: Heat(50.0),
+        progress=lambda seen: told.append(len(seen)),
+    )
+    # four seconds of calls, then one behind a rest of two, until 40 s are over
+    assert child.asked == ["open", *[None, None, None, None, 2.0] * 6, "closed"]
+    assert [s.first_ms is not None for s in found] == [a is not None for a in child.asked[1:-1]]
+    assert 40 <= found[-1].at_s < 43
+    assert told == [*range(1, len(found) + 1)]
+    assert {s.others for s in found} == {0.25}, "cores of others: what it used itself is not in it"
+
+
 def contender(model: bytes) -> MeasuredEngine:
     return MeasuredEngine(model, "onnxruntime", SessionSettings(), FEEDS)
 
@@ -151,6 +197,7 @@ def test_a_real_engine_runs_in_a_process_of_its_own_until_it_is_stopped() -> Non
         rest_s=0.05,
     )
     assert found == seen
+    assert len(found) == 2
     for s in found:
         assert Histogram.of(s.latency).n <= 101, "paced, not back to back"
         assert s.first_ms is not None
