@@ -4,6 +4,7 @@ import errno
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,6 +15,8 @@ from edgectl.core.errors import EngineError, StorageError
 from edgectl.core.files import hex_of
 from edgectl.core.memory import MIB
 from edgectl.engines.child import run_child
+from edgectl.engines.finalise import open as finalising
+from edgectl.engines.finalise import trial
 from edgectl.engines.finalise.trial import warm_up
 
 
@@ -31,6 +34,29 @@ def test_a_good_variant_is_warmed_up(make_variant: MakeVariant, tmp_path: Path) 
     assert report.memory.process_bytes is not None
     assert report.memory.resident_bytes < 64 * MIB, "the process that it is in is not its own"
     assert report.memory.process_bytes > 10 * MIB
+
+
+def test_what_the_compilation_takes_is_not_what_the_engine_adds(
+    make_variant: MakeVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker opens what the warm-up leaves in the cache."""
+    variant, done = make_variant(), []
+
+    def first(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*given: Any, **options: Any) -> Any:
+            done.append(name)
+            return call(*given, **options)
+
+        return called
+
+    monkeypatch.setattr(finalising, "engine_file", first("made", finalising.engine_file))
+    monkeypatch.setattr(trial, "give_back", first("given back", trial.give_back))
+    monkeypatch.setattr(trial, "MemoryGrowth", first("measured", trial.MemoryGrowth))
+    monkeypatch.setattr(finalising, "open_model", first("opened", finalising.open_model))
+    arguments = [str(variant.blobs), variant.digest, "--cache", str(tmp_path / "cache"), "--runs", "1"]
+    assert trial._main(arguments)["worst_cosine"] > 0.99
+    assert [name for name in done if name != "opened"] == ["made", "given back", "measured"]
+    assert done[-1] == "opened"
 
 
 def test_the_childs_memory_is_its_own(make_variant: MakeVariant) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from edgectl.builder.pack.html_labels import by_labels
+from edgectl.builder.pack.html_parts import number, section, table
 from edgectl.builder.pack.inspect import BundleInfo, VariantInfo
 from edgectl.builder.pack.origin import conversion_rows
 from edgectl.builder.pack.report import CandidateReport, SearchReport
@@ -54,13 +56,13 @@ def render(info: BundleInfo) -> str:
         f'<p class="dim">task {escape(info.task)} · {len(info.variants)} variants · {info.total_bytes:,} bytes'
         f" · licence of the weights: {escape(info.licence or 'not known')}</p>",
         f"<p><code>{escape(info.digest)}</code></p></header>",
-        _section(
+        section(
             "Variants",
             "In the order in which a device tries them. Adds: bytes that no variant above has; equal files are stored once. "
             "MiB: what the engine adds to the memory of a process that opens it, at most.",
             _variants(info.variants),
         ),
-        _by_labels(info.variants, info.report),
+        by_labels(info.variants, info.report),
         _causes(info.report),
         _acceptance(info.variants),
         _fresh(info.variants),
@@ -70,9 +72,7 @@ def render(info: BundleInfo) -> str:
         parts.append(_trade(name, candidates))
         parts.append(_rounds(candidates))
     if info.report is None:
-        parts.append(
-            _section("Latency", "", "<p>Nothing in this bundle was measured where it was built.</p>")
-        )
+        parts.append(section("Latency", "", "<p>Nothing in this bundle was measured where it was built.</p>"))
     elif info.report.compression:
         parts.append(_compression(info.report.compression))
     parts += [_errors(v) for v in _distinct(info.variants) if v.layers]
@@ -86,10 +86,6 @@ def render(info: BundleInfo) -> str:
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
-
-
-def _section(title: str, about: str, body: str) -> str:
-    return f'<section><h2>{escape(title)}</h2><p class="dim">{escape(about)}</p>{body}</section>'
 
 
 def _variants(variants: Sequence[VariantInfo]) -> str:
@@ -106,14 +102,14 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
                 ", ".join(v.preferences),
                 f"{v.engine_bytes:,}",
                 f"{v.added_bytes:,}",
-                _number(m.get("p50_ms", "")),
-                _number(m.get("ratio_to_float", "")),
-                _number(v.accuracy.get("drop", "")),
+                number(m.get("p50_ms", "")),
+                number(m.get("ratio_to_float", "")),
+                number(v.accuracy.get("drop", "")),
                 _adds_mib(v.memory),
                 ", ".join(v.requires).replace("|", " or ") or "nothing",
             ]
         )
-    return _table(
+    return table(
         [
             "profile",
             "variant",
@@ -132,9 +128,6 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
     )
 
 
-_JUDGED = {"drop", "drop_low", "drop_high", "samples", "objects"}
-
-
 def _adds_mib(memory: EngineMemory | None) -> str:
     """Of the process at its peak, or of the GPU."""
     if memory is None or (memory.peak_bytes is None and memory.device_bytes is None):
@@ -142,54 +135,6 @@ def _adds_mib(memory: EngineMemory | None) -> str:
     if memory.peak_bytes is None:
         return f"GPU {(memory.device_bytes or 0) / MIB:.1f}"
     return f"{memory.peak_bytes / MIB:.1f}"
-
-
-def _by_labels(variants: Sequence[VariantInfo], report: SearchReport | None) -> str:
-    """The task's own metric by labels that people made, float's beside each variant's; empty where there were none."""
-    rows, plotted = [], []
-    for v in variants:
-        a = v.accuracy
-        names = [n for n in a if f"float_{n}" in a]
-        if not names or not a.keys() >= _JUDGED:
-            continue
-        name = f"{v.profile}/{v.variant}"
-        figures = [f"{n} {a[n]:.4f} (float {a[f'float_{n}']:.4f})" for n in names]
-        interval = f"{a['drop']:.4f} [{a['drop_low']:.4f}, {a['drop_high']:.4f}]"
-        counts = [f"{a['samples']:,.0f}", f"{a['objects']:,.0f}"]
-        rows.append([name, str(v.recipe.get("precision", "")), "; ".join(figures), interval, *counts])
-        kind = "b" if v.recipe.get("precision") == "float32" else "a"
-        if a["drop_high"] > a["drop_low"]:
-            plotted.append(
-                Interval(
-                    name, a["drop"], a["drop_low"], a["drop_high"], kind, interval, f"{name}: {interval}"
-                )
-            )
-    told = set()
-    for c in (c for group in (report.groups.values() if report else ()) for c in group if not c.preferences):
-        names = [n for n in c.accuracy if f"float_{n}" in c.accuracy]
-        if not names or c.drop is None or c.drop_interval is None or (c.recipe, c.runtime) in told:
-            continue
-        told.add((c.recipe, c.runtime))  # settings change the time, not the answer
-        figures = [f"{n} {c.accuracy[n]:.4f} (float {c.accuracy[f'float_{n}']:.4f})" for n in names]
-        low, high = c.drop_interval
-        interval = f"{c.drop:.4f} [{low:.4f}, {high:.4f}]"
-        rows.append(
-            [f"{c.recipe}/{c.runtime}, does not ship", c.precision, "; ".join(figures), interval, "", ""]
-        )
-        plotted.append(
-            Interval(f"{c.recipe}/{c.runtime}", c.drop, low, high, "c", interval, f"{c.recipe}: {interval}")
-        )
-    if not rows:
-        return ""
-    about = "Float's figure minus the variant's on the same pictures, with the 95 % interval of a paired bootstrap over them. Of several figures the larger loss counts."
-    if report is not None and (said := report.labels) is not None:
-        of = f" of {said.given:,}" if said.given != said.pictures else ""
-        about = f"{said.layout}: {said.pictures:,}{of} labelled, {said.objects:,} to find. {about}"
-    headers = ["variant", "precision", "by the labels", "drop", "#pictures", "#objects"]
-    body = _table(headers, rows)
-    if plotted:
-        body += ranges(plotted, axis="drop by the labels (95 % interval)", reference=0.0, linear=True)
-    return _section("By labels", about, body)
 
 
 def _acceptance(variants: Sequence[VariantInfo]) -> str:
@@ -210,8 +155,8 @@ def _acceptance(variants: Sequence[VariantInfo]) -> str:
         "That says nothing of how fast it runs, nor how another TensorRT fuses it."
     )
     headers = ["variant", "verdict", "SM", "#layers", "#engine bytes", "#weight bytes", "#activation bytes"]
-    body = _table(headers, rows) + (_table(["variant", "warning"], sentences) if sentences else "")
-    return _section(f"NVIDIA's compiler: {', '.join(sorted(asked))}", about, body)
+    body = table(headers, rows) + (table(["variant", "warning"], sentences) if sentences else "")
+    return section(f"NVIDIA's compiler: {', '.join(sorted(asked))}", about, body)
 
 
 def _fresh(variants: Sequence[VariantInfo]) -> str:
@@ -228,9 +173,9 @@ def _fresh(variants: Sequence[VariantInfo]) -> str:
                 f"{f['cold_start_s']:.3f}",
                 f"{f['rss_mb']:.0f}",
                 f"{f['cpu_ms']:.3f}",
-                _number(f["p50_ms"]),
-                _number(f.get("p95_ms", "-")),
-                _number(f.get("p95_loaded_ms", "-")),
+                number(f["p50_ms"]),
+                number(f.get("p95_ms", "-")),
+                number(f.get("p95_loaded_ms", "-")),
                 str(f["n"]),
             ]
         )
@@ -241,7 +186,7 @@ def _fresh(variants: Sequence[VariantInfo]) -> str:
                 else "is the float fallback"
             )
             contexts.append(
-                [name, str(c["context"]), _number(c["p50_ms"]), ratio, str(c.get("standing", "-"))]
+                [name, str(c["context"]), number(c["p50_ms"]), ratio, str(c.get("standing", "-"))]
             )
     if not rows:
         return ""
@@ -263,8 +208,8 @@ def _fresh(variants: Sequence[VariantInfo]) -> str:
         "#p95 ms loaded",
         "#n",
     ]
-    body = _table(["variant", "context", "#p50 ms", "× float", ""], contexts) if contexts else ""
-    return _section("In processes of their own", about, _table(headers, rows) + body)
+    body = table(["variant", "context", "#p50 ms", "× float", ""], contexts) if contexts else ""
+    return section("In processes of their own", about, table(headers, rows) + body)
 
 
 def _causes(report: SearchReport | None) -> str:
@@ -281,10 +226,10 @@ def _causes(report: SearchReport | None) -> str:
         else []
     )
     rows += [["", "decided later", d, "", ""] for d in report.decided]
-    return _section(
+    return section(
         "Why this one",
         "Why float comes first, and what was left out.",
-        _table(["group", "cause", "", "figure", "next step"], rows),
+        table(["group", "cause", "", "figure", "next step"], rows),
     )
 
 
@@ -325,8 +270,8 @@ def _latency(group: str, candidates: Sequence[CandidateReport]) -> str:
         reference=1.0,
     )
     if never:
-        body += _table(["not measured", "reason"], [[c.name, c.rejected or ""] for c in never])
-    return _section(
+        body += table(["not measured", "reason"], [[c.name, c.rejected or ""] for c in never])
+    return section(
         f"Latency per candidate: {group}",
         f"Measured on {machine}, in turn, among all candidates. Left is faster; who is faster than float is decided in processes of their own.",
         body,
@@ -348,7 +293,7 @@ def _trade(group: str, candidates: Sequence[CandidateReport]) -> str:
     if len(dots) < 2:
         return ""
     plot = scatter(dots, x="p50 latency, ms (logarithmic)", y="accuracy drop against float")
-    return _section(
+    return section(
         f"Accuracy against latency: {group}",
         "Lower left is better. What ships is named, with what it is best at.",
         _KEY + plot,
@@ -362,7 +307,7 @@ def _rounds(candidates: Sequence[CandidateReport]) -> str:
             c.name,
             str(r.round + 1),
             str(r.n),
-            _number(r.p50_ms),
+            number(r.p50_ms),
             f"{r.conditions.load:.2f}",
             "-" if r.conditions.temperature_c is None else f"{r.conditions.temperature_c:.0f}",
             r.conditions.governor or r.conditions.power_mode or "-",
@@ -372,8 +317,8 @@ def _rounds(candidates: Sequence[CandidateReport]) -> str:
     ]
     if not rows:
         return ""
-    table = _table(["candidate", "#round", "#calls", "#p50 ms", "#load", "#°C", "governor"], rows)
-    return f"<details><summary>{len(rows)} measurements and the state of the machine at each</summary>{table}</details>"
+    shown = table(["candidate", "#round", "#calls", "#p50 ms", "#load", "#°C", "governor"], rows)
+    return f"<details><summary>{len(rows)} measurements and the state of the machine at each</summary>{shown}</details>"
 
 
 def _compression(steps: Sequence[Mapping[str, str | float]]) -> str:
@@ -398,10 +343,10 @@ def _compression(steps: Sequence[Mapping[str, str | float]]) -> str:
         for s in steps
     ]
     headers = ["step", "#drop", "#× MACs", "× latency", "#bytes", "#packed", "#s", ""]
-    return _section(
+    return section(
         "Compression",
         "What each step did, cost and gained, against the model as it came.",
-        _table(headers, rows),
+        table(headers, rows),
     )
 
 
@@ -425,16 +370,16 @@ def _errors(v: VariantInfo) -> str:
     ]
     if all(r.sqnr_db is None for r in v.layers):
         reasons = Counter(r.reason for r in v.layers if r.reason and r.precision != "int8")
-        table = _table(
+        shown = table(
             ["#layers", "not int8 because"], [[str(n), reason] for reason, n in reasons.most_common()]
         )
         about = "What each layer alone would cost was not measured."
-        return _section(f"Layers kept in float: {v.profile}/{v.variant}", about, table) if reasons else ""
+        return section(f"Layers kept in float: {v.profile}/{v.variant}", about, shown) if reasons else ""
     counts = ", ".join(
         f"{n} × {what}" for what, n in sorted(Counter(f"{r.op} {r.precision}" for r in v.layers).items())
     )
     body = '<p><span class="key a">runs in int8</span><span class="key b">kept in float, with the reason</span></p>'
-    return _section(
+    return section(
         f"Error per layer: {v.profile}/{v.variant}",
         f"SQNR in dB when this layer alone is quantized; short bars hurt. {counts}.",
         body + bars(rows, axis="SQNR, dB"),
@@ -468,7 +413,7 @@ def _recipe(v: VariantInfo) -> str:
         ["engine", f"{v.engine_bytes:,} bytes of {v.total_bytes:,}"],
         ["manifest", v.digest],
     ]
-    return _section(f"Recipe: {v.profile}/{v.variant}", "", _table(["", ""], rows))
+    return section(f"Recipe: {v.profile}/{v.variant}", "", table(["", ""], rows))
 
 
 def _quantization(r: Mapping[str, Any]) -> str:
@@ -486,27 +431,12 @@ def _measurement(m: dict[str, Any]) -> str:
 def _origin(info: BundleInfo) -> str:
     first = info.variants[0]
     rows = conversion_rows(first.provenance)
-    converted = _table(["", ""], rows) if rows else ""
-    libraries = _table(["library", "version"], [list(pair) for pair in first.libraries])
+    converted = table(["", ""], rows) if rows else ""
+    libraries = table(["library", "version"], [list(pair) for pair in first.libraries])
     statements = "".join(
         f"<details><summary>{escape(v.profile)}/{escape(v.variant)}: in-toto statement</summary>"
         f"<pre>{escape(json.dumps(v.provenance, indent=1, ensure_ascii=False))}</pre></details>"
         for v in info.variants
         if v.provenance
     )
-    return _section("Provenance", "What it was made of and by what.", converted + libraries + statements)
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Headers that start with ``#`` are numbers and aligned right."""
-    css = [' class="num"' if h.startswith("#") else "" for h in headers]
-    head = "".join(f"<th{c}>{escape(h.lstrip('#'))}</th>" for h, c in zip(headers, css, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{c}>{escape(str(x))}</td>" for x, c in zip(r, css, strict=True)) + "</tr>"
-        for r in rows
-    )
-    return f'<div class="wide"><table>{f"<thead><tr>{head}</tr></thead>" if any(headers) else ""}<tbody>{body}</tbody></table></div>'
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return section("Provenance", "What it was made of and by what.", converted + libraries + statements)
