@@ -24,7 +24,10 @@ __all__ = ["bench"]
 def bench(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")],
     seconds: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="Time for measuring, all variants together.")
+        float,
+        typer.Option(
+            min=0.1, max=3600, help="Time for measuring, all variants together; --sustained has its own."
+        ),
     ] = 40.0,
     threads: Annotated[
         int | None, typer.Option(min=1, max=256, help="Threads; default: what each variant was built with.")

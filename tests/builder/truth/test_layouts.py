@@ -245,12 +245,15 @@ def test_class_folders_of_sound(tmp_path: Path) -> None:
         name="k",
         input=AudioInput(features=FeatureSpec(kind="log_mel", window=400, hop=160)),
         decode=DecodeSpec(kind="keyword"),
-        labels=("yes", "no"),
+        labels=("yes", "_unknown_"),
         metric="top1",
     )
-    for name in ("yes", "no"):
+    for name in ("yes", "_unknown_"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.wav").write_bytes(b"RIFF")
+    # of whoever packed it
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "a.wav").write_bytes(b"RIFF")
     assert sorted(str(i.truth) for i in read(tmp_path, task).items) == ["0", "1"]
 
 

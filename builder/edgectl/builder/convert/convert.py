@@ -255,7 +255,7 @@ def _unconfined(reply: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _limits(monitor: BuildMonitor) -> Limits:
-    """A conversion may take what quantization would have ended at, and a minute where that is less."""
+    """A conversion may take what quantization would have ended at, and at least three minutes."""
     free = psutil.virtual_memory().available / _MIB
     memory = int(max(_LEAST_MEMORY_MB, min(_MEMORY_MB, _OF_FREE * free)))
     left = monitor.budget.left(QUANTIZE)

@@ -19,7 +19,7 @@ def class_folders(folder: Path, suffixes: Collection[str]) -> dict[str, list[Pat
     """Class → its files, if a folder has nothing but folders with such files (and notes about them); else empty."""
     found: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith((".", "_")):
+        if entry.name.startswith((".", "__")):  # ``_unknown_`` may be a class
             continue
         if not entry.is_dir():
             if entry.suffix.lower() in suffixes:

@@ -39,8 +39,8 @@ def float16_weights(model: bytes) -> bytes:
     """An ONNX file with each large float32 weight as float16 behind a Cast to float32. A tensor that float16
     does not hold (too large, all of it tiny, not finite) stays as it is, and so does what a subgraph reads.
 
-    A runtime folds the Cast when it opens the file: what it computes is what float32 weights of the same values would give,
-    to the bit.
+    A runtime folds the Cast when it opens the file: it computes, to the bit, what float32 weights that were rounded so
+    would give. What the rounding costs is judged.
     """
     changed = onnx.load_from_string(model)
     index = GraphIndex(changed)

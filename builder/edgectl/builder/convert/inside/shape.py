@@ -2,7 +2,7 @@
 
 Each is a module with
 
-* ``NAME`` of the format, for people; ``SUFFIXES`` that mark it, if any;
+* ``NAME`` of the format, for people;
 * ``NEEDS``: the modules that it imports, each with the ``pip install`` that brings it;
 * ``CODE``: what of Python runs when the source is read: ``none``; ``inside``, what lies in the file, so that the user has to say
   that it is trusted; or ``users``, the user's own;
