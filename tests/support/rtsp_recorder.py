@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from typing import Any
 
 import av
+import psutil
 from numpy.typing import NDArray
 from support.fleet import wait_until
 
@@ -26,17 +26,16 @@ class Recorder:
         self.thread.start()
 
     def listens(self) -> None:
-        """Wait until it does."""
+        """Wait until it does; looked up, not tried: a port that is taken for a moment could not be listened at."""
 
-        def taken() -> bool:
-            with socket.socket() as probe:
-                try:
-                    probe.bind(("127.0.0.1", self._port))
-                except OSError:
-                    return True
-            return False
+        def at_the_port() -> bool:
+            assert self.error is None, self.error
+            return any(
+                sock.laddr.port == self._port and sock.status == psutil.CONN_LISTEN
+                for sock in psutil.net_connections("tcp")
+            )
 
-        wait_until(taken, "the recorder listens")
+        wait_until(at_the_port, "the recorder listens")
 
     def _run(self) -> None:
         try:
