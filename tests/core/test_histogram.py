@@ -106,3 +106,8 @@ def test_counts_that_no_float_holds_are_refused(bad: dict[str, object]) -> None:
         parse_json(HistogramData, json.dumps(bad).encode(), max_bytes=10_000, what="histogram")
     most = Histogram.merged([Histogram.of(HistogramData(counts=((1 << 53) - 1,) * 100))] * 100)
     assert most.percentile_ms(95)
+
+
+def test_histogram_of_a_peer_that_does_not_say_between_what_can_be_said_again() -> None:
+    told = HistogramData(offset=3, counts=(1, 2), sum_us=9.0)
+    assert Histogram.of(told).data() == told

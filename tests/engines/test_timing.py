@@ -1,6 +1,8 @@
 import itertools
+import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,3 +85,44 @@ def test_calls_of_a_millisecond_take_turns_one_by_one() -> None:
     clock, log = Clock(), []
     interleave({n: clock.runner(1, log, n) for n in "ab"}, seconds=0, min_rounds=6, warm_up=1, clock=clock)
     assert len(log) == 2 + 12
+
+
+def test_when_a_round_is_long_the_fewest_calls_that_tell_something_are_enough() -> None:
+    clock, log = Clock(), []
+
+    def rounds(ms: float, long_s: float) -> int:
+        runs = {n: clock.runner(ms, log, n) for n in "ab"}
+        times = interleave(runs, seconds=0.3, min_rounds=20, max_rounds=200, long_s=long_s, clock=clock)
+        return len(times["a"])
+
+    assert rounds(1000, math.inf) == 20
+    assert rounds(1000, 4.0) == 6, "the least, though two would have filled the time"
+    assert rounds(250, 4.0) == 8, "as many as there is time for"
+    assert rounds(90, 0.5) == 10, "short calls: ten"
+    assert rounds(100, 0.1) == 6
+    assert rounds(10, 4.0) == 20
+
+
+def test_the_interval_of_few_pairs_is_their_range() -> None:
+    few = paired_ratio(np.asarray([1.0, 2.0, 3.0, 4.0, 5.0, 9.0]), np.ones(6))
+    assert (few.low, few.median, few.high) == (1.0, 3.5, 9.0)
+
+
+@pytest.mark.parametrize(("pairs", "whole_range"), [(9, True), (10, False)])
+def test_ten_pairs_are_enough_to_be_drawn_from_again(pairs: int, whole_range: bool) -> None:
+    ratios = np.arange(1.0, pairs + 1)
+    found = paired_ratio(ratios, np.ones(pairs))
+    assert ((found.low, found.high) == (1.0, pairs)) is whole_range
+
+
+def test_without_time_for_more_there_are_three_rounds_of_each_however_many_were_asked_for() -> None:
+    asked = []
+
+    def enough() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    times = interleave({"a": lambda: 0, "b": lambda: 0}, seconds=60, min_rounds=20, enough=enough)
+    assert {n: len(t) for n, t in times.items()} == {"a": 5, "b": 5}
+    times = interleave({"a": lambda: 0}, seconds=60, min_rounds=20, enough=lambda: True)
+    assert len(times["a"]) == 3

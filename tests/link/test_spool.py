@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from conftest import Broker, free_port, start_mosquitto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fleet import wait_until
+from support.forwarder import Forwarder
 
 from edgectl.core.errors import StorageError
 from edgectl.link.mqtt import BrokerOptions, Link
@@ -145,11 +147,20 @@ def test_events_arrive_in_order_and_none_is_lost_when_the_broker_is_killed_twice
     spool = Spool(tmp_path / "s.db")
     received: list[int] = []
     broker = start_mosquitto(tmp_path, port)
+    way = Forwarder(free_port(), port)
+    way.join()
+    watching = threading.Event()
     with (
         Link(BrokerOptions("127.0.0.1", port), "watcher", max_backoff_s=0.2) as watcher,
-        Link(BrokerOptions("127.0.0.1", port), "dev", max_backoff_s=0.2) as link,
+        Link(BrokerOptions("127.0.0.1", way.port), "dev", max_backoff_s=0.2) as link,
     ):
         watcher.subscribe("e", lambda _, payload: received.append(int(payload)))
+        watcher.subscribe("watching", lambda *_: watching.set())
+
+        def hears_itself() -> bool:
+            watcher.publish("watching", b"")
+            return watching.is_set()
+
         watcher.connect()
         link.connect()
         sender = SpoolSender(spool, link)
@@ -162,13 +173,17 @@ def test_events_arrive_in_order_and_none_is_lost_when_the_broker_is_killed_twice
                 wait_until(lambda n=i: received[-1:] == [n], "all so far arrived")
                 broker.process.kill()
                 broker.process.wait()
+                way.cut()
             if i in (150, 250):
                 broker = start_mosquitto(tmp_path, port)
-                wait_until(lambda: watcher.is_up, "who counts is back")
+                watching.clear()
+                wait_until(hears_itself, "who counts is back")
+                way.join()
         wait_until(lambda: not spool.oldest(1), "the broker has all", 60)
         wait_until(lambda: bool(received) and received[-1] == 299, "the last arrived")
         sender.stop()
         sender.thread.join(10)
+    way.cut()
     spool.close()
     broker.process.terminate()
     broker.process.wait()

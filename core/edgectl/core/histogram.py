@@ -125,8 +125,10 @@ class Histogram:
         low = min(self._counts, default=0)
         high = max(self._counts, default=-1)
         counts = tuple(self._counts.get(i, 0) for i in range(low, high + 1))
+        # a peer may say how many and not between what
+        low_us, high_us = (None if math.isinf(v) else v for v in (self._min, self._max))
         return HistogramData(
-            zero=self._zero, offset=low, counts=counts, sum_us=self._sum, min_us=self._min, max_us=self._max
+            zero=self._zero, offset=low, counts=counts, sum_us=self._sum, min_us=low_us, max_us=high_us
         )
 
     @classmethod

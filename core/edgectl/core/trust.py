@@ -24,7 +24,15 @@ from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.files import check_name
 from edgectl.core.schema import parse_json, parse_object
 from edgectl.core.signed import Keys, open_signed, seal
-from edgectl.core.wire import MAX_COMMAND_S, MAX_MESSAGE_BYTES, Command, ControllerState, Desired, Trust
+from edgectl.core.wire import (
+    MAX_COMMAND_S,
+    MAX_MESSAGE_BYTES,
+    RUNS_FILES,
+    Command,
+    ControllerState,
+    Desired,
+    Trust,
+)
 
 __all__ = [
     "DIRECTOR",
@@ -170,8 +178,8 @@ def open_desired(payload: bytes, director: Keys, fleet: str, device: str) -> Des
 
 
 # What follows can hold, take back and stop, never install: one of the director's keys is enough, whatever its
-# threshold, so that whoever is on duty can stop a fleet. The type keeps each document from being read as
-# another.
+# threshold, so that whoever is on duty can stop a fleet. Commands by which a device opens files that no release
+# names (``measure``) need all. The type keeps each document from being read as another.
 
 
 def seal_command(fleet: str, device: str, command: Command, signers: Sequence[Signer]) -> bytes:
@@ -182,13 +190,15 @@ def seal_command(fleet: str, device: str, command: Command, signers: Sequence[Si
 
 
 def open_command(payload: bytes, director: Keys, fleet: str, device: str) -> Command:
-    """A command to this very device that one of the director's keys has signed. Whether it is in time, and
-    news, is for the caller to decide.
+    """A command to this very device that one of the director's keys has signed; one of :data:`RUNS_FILES`: as
+    many as the director's threshold says. Whether it is in time, and news, is for the caller to decide.
 
     Raises :class:`TrustError`, also for one that may wait longer than :data:`MAX_COMMAND_S`.
     """
     document = _addressed(payload, replace(director, threshold=1), "command", "command", fleet, device)
     command = parse_object(Command, document, what="command", error=TrustError)
+    if command.op in RUNS_FILES:
+        _addressed(payload, director, f"command {command.op}", "command", fleet, device)
     if command.deadline_s > command.seq / 1000 + MAX_COMMAND_S:
         raise TrustError(f"the command may be obeyed for longer than {MAX_COMMAND_S} s after its signature")
     return command

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from edgectl.core.files import check_name, hex_of
 from edgectl.core.histogram import HistogramData
+from edgectl.core.measuring import MeasureOrder
 from edgectl.core.schema import Digest, Message, Name, Terms
 from edgectl.core.states import State
 from edgectl.core.uri import redact_text
@@ -24,6 +25,7 @@ __all__ = [
     "MAX_GEN",
     "MAX_MESSAGE_BYTES",
     "READ_ONLY",
+    "RUNS_FILES",
     "ClearSlot",
     "Command",
     "Conn",
@@ -143,6 +145,9 @@ class Failure(Message):
     retryable: bool = False
 
 
+ShortText = Annotated[str, Field(max_length=256)]
+
+
 class Conn(Message):
     """Birth, and the will that is the death. A death older than the last birth is ignored. A will can die
     with its broker: hence the heartbeat."""
@@ -151,9 +156,11 @@ class Conn(Message):
     online: bool
     agent: str | None = None
     profile: str | None = None
-    facts: tuple[str, ...] = ()
-    labels: dict[str, str] = {}
+    facts: tuple[ShortText, ...] = Field(default=(), max_length=256)
+    labels: dict[ShortText, ShortText] = Field(default={}, max_length=64)
     slots: tuple[str, ...] = ()
+    config_slots: tuple[str, ...] = ()
+    """Those of ``slots`` that hold configurations."""
     streams: dict[str, str] = {}
     """Stream name → pipeline kind."""
     clean: bool = False
@@ -168,6 +175,8 @@ class Conn(Message):
     """What the machine calls itself, and"""
     address: str | None = Field(default=None, max_length=64)
     """its own address on the way to the broker: for whoever has to find it."""
+    measures: bool = False
+    """Candidates of a build may be measured on it (:mod:`edgectl.core.measuring`)."""
 
 
 class ShadowGate(Terms):
@@ -184,8 +193,22 @@ class ShadowGate(Terms):
     """Median latency against the old engine on the same frames; None: not judged."""
 
 
+class EventGate(Terms):
+    """How many events a new configuration may bring, compared with the one before on the same device."""
+
+    max_ratio: float | None = Field(default=5.0, gt=0)
+    """As a multiple of those before; None: any number."""
+    fine_per_minute: float = Field(default=30.0, ge=0)
+    """So many are allowed in any case: events of one stream that a rule tells. Where nothing is known of before,
+    ``max_ratio`` times as many."""
+    rule_per_minute: float | None = Field(default=120.0, gt=0)
+    """Of one rule of one stream, whatever came before: more is a storm; None: any number."""
+    min_ratio: float | None = Field(default=0.2, gt=0)
+    """Fewer than this multiple, where chance cannot explain it, is a rule that has gone silent; None: fine."""
+
+
 class Policy(Terms):
-    """How a device is to judge a new engine, and when it may take it."""
+    """How a device is to judge a new engine or configuration, and when it may take it."""
 
     probation_s: float = Field(default=60.0, gt=0, le=7 * 86400)
     min_inferences: int = Field(default=130, ge=1, le=100_000_000)
@@ -199,6 +222,8 @@ class Policy(Terms):
     """When an engine may be activated, in the device's local time; it is fetched at any time. None:
     always."""
     shadow: ShadowGate | None = None
+    events: EventGate | None = EventGate()
+    """Of a configuration; None: not judged."""
     shared_plans: bool = False
     """Take a compiled TensorRT plan that signed targets name for just this device, instead of compiling
     one."""
@@ -340,9 +365,14 @@ class Telemetry(Message):
     replay: bool = False
 
 
-Op = Literal["probe", "logs", "hold", "release", "rollback", "health", "cancel", "lock", "unlock", "force"]
+Op = Literal[
+    "probe", "logs", "hold", "release", "rollback", "health", "cancel", "lock", "unlock", "force", "measure"
+]
 READ_ONLY: frozenset[Op] = frozenset({"probe", "logs", "health"})
 """Commands that leave everything as it is."""
+RUNS_FILES: frozenset[Op] = frozenset({"measure"})
+"""Commands by which a device opens files that no release names: as many of the director's keys sign them as sign what
+it is to run."""
 
 
 class Command(Message):
@@ -364,6 +394,8 @@ class Command(Message):
     ttl_s: float | None = Field(default=None, gt=0, le=86400)
     """Seconds after which a lease that is not taken again runs out."""
     reason: str = Field(default="", max_length=200)
+    measure: MeasureOrder | None = None
+    """Of ``measure``, and of nothing else."""
     type: Literal["command"] | None = None
     fleet: Name | None = None
     device: Name | None = None
@@ -371,6 +403,14 @@ class Command(Message):
     seq: int = Field(default=0, ge=0, le=MAX_GEN)
     """Of signed ones: Unix time in ms, or one more than the last. A device obeys only what is above all
     that it has seen."""
+
+    @model_validator(mode="after")
+    def _measures_by_order(self) -> Command:
+        if (self.op == "measure") != (self.measure is not None):
+            raise ValueError(
+                f"{self.op} comes {'without' if self.op == 'measure' else 'with'} a measure order"
+            )
+        return self
 
 
 class Reply(Message):

@@ -39,6 +39,9 @@ __all__ = ["Conversation", "answer", "converse", "run_child"]
 _TAIL = 400
 _MAX_OUTPUT = 1 << 20
 _PR_SET_PDEATHSIG = 1
+_PARENT = "EDGECTL_PARENT_PID"
+"""Variable that tells a child who started it."""
+_ADVICE = "take the fallback variant"
 _LOOK_S = 0.25  # how often the memory of a child is looked at
 _KINDS: dict[str, type[EdgectlError]] = {
     "golden": GoldenError,
@@ -50,7 +53,14 @@ _KINDS: dict[str, type[EdgectlError]] = {
 
 
 def run_child(
-    module: str, arguments: Sequence[str], *, timeout_s: float, what: str, memory_mb: int | None = None
+    module: str,
+    arguments: Sequence[str],
+    *,
+    timeout_s: float,
+    what: str,
+    memory_mb: int | None = None,
+    stop: Callable[[], EdgectlError | None] | None = None,
+    advice: str | None = None,
 ) -> dict[str, Any]:
     """``python -m module arguments`` in its own process group. Returns its JSON answer.
 
@@ -59,6 +69,12 @@ def run_child(
     Jetson), died by a signal, said nothing that is JSON, or answered ``{"ok": false, "error": …}`` (Golden-,
     Bundle-, Integrity- and StorageError keep their type). Raises :class:`StorageError` if the machine has no
     room for a process.
+
+    ``advice``: the hint of an error for which the child gave none of its own; None: for whoever runs a variant.
+
+    Memory is that of the child and of all its own children. ``stop`` is asked several times a second; what it
+    returns is raised, and the child has ended by then. The thread that calls this must live as long as the child: with it
+    the child ends.
     """
     try:
         process = subprocess.Popen(
@@ -67,17 +83,18 @@ def run_child(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            env=_named_parent(),
         )
     except OSError as e:
         raise StorageError(
             f"{what}: no process can be started: {e.strerror}", hint="free memory or processes"
         ) from e
     try:
-        out, err = _watched(process, timeout_s, memory_mb, what)
+        out, err = _watched(process, timeout_s, memory_mb, what, stop, advice)
     except BaseException:
         _kill(process)
         raise
-    return _reply(out, err, process.returncode, what)
+    return _reply(out, err, process.returncode, what, advice)
 
 
 class Conversation:
@@ -88,6 +105,8 @@ class Conversation:
 
     def __init__(self, module: str, arguments: Sequence[str], *, what: str) -> None:
         self._what = what
+        self.died_by: signal.Signals | None = None
+        """The signal that it died by, once :meth:`ask` has raised for that."""
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -96,6 +115,7 @@ class Conversation:
             stderr=self._said,
             start_new_session=True,
             bufsize=0,
+            env=_named_parent(),
         )
 
     def ask(self, question: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
@@ -109,7 +129,7 @@ class Conversation:
             _signal(self._process)
             raise EngineError(
                 f"{self._what} took more than {timeout_s:g} s and was stopped",
-                hint="take the fallback variant, or allow more time",
+                hint=f"{_ADVICE}, or allow more time",
             )
         code = 0
         if not line.endswith(b"\n"):
@@ -117,6 +137,8 @@ class Conversation:
                 code = self._process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 _signal(self._process)
+        if code < 0:
+            self.died_by = signal.Signals(-code)
         self._said.seek(0)
         return _reply(line, self._said.read(_MAX_OUTPUT), code, self._what)
 
@@ -167,11 +189,19 @@ def converse(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
 def _answers() -> TextIO:
     """The standard output, for answers alone: what a library prints from here on goes to standard error.
     And the parent's death is ours: a child that is killed takes its own children with it, though they have
-    sessions of their own (``prctl(2)``)."""
+    sessions of their own (``prctl(2)``). A parent that died before that, while this child imported what it needs,
+    sends no signal any more."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = os.environ.pop(_PARENT, None)
+    if parent is not None and os.getppid() != int(parent):
+        os._exit(1)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return out
+
+
+def _named_parent() -> dict[str, str]:
+    return {**os.environ, _PARENT: str(os.getpid())}
 
 
 def _tried(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -183,22 +213,23 @@ def _tried(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"ok": False, "error": f"{type(e).__name__}: {e}"}
 
 
-def _reply(out: bytes, err: bytes, code: int, what: str) -> dict[str, Any]:
+def _reply(out: bytes, err: bytes, code: int, what: str, advice: str | None = None) -> dict[str, Any]:
     """The last line as an answer, or one error for whatever else came."""
     said = " ".join(err.decode(errors="replace").split())[-_TAIL:]
     if code < 0:
         name = signal.Signals(-code).name
-        raise EngineError(
-            f"{what} died by {name}" + (f": {said}" if said else ""), hint="take the fallback variant"
-        )
+        raise EngineError(f"{what} died by {name}" + (f": {said}" if said else ""), hint=advice or _ADVICE)
     try:
         reply = json.loads(out[-_MAX_OUTPUT:].decode().strip().splitlines()[-1])
     except (ValueError, IndexError) as e:
-        raise EngineError(f"{what} ended with {code} and no answer" + (f": {said}" if said else "")) from e
+        raise EngineError(
+            f"{what} ended with {code} and no answer" + (f": {said}" if said else ""), hint=advice
+        ) from e
     if not isinstance(reply, dict) or reply.get("ok") is not True:
         reply = reply if isinstance(reply, dict) else {}
         kind = _KINDS.get(str(reply.get("code")), EngineError)
-        raise kind(f"{what} failed: {reply.get('error', said or 'no reason given')}", hint=reply.get("hint"))
+        why = reply.get("error", said or "no reason given")
+        raise kind(f"{what} failed: {why}", hint=reply.get("hint") or advice)
     return reply
 
 
@@ -208,32 +239,47 @@ def _signal(process: subprocess.Popen[bytes]) -> None:
 
 
 def _watched(
-    process: subprocess.Popen[bytes], timeout_s: float, memory_mb: int | None, what: str
+    process: subprocess.Popen[bytes],
+    timeout_s: float,
+    memory_mb: int | None,
+    what: str,
+    stop: Callable[[], EdgectlError | None] | None,
+    advice: str | None,
 ) -> tuple[bytes, bytes]:
-    """Wait for the child's output, no longer and for no more memory than it may take."""
+    """Wait for the child's output, no longer and for no more memory than it may take, and until it is to stop."""
     deadline = time.monotonic() + timeout_s
+    looks = memory_mb is not None or stop is not None
     while True:
         left = deadline - time.monotonic()
         try:
-            return process.communicate(timeout=max(0.0, left if memory_mb is None else min(left, _LOOK_S)))
+            return process.communicate(timeout=max(0.0, min(left, _LOOK_S) if looks else left))
         except subprocess.TimeoutExpired:
+            if stop is not None and (why := stop()) is not None:
+                raise why from None
             if time.monotonic() >= deadline:
-                hint = "take the fallback variant, or allow more time"
+                hint = advice or f"{_ADVICE}, or allow more time"
                 raise EngineError(
                     f"{what} took more than {timeout_s:g} s and was stopped", hint=hint
                 ) from None
             if memory_mb is not None and (used := _resident_mb(process.pid)) > memory_mb:
-                hint = "take the fallback variant, or stop other engines and allow more memory"
+                hint = advice or f"{_ADVICE}, or stop other engines and allow more memory"
                 raise EngineError(
                     f"{what} took {used:.0f} MiB, more than {memory_mb} MiB, and was stopped", hint=hint
                 ) from None
 
 
 def _resident_mb(pid: int) -> float:
+    """Of a process and all that it has started. What its children have of files, they share."""
     try:
-        return psutil.Process(pid).memory_info().rss / (1 << 20)
+        process = psutil.Process(pid)
+        used, children = process.memory_info().rss, process.children(recursive=True)
     except psutil.Error:  # it has just ended
         return 0.0
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            memory = child.memory_info()
+            used += memory.rss - getattr(memory, "shared", 0)
+    return float(used) / (1 << 20)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

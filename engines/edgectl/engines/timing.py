@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 from edgectl.engines.base import Engine, Feeds
 
 __all__ = [
+    "LEAST_ROUNDS",
+    "LONG_ROUND_S",
+    "WARM_UP",
     "Latency",
     "Ratio",
     "Samples",
@@ -39,6 +42,17 @@ __all__ = [
 _ENOUGH = {10: 20, 50: 10, 90: 64, 95: 130, 99: 662}
 _BLOCK_MS = 1.0
 _MOST_IN_A_ROW = 64
+_FEW_ROUNDS, _FEW_OF_LONG = 10, 6
+"""That are enough where rounds are long; the range of six holds the median with 97 %."""
+_LONG_MS = 100.0
+_RESAMPLED_FROM = 10
+"""Pairs. A bootstrap of fewer gives an interval that is too narrow."""
+
+WARM_UP, LEAST_ROUNDS = 3, 3
+"""Calls of each candidate before the first round; rounds that are measured whatever the time is, of which a paired
+ratio is made."""
+LONG_ROUND_S = 4.0
+"""How long a round of a search may take for the sake of more calls than the fewest that tell something."""
 
 Samples = NDArray[np.float64]
 """Milliseconds, in the order of measurement."""
@@ -75,8 +89,11 @@ def summarise(samples: Samples) -> Latency:
 
 
 def paired_ratio(samples: Samples, reference: Samples, *, seed: int = 0) -> Ratio:
-    """Compare samples that were taken in turn with a reference. Both have the same length ≥ 3."""
+    """Compare samples that were taken in turn with a reference. Both have the same length ≥ 3; of fewer than ten the
+    interval is their range, because a bootstrap of so few is too narrow (six: 97 %)."""
     ratios = samples / reference
+    if len(ratios) < _RESAMPLED_FROM:
+        return Ratio(float(np.median(ratios)), float(ratios.min()), float(ratios.max()), len(ratios))
     rng = np.random.default_rng(seed)
     resampled = np.median(ratios[rng.integers(0, len(ratios), (500, len(ratios)))], axis=1)
     low, high = np.percentile(resampled, [2.5, 97.5])
@@ -100,16 +117,21 @@ def interleave(
     seconds: float,
     min_rounds: int = 20,
     max_rounds: int = 2000,
-    warm_up: int = 3,
+    long_s: float = math.inf,
+    warm_up: int = WARM_UP,
     clock: Callable[[], int] = time.perf_counter_ns,
     settled: Callable[[Mapping[str, Samples]], bool] | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> dict[str, Samples]:
     """Call every candidate once a round until ``seconds`` have passed (and ``min_rounds``); ms per call.
+    After ``long_s``, if that is more, ten rounds are enough, too, or six where some call takes 0.1 s or more: that
+    evens out by itself what disturbs a short one.
 
     One whose calls are shorter than a millisecond is called several times in a row, one call more than fill a
     millisecond (at most 64): the first is not timed, and the figure of the round is the median of the others.
 
-    ``settled`` is asked after every ``min_rounds`` rounds whether more would tell anything.
+    ``settled`` is asked after every ``min_rounds`` rounds whether more would tell anything; ``enough`` before the fourth
+    round and each one after it whether there is no time for more, however few they are.
 
     The order is drawn anew for each round (the same draws every time), so that no candidate always runs in
     the cache that the same other one left. Rotating is not enough: the neighbours stay neighbours, and 0.06
@@ -117,10 +139,12 @@ def interleave(
     """
     names = list(runs)
     in_a_row = {}
+    few = _FEW_ROUNDS
     for name in names:
         shortest = math.inf
         for _ in range(warm_up):
             shortest = min(shortest, _timed(runs[name], clock))
+        few = _FEW_OF_LONG if shortest >= _LONG_MS else few
         in_a_row[name] = (
             1 if shortest >= _BLOCK_MS else min(_MOST_IN_A_ROW, math.ceil(_BLOCK_MS / max(shortest, 1e-6)))
         )
@@ -128,7 +152,12 @@ def interleave(
     rng = random.Random(0)
     start = clock()
     for turn in range(max_rounds):
-        if turn >= min_rounds and (clock() - start) / 1e9 >= seconds:
+        took_s = (clock() - start) / 1e9
+        if turn >= min_rounds and took_s >= seconds:
+            break
+        if turn >= few and took_s >= max(seconds, long_s):
+            break
+        if turn >= LEAST_ROUNDS and enough():
             break
         if (
             settled is not None

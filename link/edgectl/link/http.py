@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["MAX_CONNECTIONS", "PATIENCE_S", "BoundedProtocol"]
+from edgectl.core.errors import UsageError
+
+__all__ = ["MAX_CONNECTIONS", "PATIENCE_S", "BoundedProtocol", "read_body"]
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,24 @@ MAX_CONNECTIONS = 256
 _LEAST_BYTES = 4096
 _TOLD_EVERY_S = 5.0
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+async def read_body(pieces: AsyncIterator[bytes], what: str, *, max_bytes: int, within_s: float) -> bytes:
+    """The whole body of a request. Raises :class:`UsageError` for more than ``max_bytes``, in which ``what`` names it, and
+    :class:`TimeoutError` for one that is not there ``within_s``."""
+
+    async def read() -> bytes:
+        body = bytearray()
+        async for piece in pieces:
+            body += piece
+            if len(body) > max_bytes:
+                raise UsageError(f"{what} has more than {max_bytes} bytes")
+        return bytes(body)
+
+    try:
+        return await asyncio.wait_for(read(), within_s)
+    except asyncio.TimeoutError as e:  # another class in Python 3.10
+        raise TimeoutError from e
 
 
 class _ClosedCount:

@@ -11,9 +11,11 @@ import pytest
 from support.fleet import wait_until
 from tests.engines.conftest import MakeVariant
 
+from edgectl.agent.deploy.deployment import DEADLINE_S
 from edgectl.core.errors import EngineError, StorageError
 from edgectl.core.files import hex_of
 from edgectl.core.memory import MIB
+from edgectl.core.states import State
 from edgectl.engines.child import run_child
 from edgectl.engines.finalise import open as finalising
 from edgectl.engines.finalise import trial
@@ -169,3 +171,17 @@ def test_a_machine_without_room_for_a_process_is_not_the_engines_fault(
     monkeypatch.setattr(subprocess, "Popen", full)
     with pytest.raises(StorageError, match="no process can be started"):
         run_child("childmodule", [], timeout_s=30, what="the work")
+
+
+def test_by_hand_a_slow_device_has_as_much_time_to_warm_up_as_its_agent_gives_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def child(*_: object, timeout_s: float, **__: object) -> dict[str, Any]:
+        asked.append(timeout_s)
+        raise EngineError("it is not run here")
+
+    monkeypatch.setattr(trial, "run_child", child)
+    assert not warm_up(tmp_path, "sha256:0").ok
+    assert asked == [DEADLINE_S[State.WARMING]]

@@ -137,7 +137,11 @@ def test_the_interval_holds_what_each_run_of_processes_says() -> None:
 
 
 def test_blocks_fill_three_milliseconds_with_four_to_sixty_four_calls() -> None:
-    assert [calls_in_a_row(ms) for ms in (0.001, 0.03, 0.06, 0.5, 1, 100)] == [64, 64, 50, 6, 4, 4]
+    assert [calls_in_a_row(ms) for ms in (0.001, 0.03, 0.06, 0.5, 1, 20)] == [64, 64, 50, 6, 4, 4]
+
+
+def test_four_calls_of_a_block_take_no_longer_than_a_tenth_of_a_second() -> None:
+    assert [calls_in_a_row(ms) for ms in (25, 30, 45, 60, 99, 100, 5000)] == [4, 4, 3, 2, 2, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -160,3 +164,12 @@ def test_the_spread_is_the_distance_of_the_quartiles() -> None:
     assert spread(np.asarray([1.0, 1.0, 1.0, 1.0])) == 0
     assert spread(np.asarray([1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 / 3)
     assert spread(np.asarray([1.0, 9.0])) == 0
+
+
+def test_that_one_process_is_faster_than_another_is_no_unsteadiness_but_within_one_it_is() -> None:
+    steady = np.repeat([1.0, 1.4, 1.0], 12)
+    assert spread(steady) == pytest.approx(0.4)
+    assert spread(steady, runs=3) == 0
+    assert spread(steady[:24], runs=2) == 0
+    restless = steady * np.tile([1.0, 1.3, 0.8], 12)
+    assert spread(restless, runs=3) > 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from edgectl.engines.child import Conversation
 from edgectl.engines.measure import processes
 from edgectl.engines.measure.called import next_frame
 from edgectl.engines.measure.conditions import CpuTimes, read_conditions
-from edgectl.engines.measure.contexts import busy_because
+from edgectl.engines.measure.contexts import busy_because, calls_in_a_row
 from edgectl.engines.measure.memory import median_memory
 from edgectl.engines.measure.processes import (
     MeasuredEngine,
@@ -65,6 +66,38 @@ def test_every_contender_is_measured_in_turn_and_a_broken_one_is_told_apart() ->
             < run.memory.process_bytes + (run.memory.peak_bytes or 0)
             < run.rss_mb * MIB * 1.1
         )
+
+
+def test_engines_of_which_memory_holds_one_are_measured_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[int] = [0]
+    most: list[int] = []
+
+    class Watched(Conversation):
+        def __enter__(self) -> Watched:
+            alive[0] += 1
+            most.append(alive[0])
+            return super().__enter__()
+
+        def __exit__(self, *why: object) -> None:
+            alive[0] -= 1
+            super().__exit__(*why)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(processes, "Conversation", Watched)
+    file = tmp_path / "engine.onnx"
+    file.write_bytes(small_model())
+    contenders = {
+        "float": MeasuredEngine(file, "onnxruntime", SessionSettings()),
+        "bad": contender(b"no model"),
+        "other": contender(arena=False),
+    }
+    found = measure_in_processes(contenders, FEEDS, runs=2, seconds=0.02, together=False)
+    assert max(most) == 1
+    assert len(most) == 5, "whoever failed is not started again"
+    assert found["bad"].failed is not None
+    for context in Context:
+        assert len(found["float"].of(context)) == len(found["other"].of(context)) >= 4, "there are pairs"
 
 
 def test_figures_are_medians_of_processes_and_percentiles_come_only_from_enough_samples() -> None:
@@ -212,6 +245,19 @@ def test_the_busiest_run_counts_and_an_unsteady_reference_does_too() -> None:
     assert busy_because(evidence(times_of(10, 11, jitter=0.4)))
 
 
+def test_on_a_quiet_machine_a_lucky_process_of_float_leaves_nothing_undecided() -> None:
+    def lucky(alone: float, levels: tuple[float, float, float], seed: int) -> ProcessTimes:
+        times = times_of(alone, 0.3, seed=seed)
+        of_each = np.repeat(levels, len(times.ms) // 3)
+        return replace(times, ms=tuple(np.asarray(times.ms) * of_each))
+
+    base = lucky(0.18, (1.0, 1.5, 1.0), 0)
+    assert busy_because(evidence(base)) == ()
+    assert standing_of(lucky(0.1, (1.0, 1.0, 1.0), 1), base) is Standing.FASTER
+    # its luck is in the interval: one lucky process proves nothing
+    assert standing_of(lucky(0.17, (1.0, 1.0, 1.2), 1), base) is Standing.EQUAL
+
+
 def test_what_others_do_meanwhile_is_counted_and_what_is_measured_is_not() -> None:
     """Two readings of a machine on which three cores computed all the time; the contender was one of them,
     at most."""
@@ -265,3 +311,54 @@ def test_the_memory_of_several_processes_is_the_median_of_each_figure() -> None:
     found = median_memory([one(1, 9, 70), one(5, 6, 50), one(8, 8, 90)])
     assert found == EngineMemory(source="measured", resident_bytes=5, peak_bytes=8, process_bytes=70, runs=3)
     assert median_memory([]) is None
+
+
+class Counted:
+    """An engine that is called; each call takes ``ms``."""
+
+    runtime = "onnxruntime"
+
+    def __init__(self, ms: float) -> None:
+        self.ms, self.calls = ms, 0
+
+    def open(self) -> None:
+        pass
+
+    def call_ms(self) -> float:
+        self.calls += 1
+        return self.ms
+
+
+@pytest.mark.parametrize(("ms", "opening", "warm"), [(2.0, 4, 1), (500.0, 3, 0)])
+def test_a_long_call_is_asked_for_less_often(ms: float, opening: int, warm: int) -> None:
+    engine = Counted(ms)
+    child = processes._Child(engine)  # type: ignore[arg-type]
+    assert child.handle({"open": 1})["first_s"] == ms / 1e3
+    assert engine.calls == opening
+    in_a_row = calls_in_a_row(ms)
+    asked = {"calls": in_a_row, "warm": warm}
+    assert len(child.handle(asked)["ms"]) == in_a_row
+    assert len(child.handle({**asked, "period_s": 1e-6})["ms"]) == in_a_row
+    assert engine.calls == opening + 2 * (in_a_row + warm)
+
+
+def test_one_call_that_was_held_up_makes_no_engine_a_slow_one() -> None:
+    engine = Counted(5.0)
+    held_up = iter([5.0, 300.0])
+    monkeyed = engine.call_ms
+    engine.call_ms = lambda: next(held_up, None) or monkeyed()  # type: ignore[method-assign]
+    assert processes._Child(engine).handle({"open": 1})["first_s"] == 0.005  # type: ignore[arg-type]
+
+
+def test_beside_a_slow_float_the_fast_one_is_still_called_in_blocks_and_there_are_as_many_of_them() -> None:
+    extent = processes._Extent.fitting({"float": 0.5, "int8": 0.002}, 1.0)
+    assert extent.in_a_row == {"float": 1, "int8": 4}
+    assert [extent.paced_in_a_row(n) for n in ("float", "int8")] == [1, 4]
+    assert (extent.blocks, extent.paced) == (4, 4)
+    assert [extent.warm_calls(n) for n in ("float", "int8")] == [1, 1], (
+        "both, or the slow one were cold alone"
+    )
+    slow = processes._Extent.fitting({"float": 0.5, "int8": 0.2}, 1.0)
+    assert [slow.warm_calls(n) for n in ("float", "int8")] == [0, 0]
+    quick = processes._Extent.fitting({"float": 0.004, "int8": 0.002}, 1.0)
+    assert (quick.blocks, quick.paced) == (24, 7)

@@ -29,6 +29,7 @@ __all__ = [
     "LAYER_REPORT",
     "LAYER_RTX",
     "LAYER_SBOM",
+    "LAYER_WEIGHTS",
     "LIGHTER",
     "MAX_INDEX_BYTES",
     "MAX_JSON_BYTES",
@@ -62,6 +63,9 @@ LAYER_ENGINE = "application/vnd.edgectl.engine.v1.onnx"
 LAYER_PACKED = "application/vnd.edgectl.engine.v1.packed"
 """In place of :data:`LAYER_ENGINE`: that file as :mod:`edgectl.core.codebook` packs it; see
 :class:`Unpacked`."""
+LAYER_WEIGHTS = "application/vnd.edgectl.weights.v1"
+"""Weights of an engine that is too large for one ONNX file: external data of :data:`LAYER_ENGINE`, which names it by the 64
+hex digits of its digest. Both lie in the folder of blobs, so the runtime opens the engine from where it lies."""
 LAYER_GOLDEN = "application/vnd.edgectl.golden.v1.npz"
 """Arrays ``in/<sample>/<tensor>`` and ``out/<sample>/<tensor>``; see :class:`GoldenSpec`."""
 LAYER_CALIBRATION = "application/vnd.edgectl.calibration.v1+json"
@@ -81,6 +85,8 @@ LAYER_SBOM = "application/vnd.cyclonedx+json"
 ANNOTATION_PROFILE = "io.edgectl.profile"
 ANNOTATION_VARIANT = "io.edgectl.variant"
 ANNOTATION_RUNTIME = "io.edgectl.runtime"
+ANNOTATION_TYPE = "io.edgectl.type"
+"""On the index: ``config`` for a configuration; without it, it is a bundle of engines."""
 ANNOTATION_CHUNKS = "io.edgectl.chunks"
 """On every layer of more than one chunk: digest of the concatenated 32-byte sha256 of its chunks, in
 order."""

@@ -21,7 +21,7 @@ from edgectl.core.errors import BundleError, IntegrityError
 from edgectl.core.files import atomic_write, digest_of, file_digest, hex_of
 from edgectl.core.schema import parse_json
 
-__all__ = ["Variant", "added_blobs", "read_bounded", "verify_blob"]
+__all__ = ["Variant", "added_blobs", "read_blob", "read_bounded", "verify_blob"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -44,14 +44,14 @@ class Variant:
         """
         manifest = parse_json(
             Manifest,
-            _read(blobs, digest),
+            read_blob(blobs, digest),
             max_bytes=MAX_JSON_BYTES,
             what="variant manifest",
             error=BundleError,
         )
         config = parse_json(
             VariantConfig,
-            _read(blobs, manifest.config.digest),
+            read_blob(blobs, manifest.config.digest),
             max_bytes=MAX_JSON_BYTES,
             what="variant config",
             error=BundleError,
@@ -142,7 +142,7 @@ class Variant:
 
         Returns the bytes read; raises :class:`IntegrityError` at the first wrong one.
         """
-        total = len(_read(self.blobs, self.digest))
+        total = len(read_blob(self.blobs, self.digest))
         for d in self.descriptors():
             verify_blob(self.blobs / hex_of(d.digest), d)
             total += d.size
@@ -189,7 +189,7 @@ def verify_blob(path: Path, d: Descriptor) -> None:
         )
 
 
-def _read(blobs: Path, digest: str) -> bytes:
+def read_blob(blobs: Path, digest: str) -> bytes:
     data = read_bounded(blobs / hex_of(digest), MAX_JSON_BYTES)
     if digest_of(data) != digest:
         raise IntegrityError(f"blob {digest[:19]}… is corrupt", hint="build or fetch the bundle again")

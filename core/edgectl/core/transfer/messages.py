@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgectl.core.bundle import CHUNK_SIZE
+from edgectl.core.bundle import ANNOTATION_CHUNKS, CHUNK_SIZE, Descriptor
 from edgectl.core.errors import ProtocolError
 from edgectl.core.files import digest_of
 from edgectl.core.schema import Digest, Message, Name, parse_json
@@ -33,6 +33,7 @@ __all__ = [
     "chunk_hashes",
     "chunks_digest",
     "decode_frame",
+    "describe",
     "encode_frame",
     "indices_of",
     "pages_of",
@@ -274,3 +275,10 @@ def unbase64(text: str, size: int, what: str) -> bytes:
 
 def _tag(digest: str) -> int:
     return int(digest.removeprefix("sha256:")[:16], 16)
+
+
+def describe(data: bytes, media: str = "application/octet-stream") -> Descriptor:
+    """The descriptor of bytes that travel: with it a device checks each chunk as it arrives."""
+    hashes = chunk_hashes(data)
+    annotations = {ANNOTATION_CHUNKS: chunks_digest(hashes)} if len(hashes) > 1 else {}
+    return Descriptor(mediaType=media, digest=digest_of(data), size=len(data), annotations=annotations)

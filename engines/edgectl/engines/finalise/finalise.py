@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import onnxruntime as ort
 
-from edgectl.core.bundle import LAYER_RANGES, Recipe, SessionSettings, Variant
+from edgectl.core.bundle import LAYER_RANGES, LAYER_WEIGHTS, Recipe, SessionSettings, Variant
 from edgectl.core.errors import EdgectlError, EngineError, IntegrityError, ProfileError
 from edgectl.core.files import file_digest, storage
 from edgectl.core.plan import SharedPlan, key_hex
@@ -118,7 +118,9 @@ def finalise(
         return Finalised(
             made_by.path(found), "plan", made, seconds, made_by.key, p50_ms=float(found["p50_ms"])
         )
-    if runtime == "onnxruntime" and provider == "cpu":
+    # what ONNX Runtime optimised it writes as one file, which holds less than such weights
+    large = variant.layer(LAYER_WEIGHTS) is not None
+    if runtime == "onnxruntime" and provider == "cpu" and not large:
         key = {
             "onnxruntime": ort.__version__,
             "isa": list(probe().isa),

@@ -19,7 +19,11 @@ from edgectl.core.memory import EngineMemory
 from edgectl.engines.child import answer, run_child
 from edgectl.engines.resident import MemoryGrowth, give_back, memory_in, peak_rss_mb
 
-__all__ = ["WarmReport", "warm_up"]
+__all__ = ["PATIENCE_S", "WarmReport", "warm_up"]
+
+
+PATIENCE_S = 1800.0
+"""That of an agent: a plan may have to be compiled, and a small board takes seconds for a call."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def warm_up(
     manifest: str,
     *,
     runs: int = 64,
-    timeout_s: float = 120.0,
+    timeout_s: float = PATIENCE_S,
     cache: Path | None = None,
     threads: int | None = None,
 ) -> WarmReport:

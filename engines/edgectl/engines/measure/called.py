@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgectl.core.bundle import SessionSettings
+from edgectl.core.errors import BundleError
 from edgectl.core.tensors import read_npz
 from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.finalise.open import open_model
 
-__all__ = ["CalledEngine", "FramePacer", "next_frame"]
+__all__ = ["CalledEngine", "FramePacer", "next_frame", "read_feeds"]
 
 _MAX_FEED_BYTES = 1 << 30
+_MAX_FEEDS = 1024
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 
 
 class CalledEngine:
@@ -23,7 +30,7 @@ class CalledEngine:
         self.runtime = runtime
         self._model = Path(model)
         self._settings = SessionSettings.model_validate_json(settings)
-        self._feeds = _read_feeds(Path(feeds))
+        self._feeds = read_feeds(Path(feeds))
         self._engine: Engine | None = None
         self._turn = 0
 
@@ -60,8 +67,14 @@ def next_frame(last: int, now_s: float, period_s: float) -> int:
     return max(last + 1, math.ceil(now_s / period_s))
 
 
-def _read_feeds(path: Path) -> list[Feeds]:
-    """An ``.npz`` whose names are ``NUMBER/INPUT``."""
-    arrays = read_npz(path, max_bytes=_MAX_FEED_BYTES)
-    count = 1 + max(int(n.split("/", 1)[0]) for n in arrays)
-    return [{n.split("/", 1)[1]: a for n, a in arrays.items() if n.startswith(f"{i}/")} for i in range(count)]
+def read_feeds(path: Path) -> list[Feeds]:
+    """An ``.npz`` whose names are ``NUMBER/INPUT``, numbers from 0 on. Raises :class:`BundleError`."""
+    found: dict[int, dict[str, NDArray[np.generic]]] = {}
+    for name, array in read_npz(path, max_bytes=_MAX_FEED_BYTES, max_arrays=_MAX_FEEDS).items():
+        number, _, tensor = name.partition("/")
+        if not _NUMBER.fullmatch(number) or not tensor:
+            raise BundleError(f"{path.name} has an array {name[:80]!r}, which is no input of a number")
+        found.setdefault(int(number), {})[tensor] = array
+    if not found or sorted(found) != list(range(len(found))):
+        raise BundleError(f"{path.name} has no inputs, or some are missing in between")
+    return [found[i] for i in range(len(found))]

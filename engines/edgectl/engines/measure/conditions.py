@@ -16,7 +16,16 @@ from edgectl.core.measured import Conditions
 from edgectl.engines.measure.contexts import Load, busy_because
 from edgectl.engines.timing import load_1m
 
-__all__ = ["CpuTimes", "Heat", "evidence_of", "read_conditions", "read_cpu", "read_heat", "wait_until_quiet"]
+__all__ = [
+    "CpuTimes",
+    "Heat",
+    "busy_with",
+    "evidence_of",
+    "read_conditions",
+    "read_cpu",
+    "read_heat",
+    "wait_until_quiet",
+]
 
 _LOOK_S = 1.0
 _POSSIBLE_C = (-40.0, 150.0)
@@ -113,6 +122,34 @@ def wait_until_quiet(
         if not busy_because(evidence_of(before, after, 0.0)):
             return True
     return False
+
+
+def busy_with(
+    seconds: float,
+    cores: float | None = None,
+    *,
+    read: Callable[[], CpuTimes | None] = read_cpu,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str | None:
+    """What else this machine does, in words, unless there comes a second in ``seconds`` (at least one second) in which
+    it is little. ``cores``: what others may take; None: what a measurement lets them. None where the machine does not
+    tell."""
+    deadline, said = clock() + seconds, None
+    while True:
+        before = read()
+        sleep(_LOOK_S)
+        seen = evidence_of(before, read(), 0.0)
+        if seen.others is None:
+            return None
+        if cores is None:
+            found = busy_because(seen)
+            said = found[0] if found else None
+        else:
+            over = seen.others > cores
+            said = f"other processes took {seen.others:.1f} of {seen.cores} cores" if over else None
+        if said is None or clock() + _LOOK_S > deadline:
+            return said
 
 
 def read_conditions(root: Path = Path("/")) -> Conditions:

@@ -56,6 +56,7 @@ _STEAL = 0.02
 _SPREAD = 0.10
 _BLOCK_MS = 3.0
 _BLOCK = (4, 64)
+_LONG_MS = 100.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,11 @@ def busy_because(e: Load) -> tuple[str, ...]:
 
 
 def calls_in_a_row(call_ms: float) -> int:
-    """How many calls make a block: about 3 ms of them, 4 to 64."""
-    return int(np.clip(math.ceil(_BLOCK_MS / max(call_ms, 1e-6)), *_BLOCK))
+    """How many calls make a block: about 3 ms of them, 4 to 64; fewer where they take longer than 100 ms together,
+    and one that does so alone: it evens out by itself what disturbs a short one."""
+    fewest, most = _BLOCK
+    fewest = max(1, min(fewest, math.ceil(_LONG_MS / max(call_ms, 1e-6))))
+    return int(np.clip(math.ceil(_BLOCK_MS / max(call_ms, 1e-6)), fewest, most))
 
 
 def medians(samples: Samples, block: int) -> Samples:
@@ -94,12 +98,18 @@ def medians(samples: Samples, block: int) -> Samples:
     return np.asarray(np.median(np.asarray(samples[:whole]).reshape(-1, block), axis=1))
 
 
-def spread(blocks: Samples) -> float:
-    """Distance of the quartiles as a share of the median: 0 if all are alike or there are fewer than four."""
+def spread(blocks: Samples, *, runs: int = 1) -> float:
+    """Distance of the quartiles as a share of the median: 0 if all are alike or there are fewer than four.
+
+    Of ``runs`` (new processes) each counts against its own median: that one runs faster than another all the time, by
+    where its memory lies or by the clock, disturbs nothing that is called in turn, and :func:`block_ratio` has the
+    ratio of each run in its interval.
+    """
     if len(blocks) < 4:
         return 0.0
-    low, middle, high = np.percentile(blocks, [25, 50, 75])
-    return float((high - low) / middle)
+    parts = [part for part in np.array_split(blocks, max(1, runs)) if len(part)]
+    low, high = np.percentile(np.concatenate([part / np.median(part) for part in parts]), [25, 75])
+    return float(high - low)
 
 
 def block_ratio(blocks: Samples, reference: Samples, *, runs: int = 1) -> Ratio:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from edgectl.engines.resident import MemoryGrowth, memory_in, peak_rss_mb
 from edgectl.engines.timing import Ratio, Samples, percentile
 
 __all__ = [
+    "LEAST_RUNS",
     "RUNS",
     "SECONDS",
     "MeasuredEngine",
@@ -64,11 +65,12 @@ __all__ = [
 # each costs imports and an open a contender; one and the same engine of 0.02 ms differed by 2 % between two
 # processes
 RUNS = 5
-_LEAST_RUNS = 2
+LEAST_RUNS = 2
+"""That are started whatever the time is."""
 _BLOCKS = (4, 24)  # a process and context: fewest and most
 SECONDS = 1.0
 """What a context takes a process, if nothing else is said."""
-_PACED_BLOCK = 4
+_PACED_BLOCK = 4  # or fewer long calls
 _SHORT_S = 1e-3
 _FEEDS = 4
 _MEMORY_CALLS = 8
@@ -79,7 +81,8 @@ _BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n for _ in rang
 
 @dataclass(frozen=True)
 class MeasuredEngine:
-    model: bytes = field(repr=False)
+    model: bytes | Path = field(repr=False)
+    """An ONNX file, or its bytes; a file where its weights lie beside it."""
     runtime: str
     settings: SessionSettings
     feeds: Sequence[Feeds] | None = field(default=None, repr=False)
@@ -128,21 +131,24 @@ def measure_in_processes(
     seconds: float = SECONDS,
     cpu: Callable[[], CpuTimes | None] = read_cpu,
     enough: Callable[[], bool] = lambda: False,
+    together: bool = True,
 ) -> dict[str, ProcessTimes]:
     """``runs`` times a new process for each contender, which runs for about ``seconds`` in each context.
     One that fails is left out of the rest and of nobody else's figures. ``cpu`` reads the machine's
-    counters. ``enough`` is asked before the third run and each one after it whether to stop."""
+    counters. ``enough`` is asked before the third run and each one after it whether to stop. ``together`` False: one process
+    at a time, for engines of which memory holds only one; each turn, one after the other, and the pairs lie seconds apart."""
     total: dict[str, list[ProcessTimes]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory(prefix="edgectl-fresh-") as folder:
         arguments = _files(Path(folder), contenders, feeds[:_FEEDS])
         extent: _Extent | None = None
         for turn in range(runs):
-            if turn >= _LEAST_RUNS and enough():
+            if turn >= LEAST_RUNS and enough():
                 break
             alive = {n: a for n, a in arguments.items() if all(t.failed is None for t in total[n])}
-            found, extent = _one_run(alive, seconds, cpu, extent)
-            for name, times in found.items():
-                total[name].append(times)
+            for some in [alive] if together else [{n: a} for n, a in alive.items()]:
+                found, extent = _one_run(some, seconds, cpu, extent)
+                for name, times in found.items():
+                    total[name].append(times)
     return {name: _joined(parts) for name, parts in total.items()}
 
 
@@ -155,7 +161,7 @@ def measure_memory(engine: MeasuredEngine, *, runs: int = 3) -> EngineMemory | N
         for _ in range(runs):
             with Conversation(_MODULE, arguments, what="the engine in a process of its own") as child:
                 child.ask({"open": 1}, timeout_s=_TIMEOUT_S)
-                child.ask({"calls": _MEMORY_CALLS}, timeout_s=_TIMEOUT_S)
+                child.ask({"calls": _MEMORY_CALLS, "warm": 1}, timeout_s=_TIMEOUT_S)
                 found += memory_in(child.ask({"memory": 1}, timeout_s=_TIMEOUT_S))
     return median_memory(found)
 
@@ -164,7 +170,7 @@ def evidence(reference: ProcessTimes) -> Load:
     """How busy the machine was in the worst of the runs, and how unsteady the reference."""
     others = [o for o in reference.others if o is not None]
     steal = [x for x in reference.steal if x is not None]
-    unsteady = spread(reference.of(Context.ALONE))
+    unsteady = spread(reference.of(Context.ALONE), runs=len(reference.cold_s))
     return Load(max(others, default=None), reference.cores, max(steal, default=None), round(unsteady, 4))
 
 
@@ -251,10 +257,11 @@ def _files(
         own = feeds if c.feeds is None else c.feeds[:_FEEDS]
         data = write_npz({f"{i}/{name}": np.asarray(a) for i, f in enumerate(own) for name, a in f.items()})
         for content, kind in ((data, "npz"), (c.model, "onnx")):
-            if content not in paths:
+            if isinstance(content, bytes) and content not in paths:
                 paths[content] = folder / f"{len(paths)}.{kind}"
                 paths[content].write_bytes(content)
-        lines[n] = [str(paths[c.model]), c.runtime, c.settings.model_dump_json(), str(paths[data])]
+        model = c.model if isinstance(c.model, Path) else paths[c.model]
+        lines[n] = [str(model), c.runtime, c.settings.model_dump_json(), str(paths[data])]
     return lines
 
 
@@ -266,6 +273,16 @@ class _Extent:
     blocks: int
     paced: int
 
+    def paced_in_a_row(self, name: str) -> int:
+        return min(_PACED_BLOCK, self.in_a_row.get(name, 1))
+
+    def warm_calls(self, name: str) -> int:
+        """Before each block, not timed. None where all calls are long, which feel it little: what is compared is
+        either warmed up all or not at all."""
+        if max(self.in_a_row.values(), default=1) == 1:
+            return 0
+        return max(1, self.in_a_row.get(name, 1) // 8)
+
     @classmethod
     def fitting(cls, first_s: Mapping[str, float], seconds: float) -> _Extent:
         in_a_row = {n: calls_in_a_row(s * 1e3) for n, s in first_s.items()}
@@ -273,11 +290,19 @@ class _Extent:
         slowest = max(first_s.values(), default=1.0)
         # after a rest such a call takes a fifth more or less each time
         paced_s = seconds * (2 if slowest < _SHORT_S else 1)
+        frames_s = max(
+            (min(_PACED_BLOCK, in_a_row[n]) * max(PERIOD_S, s) for n, s in first_s.items()), default=1.0
+        )
         return cls(
             in_a_row,
             blocks=int(np.clip(seconds / longest, *_BLOCKS)),
-            paced=int(np.clip(paced_s / _PACED_BLOCK / max(PERIOD_S, slowest), *_BLOCKS)),
+            paced=int(np.clip(paced_s / frames_s, *_BLOCKS)),
         )
+
+    def with_others(self, first_s: Mapping[str, float]) -> _Extent:
+        """For contenders that start later, too: as many blocks, so that there are pairs."""
+        more = {n: calls_in_a_row(s * 1e3) for n, s in first_s.items()}
+        return replace(self, in_a_row={**more, **self.in_a_row})
 
 
 def _one_run(
@@ -313,12 +338,13 @@ def _one_run(
             ask(n)
         for n in children:
             found[n] |= ask(n, open=1)
-        if extent is None:
-            extent = _Extent.fitting(
-                {n: max(f["first_s"], 1e-6) for n, f in found.items() if "first_s" in f}, seconds
-            )
-        in_a_row = {n: {"calls": extent.in_a_row.get(n, 1)} for n in children}
-        like_a_camera = {n: {"calls": _PACED_BLOCK, "period_s": PERIOD_S} for n in children}
+        first_s = {n: max(f["first_s"], 1e-6) for n, f in found.items() if "first_s" in f}
+        extent = _Extent.fitting(first_s, seconds) if extent is None else extent.with_others(first_s)
+        in_a_row = {n: {"calls": extent.in_a_row.get(n, 1), "warm": extent.warm_calls(n)} for n in children}
+        like_a_camera = {
+            n: {"calls": extent.paced_in_a_row(n), "period_s": PERIOD_S, "warm": min(1, extent.warm_calls(n))}
+            for n in children
+        }
         used, before = own_s(), cpu()
         _in_turn(in_a_row, ask, extent.blocks, found, "ms")
         _in_turn(like_a_camera, ask, extent.paced, found, "paced_ms")
@@ -340,7 +366,7 @@ def _one_run(
             busy,
             block=extent.in_a_row[n],
             paced_ms=tuple(f["paced_ms"]),
-            paced_block=_PACED_BLOCK,
+            paced_block=extent.paced_in_a_row(n),
             others=(seen.others,),
             steal=(seen.steal,),
             cores=seen.cores,
@@ -427,10 +453,12 @@ class _Child:
         if "cpu" in question:
             return {"cpu_s": time.process_time()}
         if "period_s" in question:
-            return self._paced(int(question["calls"]), float(question["period_s"]))
+            return self._paced(
+                int(question["calls"]), float(question["period_s"]), warm=int(question["warm"])
+            )
         if "calls" in question:
             calls = int(question["calls"])
-            for _ in range(max(1, calls // 8)):
+            for _ in range(int(question["warm"])):
                 self._engine.call_ms()  # others ran since: the caches are theirs
             return {"ms": [self._engine.call_ms() for _ in range(calls)]}
         return {}
@@ -440,12 +468,16 @@ class _Child:
         self._engine.open()
         self._engine.call_ms()
         cold = time.perf_counter() - start
-        return {"cold_s": cold, "first_s": min(self._engine.call_ms() for _ in range(3)) / 1e3}
+        first_ms = min(self._engine.call_ms() for _ in range(2))  # one may be held up
+        if calls_in_a_row(first_ms) > 1:
+            first_ms = min(first_ms, self._engine.call_ms())
+        return {"cold_s": cold, "first_s": first_ms / 1e3}
 
-    def _paced(self, calls: int, period_s: float) -> dict[str, Any]:
+    def _paced(self, calls: int, period_s: float, *, warm: int) -> dict[str, Any]:
         """A call for each frame of a camera. Processor time of the process between the first rest and the
         last: what threads burn while they wait is in it."""
-        self._engine.call_ms()
+        for _ in range(warm):
+            self._engine.call_ms()
         pacer, ms = FramePacer(period_s), []
         before = time.process_time()
         for _ in range(calls):

@@ -322,7 +322,10 @@ def _rounded(ms: float | None) -> float | None:
 
 def _files(folder: Path, engine: MeasuredEngine) -> list[str]:
     model, feeds = folder / "engine", folder / "feeds.npz"
-    model.write_bytes(engine.model)
+    if isinstance(engine.model, Path):
+        model = engine.model
+    else:
+        model.write_bytes(engine.model)
     feeds.write_bytes(
         write_npz({f"{i}/{n}": np.asarray(a) for i, f in enumerate(engine.feeds or ()) for n, a in f.items()})
     )
