@@ -10,8 +10,9 @@ from support.builder.nets import Save, images, residual_net
 
 from edgectl.builder.budget import PACK, QUANTIZE, Budget
 from edgectl.builder.ingest.samples import Sample
+from edgectl.builder.int8.basis import prepare_basis
 from edgectl.builder.int8.calibrate import calibrate
-from edgectl.builder.int8.escalate import escalate, prepare_basis
+from edgectl.builder.int8.escalate import escalate
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.int8.quantize import quantize
 from edgectl.builder.judge.accuracy import Judge
@@ -41,6 +42,19 @@ def test_what_came_before_the_steps_is_taken_from_all_of_them() -> None:
     assert budget.used == 65.0
     assert budget.allowed == 60.0
     assert budget.left(1.0) == -5.0
+
+
+def test_what_is_kept_for_later_shortens_every_step_but_not_the_whole() -> None:
+    clock = Clock()
+    budget = Budget(100, clock=clock)
+    kept = [50.0]
+    budget.keep(lambda: kept[0])
+    assert (budget.left(PACK), budget.left(QUANTIZE)) == pytest.approx((42.0, 42.0))
+    assert (budget.left(0.25), budget.left(1.0)) == pytest.approx((25.0, 100.0))
+    clock.now += 43.0
+    assert budget.over(QUANTIZE, "equalisation")
+    kept[0] = 0.0
+    assert not budget.over(QUANTIZE, "learned rounding")
 
 
 def test_each_stage_may_use_the_time_up_to_its_share_and_what_comes_later_is_listed_once() -> None:

@@ -67,9 +67,7 @@ def test_real_models_build_for_this_machine(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, task: str, data: str
 ) -> None:
     monkeypatch.setattr("edgectl.builder.ingest.samples.MAX_SAMPLES", 48)  # still spread over the whole clip
-    monkeypatch.setattr(
-        "edgectl.builder.int8.escalate._EASY_DB", 10.0
-    )  # no equalisation: test_escalate has it
+    monkeypatch.setattr("edgectl.builder.int8.basis._EASY_DB", 10.0)  # no equalisation: test_escalate has it
     report = build_bundle(
         shared / "models" / file,
         profiles=["cpu"],

@@ -44,3 +44,17 @@ def test_what_others_left_stays(temporary: Path, monkeypatch: pytest.MonkeyPatch
     with scratch_folder("edgectl-x-"):
         pass
     assert dead.is_dir()
+
+
+def test_beside_a_bundle_too_whatever_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    dead = tmp_path / f".a[1]*.large.{ended.pid}-x"
+    other = tmp_path / f".a1b.large.{ended.pid}-x"
+    dead.mkdir()
+    other.mkdir()
+    with scratch_folder(".a[1]*.large.", tmp_path) as made:
+        assert made.parent == tmp_path
+    assert not dead.exists()
+    assert other.is_dir()

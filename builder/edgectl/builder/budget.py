@@ -1,10 +1,10 @@
 """What is left of ``--minutes``, which bounds a whole build: reading, calibration, quantization, the search,
 confirmation and packing.
 
-Each step may use the build's time up to a share of it; what comes later is left out and listed. The least
-that makes a bundle is done whatever the time is: the samples that were read by then (at least 8), one
-calibration (at least 16 of them), one int8 graph, twenty calls of each candidate, one confirmation. The clock
-is an argument.
+Each step may use the build's time up to a share of it, and less where what has to follow takes long; what comes
+later is left out and listed. The least that makes a bundle is done whatever the time is: the samples that were read
+by then (at least 8), one calibration (at least 16 of them), one int8 graph, twenty calls of each candidate, one
+confirmation. The clock is an argument.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Budget:
         self._start = clock()
         self._before = 0.0
         self._left_out: list[str] = []
+        self._kept: Callable[[], float] = lambda: 0.0
 
     @property
     def used(self) -> float:
@@ -54,8 +55,17 @@ class Budget:
         return tuple(dict.fromkeys(self._left_out))
 
     def left(self, share: float = PACK) -> float:
-        """Seconds until ``share`` of the time has passed; below 0 afterwards."""
-        return self.seconds * share - (self._clock() - self._start)
+        """Seconds until ``share`` of the time has passed, or until what is kept has to begin; below 0 afterwards."""
+        end = self.seconds * share
+        # all of it holds packing, too
+        if share <= PACK:
+            end = min(end, self.seconds * PACK - self._kept())
+        return end - (self._clock() - self._start)
+
+    def keep(self, seconds: Callable[[], float]) -> None:
+        """From now on, end every step ``seconds()`` before packing begins, or earlier: what is certain to come takes so
+        long. Asked anew each time."""
+        self._kept = seconds
 
     def ends_in_s(self, done: float) -> float | None:
         """An estimate: at the pace so far, of which ``done`` (0..1) is the result, and not beyond the build's time. None in

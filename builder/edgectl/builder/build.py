@@ -31,29 +31,36 @@ from edgectl.builder.ingest.model import (
     ingest_samples,
     with_background,
 )
+from edgectl.builder.ingest.read import MAX_MODEL_BYTES
 from edgectl.builder.int8.keep_float import kept_in_float, told_kept
 from edgectl.builder.int8.model import QuantizedModel, calibrate_model, quantize_families
 from edgectl.builder.int8.previous_release import read_previous_release
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.judge.judges import Judges
 from edgectl.builder.judge.labelled import LabelledFigures
+from edgectl.builder.large.build import build_large
+from edgectl.builder.large.hollow import weights_beside
 from edgectl.builder.monitor import BuildMonitor, BuildProgress
+from edgectl.builder.pack.on_device import finalised_on_devices
 from edgectl.builder.pack.package import check_target, write_bundle
 from edgectl.builder.pack.report import report_of
 from edgectl.builder.pack.slim import slim
 from edgectl.builder.pack.summary import BuildReport, VariantSummary, summary_of
 from edgectl.builder.pack.variant import Identity, make_variant
 from edgectl.builder.passes.shapes import Shape
-from edgectl.builder.request import BuildRequest, check_within, loaded_profiles, release_name
+from edgectl.builder.request import BuildRequest, check_devices, check_within, loaded_profiles, release_name
 from edgectl.builder.search.candidates import Choice
+from edgectl.builder.search.elsewhere import MeasuringDevice
 from edgectl.builder.search.reasons import Reason, why_not_quantizable
 from edgectl.builder.variants.batched import with_batches
 from edgectl.builder.variants.buildable import check_buildable
 from edgectl.builder.variants.choose import choose_variants, families_of
 from edgectl.builder.variants.draft import VariantDraft
+from edgectl.builder.variants.exact_int8 import inexact_int8
 from edgectl.builder.variants.float16_weights import with_float16_weights
 from edgectl.builder.variants.float_first import reasons_for_float
 from edgectl.builder.variants.label_figures import with_label_figures
+from edgectl.builder.variants.measured import measurable
 from edgectl.builder.variants.near_floats import update_notes, with_near_floats
 from edgectl.builder.variants.restriction import parse_restriction
 from edgectl.builder.variants.smaller_input import (
@@ -68,6 +75,7 @@ from edgectl.core.errors import EdgectlError, ModelError, UsageError
 from edgectl.core.files import file_digest, storage
 from edgectl.core.task import TaskSpec
 from edgectl.device_profiles.machine import probe
+from edgectl.engines.finalise.guarded import guarded_openings
 from edgectl.pipelines.tasks import load_task
 
 __all__ = ["BuildProgress", "BuildReport", "VariantSummary", "build_bundle"]
@@ -111,6 +119,7 @@ def build_bundle(
     runtimes: Sequence[str] = (),
     float16_weights: bool = False,
     convert: ConvertOptions | None = None,
+    devices: Sequence[MeasuringDevice] = (),
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildReport:
     """Build a bundle: what ``edgectl build`` does.
@@ -153,6 +162,9 @@ def build_bundle(
     ``float16_weights``: of float32 engines for the CPU, in the file, where that costs next to nothing
     (:mod:`edgectl.builder.variants.float16_weights`).
 
+    ``devices``: hold still for this build; candidates of their profiles are measured there and not here
+    (:mod:`edgectl.builder.search.elsewhere`).
+
     ``progress`` is called on this thread; what it raises ends the build and is raised again.
 
     Raises :class:`UsageError`, :class:`ModelError`, :class:`DataError`, :class:`SourceError`,
@@ -171,6 +183,7 @@ def build_bundle(
         )
         restriction = parse_restriction(precisions, runtimes)
         restriction.check(loaded)
+        check_devices(devices, loaded, batches, smaller)
         check_target(target)
         if calibration is None and not random_calibration:
             raise UsageError(
@@ -203,8 +216,10 @@ def build_bundle(
             restriction,
             float16_weights,
             convert or ConvertOptions(),
+            tuple(devices),
         )
-        return _build(request, monitor)
+        with guarded_openings():
+            return _build(request, monitor)
 
 
 def _build(request: BuildRequest, monitor: BuildMonitor) -> BuildReport:
@@ -220,6 +235,8 @@ def _build(request: BuildRequest, monitor: BuildMonitor) -> BuildReport:
 
 
 def _build_from(request: BuildRequest, source: ConvertedModel, monitor: BuildMonitor) -> BuildReport:
+    if source.conversion is None and weights_beside(source.onnx) > MAX_MODEL_BYTES:
+        return build_large(request, source.onnx, monitor)
     machine, budget = probe(), monitor.budget
     ingested = ingest_model(
         source.onnx, request.task, monitor, shapes=request.shapes, calibration=request.calibration
@@ -228,11 +245,18 @@ def _build_from(request: BuildRequest, source: ConvertedModel, monitor: BuildMon
         check_compressible(ingested)
     kept = _kept_in_float(request, ingested, monitor)
     monitor.notes += check_buildable(request.restriction, request.profiles, machine, ingested)
+    if request.restriction.quantizes:
+        monitor.notes += inexact_int8()
     if request.smaller is not None:
         check_takes_picture(ingested.task, ingested.inputs)
     with workplace(request.out) as (folder, tuning):
         read = ingest_samples(
-            ingested, monitor, folder, calibration=request.calibration, validation=request.validation
+            ingested,
+            monitor,
+            folder,
+            calibration=request.calibration,
+            validation=request.validation,
+            teach=request.compression.teach,
         )
         samples = read.slices
         source.confirm(samples.calibration, monitor)
@@ -240,7 +264,13 @@ def _build_from(request: BuildRequest, source: ConvertedModel, monitor: BuildMon
         judges = Judges(ingested.task, samples, ingested.graph, monitor, labelled=read.labelled)
         # raises before the long work if float itself knows nothing of the labels
         labels = None if judges.labels is None else judges.labels.about
-        compressed = compress_model(ingested, request.compression, samples, request.max_drop, monitor)
+        if any(measurable(p, machine) for p in request.profiles):
+            # now, so that every step knows what the search will take
+            _ = judges.search
+            budget.keep(judges.search_s)
+        compressed = compress_model(
+            ingested, request.compression, samples, request.max_drop, monitor, teaching=read.teaching
+        )
         calibrated = calibrate_model(
             compressed.model, samples, request.max_drop, monitor, labelled=labels is not None, kept=kept
         )
@@ -253,15 +283,23 @@ def _build_from(request: BuildRequest, source: ConvertedModel, monitor: BuildMon
         )
         model = quantize_families(
             calibrated,
-            families_of(request.profiles, machine, calibrated.source.graph, request.restriction),
+            families_of(
+                request.profiles, machine, calibrated.source.graph, request.restriction, request.devices
+            ),
             judges,
             machine,
             monitor,
             previous=request.previous,
-            fine_tuning=fine_tuning(compressed.model, samples, request.compression.recover_minutes, monitor),
+            fine_tuning=fine_tuning(
+                compressed.model,
+                samples,
+                request.compression.recover_minutes,
+                monitor,
+                teaching=read.teaching,
+            ),
         )
         trial = Trial(judges, machine, monitor, tuning, request.restriction)
-        contents = [_full_size(request, model, trial)]
+        contents = [_on_devices(request, source, _full_size(request, model, trial), monitor)]
         if request.smaller is not None and not budget.over(PACK, "variants of a smaller picture"):
             contents += _smaller(request, request.smaller, model, trial, contents[0].drafts)
         contents = [_as_shipped(c, lost_before) for c in contents]
@@ -299,7 +337,7 @@ def _kept_in_float(request: BuildRequest, model: IngestedModel, monitor: BuildMo
 
 def _full_size(request: BuildRequest, model: QuantizedModel, trial: Trial) -> _Content:
     """Measure, judge, and choose the variants of every profile."""
-    chosen = choose_variants(model, trial, request.profiles)
+    chosen = choose_variants(model, trial, request.profiles, request.devices)
     reasons = {key: why for key, c in chosen.choices.items() if (why := reasons_for_float(model, trial, c))}
     drafts: Sequence[VariantDraft] = chosen.drafts
     # weights that are shared stay shared
@@ -312,6 +350,17 @@ def _full_size(request: BuildRequest, model: QuantizedModel, trial: Trial) -> _C
         drafts = with_batches(drafts, request.batches, model.source.task, feeds, trial.monitor)
     drafts = with_label_figures(drafts, model, trial)
     return _Content(model, drafts, chosen.choices, reasons)
+
+
+def _on_devices(
+    request: BuildRequest, source: ConvertedModel, content: _Content, monitor: BuildMonitor
+) -> _Content:
+    """What only a device can run is measured there, where one holds still for it."""
+    if not request.devices:
+        return content
+    identity = _identity(request, source, content.model)
+    drafts = finalised_on_devices(identity, content.drafts, request.profiles, request.devices, monitor)
+    return replace(content, drafts=drafts)
 
 
 def _smaller(
@@ -365,12 +414,11 @@ def _pack(
     reasons = {key: why for c in contents for key, why in c.reasons.items()}
     report = report_of(choices, compression.steps, reasons, monitor.budget.left_out, labels)
     layer = (LAYER_REPORT, report.model_dump_json(exclude_none=True).encode())
+    shared = [(_identity(request, source, c.model), c.drafts) for c in contents]
     variants = [
-        make_variant(
-            _identity(request, source, c.model), d, extra=(layer,) if d.measured or compression.steps else ()
-        )
-        for c in contents
-        for d in c.drafts
+        make_variant(identity, d, extra=(layer,) if d.measured or compression.steps else ())
+        for identity, drafts in shared
+        for d in drafts
     ]
     digest = write_bundle(request.out, variants, name=request.name, version=request.version)
     if request.previous is not None:
@@ -402,6 +450,7 @@ def _identity(request: BuildRequest, source: ConvertedModel, model: QuantizedMod
         conversion=source.conversion,
         packed=bool(request.compression.cluster),
         licence=request.licence or ingested.licence,
+        weights=ingested.weight_files,
     )
 
 

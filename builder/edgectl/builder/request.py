@@ -11,6 +11,7 @@ from edgectl.builder.convert.options import ConvertOptions
 from edgectl.builder.ingest.model import Validation
 from edgectl.builder.int8.previous_release import PreviousRelease
 from edgectl.builder.passes.shapes import Shape
+from edgectl.builder.search.elsewhere import MeasuringDevice
 from edgectl.builder.variants.restriction import Restriction
 from edgectl.builder.variants.smaller_input import SmallerInput
 from edgectl.core.errors import UsageError
@@ -19,7 +20,7 @@ from edgectl.core.task import TaskSpec
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.device_profiles.schema import DeviceProfile
 
-__all__ = ["BuildRequest", "check_within", "loaded_profiles", "release_name"]
+__all__ = ["BuildRequest", "check_devices", "check_within", "loaded_profiles", "release_name"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,35 @@ class BuildRequest:
     restriction: Restriction
     float16_weights: bool
     convert: ConvertOptions
+    devices: tuple[MeasuringDevice, ...] = ()
+    """Where candidates of their profiles are measured."""
 
 
 def check_within(name: str, value: float, most: float) -> None:
     """Raises :class:`UsageError` unless it is from 0 to ``most``."""
     if not 0 <= value <= most:
         raise UsageError(f"{name} is {value}, it must be from 0 to {most:g}")
+
+
+def check_devices(
+    devices: Sequence[MeasuringDevice],
+    profiles: Sequence[DeviceProfile],
+    batches: Sequence[int],
+    smaller: SmallerInput | None,
+) -> None:
+    """Raises :class:`UsageError` for a device of none of the profiles, and for what is measured on this machine only."""
+    names = [p.name for p in profiles]
+    for d in devices:
+        if d.profile not in names:
+            raise UsageError(
+                f"device {d.name} is of profile {d.profile}, which is not built for: {', '.join(names)}",
+                hint=f"add {d.profile} to --profile, or leave {d.name} out",
+            )
+    if devices and (max(batches) > 1 or smaller is not None):
+        raise UsageError(
+            "calls of several pictures and smaller pictures are measured on this machine only",
+            hint="leave out --batch and --smaller-input, or build without --on",
+        )
 
 
 def loaded_profiles(profiles: str | Path | Sequence[str | Path]) -> tuple[DeviceProfile, ...]:

@@ -11,8 +11,9 @@ from onnx import ModelProto, numpy_helper
 from support.builder.compressible import chain_net, inputs, judge_of
 
 from edgectl.builder.compress.magnitude import prune_two_of_four
+from edgectl.builder.int8.basis import QuantizationBasis
 from edgectl.builder.int8.calibrate import CalibrationTable, calibrate
-from edgectl.builder.int8.escalate import QuantizationBasis, escalate
+from edgectl.builder.int8.escalate import escalate
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.int8.quantize import Quantized, quantize
 from edgectl.builder.int8.sensitivity import outputs_of, sqnr_db

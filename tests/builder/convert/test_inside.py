@@ -151,9 +151,9 @@ def test_a_trusted_pickle_is_not_opened_where_the_kernel_bounds_nothing(here: Pa
     (here / "model.pkl").write_bytes(pickle.dumps(Evil(mark)))
     python = program(
         tmp_path,
-        "import runpy\nfrom edgectl.builder.convert.inside import confine\n"
+        "import os, runpy\nfrom edgectl.builder.convert.inside import confine\n"
         "confine.confine = lambda folder, *, memory, file_bytes: ('files',)\n"
-        "sys.dont_write_bytecode, sys.argv = True, ['inside', str(folder), step]\n"
+        "sys.dont_write_bytecode, sys.argv = True, ['inside', str(folder), step, str(os.getppid())]\n"
         "runpy.run_module('edgectl.builder.convert.inside', run_name='__main__')",
     )
     options = ConvertOptions(python, trust_source=True)
@@ -161,3 +161,17 @@ def test_a_trusted_pickle_is_not_opened_where_the_kernel_bounds_nothing(here: Pa
         converted(Path("model.pkl"), options, BuildMonitor(Budget(3600))).__enter__()
     assert "export it to ONNX" in (e.value.hint or "")
     assert not mark.exists()
+
+
+def test_a_child_whose_starter_has_ended_already_does_nothing(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    module = "edgectl.builder.convert.inside"
+    found = subprocess.run(
+        [sys.executable, "-m", module, str(tmp_path), "convert", str(ended.pid)],
+        capture_output=True,
+        timeout=60,
+    )
+    assert found.returncode == 1
+    # not even the job was asked for
+    assert found.stderr == b""

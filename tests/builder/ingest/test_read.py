@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from support.builder.nets import Save, images, residual_net
+from support.builder.older_runtime import OLDER_RUNTIME
 
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.ingest import read
@@ -30,9 +30,6 @@ from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError, UsageError
 from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 from edgectl.engines.finalise.open import open_model
-
-OLDER_RUNTIME = tuple(int(n) for n in onnxruntime.__version__.split(".")[:2]) < (1, 24)
-"""The last one for Python 3.10."""
 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
 
@@ -106,32 +103,6 @@ def test_unknown_operators_are_named(save: Save) -> None:
 
     assert "unknown operators: Frobnicate" in refused(save(change(frobnicate)))
     assert "my.company::Relu" in refused(save(change(custom)))
-
-
-@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "", "link.bin"])
-def test_external_data_outside_the_folder_is_refused(tmp_path: Path, location: str) -> None:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    (tmp_path / "secret.bin").write_bytes(bytes(4096))
-    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
-    model = residual_net()
-    t = model.graph.initializer[0]
-    t.ClearField("raw_data")
-    t.data_location = TensorProto.EXTERNAL
-    t.external_data.add(key="location", value=location)
-    (folder / "m.onnx").write_bytes(model.SerializeToString())
-    assert "outside its own folder" in refused(folder / "m.onnx")
-
-
-def test_external_data_beside_the_model_is_read_and_missing_is_said(tmp_path: Path) -> None:
-    onnx.save(
-        residual_net(), tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0
-    )
-    loaded = read_model(tmp_path / "m.onnx")
-    want = {t.name: numpy_helper.to_array(t) for t in residual_net().graph.initializer}
-    assert all(np.array_equal(numpy_helper.to_array(t), want[t.name]) for t in loaded.graph.initializer)
-    (tmp_path / "w.bin").unlink()
-    assert "w.bin, which is not there" in refused(tmp_path / "m.onnx")
 
 
 def test_sizes_are_bounded(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from support.builder.nets import Save, residual_net
+from support.builder.older_runtime import OLDER_RUNTIME
 
 from edgectl.builder.build import build_bundle
 from edgectl.builder.compress.options import CompressOptions
@@ -21,9 +21,6 @@ from edgectl.builder.variants.tensorrt import unfit_for_tensorrt
 from edgectl.core.bundle import LAYER_ENGINE, Bundle
 from edgectl.core.errors import UsageError
 from edgectl.core.task import TaskSpec, TensorInput
-
-OLDER_RUNTIME = tuple(int(n) for n in onnxruntime.__version__.split(".")[:2]) < (1, 24)
-"""The last one for Python 3.10."""
 
 TENSOR = TaskSpec(name="tensor", input=TensorInput())
 

@@ -9,8 +9,8 @@ from onnx import ModelProto, helper, numpy_helper
 from support.builder.nets import images
 
 from edgectl.builder.graph import GraphIndex
+from edgectl.builder.int8.basis import _peaks
 from edgectl.builder.int8.equalise import Equalise, chains
-from edgectl.builder.int8.escalate import _peaks
 from edgectl.builder.int8.sensitivity import outputs_of
 
 

@@ -11,8 +11,9 @@ from support.builder.nets import images, residual_net
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.ingest.samples import Sample
 from edgectl.builder.int8 import lint
+from edgectl.builder.int8.basis import prepare_basis
 from edgectl.builder.int8.calibrate import calibrate
-from edgectl.builder.int8.escalate import escalate, prepare_basis
+from edgectl.builder.int8.escalate import escalate
 from edgectl.builder.int8.families import FAMILIES, QDQ
 from edgectl.builder.int8.keep_float import kept_in_float, told_kept
 from edgectl.builder.int8.placement import KEPT

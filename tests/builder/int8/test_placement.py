@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from support.builder.nets import images
+from support.builder.older_runtime import OLDER_RUNTIME
 
 from edgectl.builder.graph import GraphIndex, reads
 from edgectl.builder.int8 import lint
@@ -17,9 +17,6 @@ from edgectl.builder.int8.families import FAMILIES, QDQ
 from edgectl.builder.int8.quantize import quantize
 from edgectl.builder.int8.reconstruct import reconstruct
 from edgectl.builder.int8.sensitivity import outputs_of, sqnr_db
-
-OLDER_RUNTIME = tuple(int(n) for n in onnxruntime.__version__.split(".")[:2]) < (1, 24)
-"""The last one for Python 3.10."""
 
 DATA = "sha256:" + "0" * 64
 

@@ -180,10 +180,15 @@ def test_what_cannot_be_carried_over_is_said_and_changes_nothing() -> None:
     base = residual_net()
     whole = release_of(base, rebuilt(base).model)
     equalised = RECIPE.model_copy(update={"passes": ("equalise", "quantize:full")})
+    cheaper = RECIPE.model_copy(update={"passes": ("hard-swish:2/3", "quantize:full")})
     for release, why in (
         (replace(whole, model=None), "no float engine"),
         (replace(whole, formers=()), "no int8 engine of this family"),
         (replace(whole, formers=(replace(whole.formers[0], recipe=equalised),)), "was equalised"),
+        (
+            replace(whole, formers=(replace(whole.formers[0], recipe=cheaper),)),
+            "activations were made cheaper",
+        ),
         (
             release_of(residual_net(channels=8), rebuilt(residual_net(channels=8)).model),
             "0% of the weights have a partner",

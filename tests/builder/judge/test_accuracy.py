@@ -88,6 +88,25 @@ def test_top1_counts_agreements() -> None:
     assert judge.judge(Fake([[0.6, 0.4, 0], [0.6, 0.4, 0]])).drop == 0.5
 
 
+@pytest.mark.parametrize("task", [TOP1, SQNR])
+def test_what_float_itself_would_be_told_is_known_without_running_it_again(task: TaskSpec) -> None:
+    reference = Fake(REFERENCE)
+    judge = Judge(task, SAMPLES, reference)
+    ran = reference._turn
+    assert judge.of_float is not None
+    assert reference._turn == ran == 2
+    assert judge.of_float == judge.judge(Fake(REFERENCE))
+
+
+def test_float_that_is_not_finite_is_as_bad_as_any_other(recwarn: pytest.WarningsRecorder) -> None:
+    infinite = [[1.0, 0.0, -np.inf], [0.0, 1.0, 0.0]]
+    judge = Judge(TOP1, SAMPLES, Fake(infinite))
+    assert judge.of_float == judge.judge(Fake(infinite))
+    assert judge.of_float is not None
+    assert judge.of_float.drop == 1.0
+    assert not recwarn.list
+
+
 def test_sqnr_is_in_decibels_and_drop_is_lost_cosine() -> None:
     judge = Judge(SQNR, SAMPLES, Fake(REFERENCE))
     same = judge.judge(Fake(REFERENCE))
@@ -243,6 +262,8 @@ def test_pixels_are_compared_where_float_is_sure_of_them() -> None:
 
     judge = Judge(task, samples, Pixels([0, 1], unsure=7))  # type: ignore[arg-type]
     same = judge.judge(Pixels([0, 1]))  # type: ignore[arg-type]
+    assert judge.of_float is not None
+    assert judge.of_float.values["pixels_vs_float"] == 1.0
     assert (same.drop, same.values["pixels_vs_float"]) == (0.0, 1.0)
     # one column of seven that float is sure of
     other = judge.judge(Pixels([0, 1, 2]))  # type: ignore[arg-type]

@@ -294,6 +294,7 @@ def undecided(save: Save, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         out=tmp_path / "out",
         max_drop=0.2,
         minutes=0.1,
+        precisions=["float32", "int8"],
     )
     assert [c.cause.value for why in built.causes.values() for c in why][:1] == ["undecided"]
     assert any("edgectl bench DIR --decide" in n for n in built.notes)

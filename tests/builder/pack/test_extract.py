@@ -61,8 +61,9 @@ def test_a_variant_of_onnx_runtime_runs_and_reproduces_its_golden_outputs(
     assert (tmp_path / "out/model.onnx").read_bytes() == variant.engine(tmp_path).read_bytes()
     assert {"commands.sh", "config.json", "model.onnx", "run_onnxruntime.py"} <= set(done.files)
     ran = subprocess.run(
-        [sys.executable, "run_onnxruntime.py"],
-        cwd=done.out,
+        # from anywhere
+        [sys.executable, str(done.out / "run_onnxruntime.py")],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from edgectl.builder.build import build_bundle
 from edgectl.builder.compress.options import parse_options
-from edgectl.builder.pack.html import _compression, render
+from edgectl.builder.pack.html import _causes, _compression, _either, render
 from edgectl.builder.pack.inspect import inspect_bundle
+from edgectl.builder.pack.report import CauseReport, SearchReport
 from edgectl.builder.pack.svg import Bar, Dot, Interval, bars, ranges, scatter
 from edgectl.cli.main import app
 from edgectl.core.bundle import LAYER_REPORT, Bundle
@@ -150,3 +151,20 @@ def test_what_compression_did_is_shown_in_the_words_of_the_build() -> None:
     assert "452,836" in page
     assert "macs_ratio" not in page
     assert EVIL not in page
+
+
+def test_a_group_is_named_once_and_what_was_left_out_for_time_is_told_once() -> None:
+    late = CauseReport(
+        cause="out-of-time", sentence="the minute ran out: half, whole left out", next="allow more"
+    )
+    lossy = CauseReport(cause="over-budget", sentence="int8 loses too much", next="allow more")
+    page = _causes(SearchReport(causes={"the group": (lossy, late)}, left_out=("half", "whole")))
+    assert (page.count("the group"), page.count("half, whole")) == (1, 1)
+    page = _causes(SearchReport(causes={"the group": (lossy,)}, left_out=("half", "whole")))
+    assert page.count("half, whole") == 1
+
+
+def test_the_kind_of_a_requirement_is_named_once() -> None:
+    assert _either("sm:7.5|sm:8.6|sm:12.0") == "sm:7.5 or 8.6 or 12.0"
+    assert _either("isa:avx512_vnni|isa:avx_vnni") == "isa:avx512_vnni or avx_vnni"
+    assert _either("trt:10|runtime:tensorrt-rtx") == "trt:10 or runtime:tensorrt-rtx"

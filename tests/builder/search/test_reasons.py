@@ -13,6 +13,7 @@ from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.search.candidates import Candidate, CandidateGraph, CandidateOutcome, Cause
 from edgectl.builder.search.reasons import (
     Reason,
+    drop_told,
     out_of_time,
     over_budget,
     reasons_of_search,
@@ -90,6 +91,16 @@ def test_each_has_its_own_figure() -> None:
     few = over_budget("full", Accuracy(1 / 4, {}, units=4), 0.01)
     assert (few.cause, few.figure) == (Cause.TOO_FEW_SAMPLES, "1 of 4")
     assert "about 399 samples in all" in few.next
+
+
+def test_a_loss_that_is_there_is_never_told_as_none() -> None:
+    assert [drop_told(d) for d in (0.0, 3e-7, 0.00004, 0.00012, 0.25)] == [
+        "0.0000",
+        "3e-07",
+        "4e-05",
+        "0.0001",
+        "0.2500",
+    ]
 
 
 def test_what_was_measured_in_a_process_of_its_own_is_quoted_before_what_only_looked_faster() -> None:

@@ -3,58 +3,18 @@ every slice."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from support.builder.fakes import Behaviour, FakeJudge, FakeMachine, base
+from support.builder.fakes import Behaviour, FakeMachine
+from support.builder.searching import FLOAT, GOAL, INT8, Zoo, name, run
 
-from edgectl.builder.search.candidates import Candidate, CandidateOutcome, Cause, Choice
-from edgectl.builder.search.search import Goal, search
+from edgectl.builder.search.candidates import Candidate, Cause, Choice
 from edgectl.builder.search.tuning_log import TuningLog
 from edgectl.core.errors import ModelError, StorageError
 from edgectl.core.measured import Context, Standing
-
-GOAL = Goal(max_drop=0.01, min_speedup=1.02, max_rss_mb=200)
-Zoo = dict[tuple[str, ...], Behaviour]
-"""Recipe, runtime and, if it is not float32, what float layers compute in."""
-
-
-def run(
-    zoo: Zoo,
-    *,
-    noise: float = 0.0,
-    threads: Sequence[int] = (2,),
-    log: Path | None = None,
-    order: Sequence[int] | None = None,
-    machine: FakeMachine | None = None,
-    host: str = "h",
-    wait_s: float = 0.0,
-    guide: float | None = None,
-    left: Callable[[], float] = lambda: math.inf,
-) -> Choice:
-    machine = machine or FakeMachine(zoo, noise=noise)
-    bases = [base(*key) for key in zoo]
-    return search(
-        bases if order is None else [bases[i] for i in order],
-        FakeJudge(machine, "searched"),
-        lambda: FakeJudge(machine, "confirmed"),
-        replace(GOAL, wait_s=wait_s, guide=guide),
-        machine,
-        TuningLog(log, {"host": host}),
-        threads=threads,
-        seconds=5,
-        left=left,
-    )
-
-
-def name(o: CandidateOutcome | None) -> str:
-    assert o is not None
-    return o.candidate.name
 
 
 def preferences(choice: Choice) -> dict[str, str]:
@@ -68,9 +28,6 @@ def preferences(choice: Choice) -> dict[str, str]:
 def why(choice: Choice, candidate: str) -> str | None:
     return next(o.rejected for o in choice.outcomes if name(o) == candidate)
 
-
-FLOAT = ("float", "onnxruntime")
-INT8 = ("full", "onnxruntime")
 
 behaviours = st.builds(
     Behaviour,
@@ -232,6 +189,11 @@ def test_the_fastest_inside_the_budget_wins_and_says_by_how_much() -> None:
     assert preferences(choice)["fast"] == "full/onnxruntime/1/no-arena"
     assert choice.reason == "2.00 × faster than float, 2.00 × paced"
     assert why(choice, "lossy/onnxruntime/1") == "loses 0.0200, more than 0.01"
+
+
+def test_both_speeds_that_are_told_are_against_the_float_engine_that_the_bundle_falls_back_on() -> None:
+    zoo = {FLOAT: Behaviour(30), ("float", "openvino"): Behaviour(10), ("full", "openvino"): Behaviour(5)}
+    assert run(zoo, threads=()).reason == "6.00 × faster than float, 6.00 × paced"
 
 
 def test_more_threads_and_an_arena_must_be_worth_it_and_the_report_says_what_they_would_bring() -> None:
@@ -406,41 +368,6 @@ def test_faster_paced_alone_is_enough_if_it_is_not_slower_back_to_back() -> None
     assert name(
         run({FLOAT: Behaviour(10), INT8: Behaviour(9.8, paced_factor=0.8)}, threads=()).winner
     ).startswith("full/")
-
-
-CLOSE = {FLOAT: Behaviour(10), INT8: Behaviour(8)}
-
-
-def test_a_verdict_from_a_busy_machine_is_confirmed_when_it_is_quiet() -> None:
-    machine = FakeMachine(CLOSE, busy=1.8, quiet_comes=True)
-    choice = run(CLOSE, threads=(), machine=machine, wait_s=30)
-    assert name(choice.winner).startswith("full/")
-    assert (machine.waited_s, machine.fresh_calls, choice.busy) == (30, 2, ())
-
-
-def test_where_it_stays_busy_float_ships_first_and_the_other_behind_it_undecided() -> None:
-    machine = FakeMachine(CLOSE, busy=1.8)
-    choice = run(CLOSE, threads=(), machine=machine, wait_s=30)
-    assert choice.winner.candidate.is_float
-    assert machine.waited_s == 30
-    last = choice.picks[-1]
-    assert (last.preferences, last.outcome.cause, last.outcome.standing) == (
-        (),
-        Cause.UNDECIDED,
-        Standing.UNDECIDED,
-    )
-    assert choice.busy == ("other processes took 1.8 of 2 cores",)
-    assert choice.reason.startswith("undecided: the machine was busy (other processes took 1.8 of 2 cores)")
-    assert "edgectl bench DIR --decide" in choice.reason
-
-
-def test_what_is_clear_by_more_than_a_neighbour_can_do_is_decided_on_a_busy_machine_too() -> None:
-    zoo = {FLOAT: Behaviour(10), INT8: Behaviour(5)}
-    machine = FakeMachine(zoo, busy=1.8)
-    assert name(run(zoo, threads=(), machine=machine, wait_s=30).winner).startswith("full/")
-    assert machine.waited_s == 0
-    short = {k: Behaviour(b.ms / 20) for k, b in zoo.items()}  # 0.5 and 0.25 ms: that may be the caches
-    assert run(short, threads=(), machine=FakeMachine(short, busy=1.8)).winner.candidate.is_float
 
 
 def test_when_time_is_up_nobody_ships_who_was_not_measured_in_a_process_of_its_own() -> None:

@@ -66,8 +66,12 @@ def test_families_that_take_the_same_ranges_are_written_from_one_basis() -> None
     model = quantize_families(calibrated, ("x86-vnni", "arm64", "trt-gpu"), judges, machine("avx2"), monitor)
     assert list(model.families) == ["x86-vnni", "arm64", "trt-gpu"]
     full = {name: graphs.recipes["full"] for name, graphs in model.families.items()}
-    assert model.basis_of("x86-vnni", full["x86-vnni"]) is model.basis_of("arm64", full["arm64"])
-    assert model.basis_of("trt-gpu", full["trt-gpu"]) is not model.basis_of("arm64", full["arm64"])
+    assert model.basis_of("x86-vnni", "full", full["x86-vnni"]) is model.basis_of(
+        "arm64", "full", full["arm64"]
+    )
+    assert model.basis_of("trt-gpu", "full", full["trt-gpu"]) is not model.basis_of(
+        "arm64", "full", full["arm64"]
+    )
     assert model.recipes("dynamic") == {}
     assert model.recipes(None) == {}
     assert np.isfinite([a.drop for a in model.judged("arm64").values()]).all()

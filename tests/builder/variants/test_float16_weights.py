@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -15,6 +17,7 @@ from edgectl.builder.variants.draft import VariantDraft
 from edgectl.builder.variants.float16_weights import float16_weights, with_float16_weights
 from edgectl.core.bundle import Recipe, Runtime, SessionSettings
 from edgectl.engines.base import Feeds, Outputs
+from edgectl.engines.finalise import guarded
 from edgectl.engines.finalise.open import open_model
 
 
@@ -112,3 +115,25 @@ def test_where_the_engine_would_lose_too_much_it_stays_as_it_is() -> None:
     (kept,) = with_float16_weights([_draft(other)], model, trial)
     assert kept.model == other
     assert "keeps float32 weights: rounded to float16 they lose" in trial.monitor.notes[0]
+
+
+def test_where_the_runtime_dies_of_the_graph_the_engine_stays_as_it_is_and_the_build_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = residual_net(channels=64)
+    model = quantized_model(net, samples=[Sample(f) for f in images(6)])
+    trial = trial_of(model)
+    monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setattr(guarded, "_MODULE", "support.dying_runtime")
+    monkeypatch.setattr(guarded, "_GUARDED", ("onnxruntime",))
+    good, net.doc_string = net.SerializeToString(), "it dies of this one"
+    deadly = net.SerializeToString()
+    kept, small = with_float16_weights([_draft(deadly), _draft(good)], model, trial)
+    assert (kept.model, kept.recipe.weights) == (deadly, None)
+    assert small.recipe.weights == "float16"
+    refused, told = trial.monitor.notes
+    assert refused.startswith(
+        "cpu/cpu-float32 keeps float32 weights: opening it in onnxruntime died by SIGSEGV"
+    )
+    assert told.startswith("cpu/cpu-float32 has float16 weights")

@@ -89,7 +89,7 @@ class _AnyBasis(dict[Any, Any]):
     """Every family is written from the model as it is."""
 
     def __init__(self, made: QuantizedModel) -> None:
-        from edgectl.builder.int8.escalate import QuantizationBasis
+        from edgectl.builder.int8.basis import QuantizationBasis
 
         assert made.table is not None
         self._basis = QuantizationBasis(made.source.graph, made.table, (), "minmax")

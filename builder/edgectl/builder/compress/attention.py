@@ -4,6 +4,7 @@ and classes where there is one."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +21,29 @@ _FLAT = 1e-3
 _TINY = 1e-6
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """Where an output has what, along its channels. ``scores``: how sure a place is. ``classes``: beside them, shares
+    that add up to one, or (``gated``) probabilities each of its own, which a score is multiplied with."""
+
+    scores: slice
+    box: slice
+    classes: slice | None = None
+    gated: bool = False
+
+
+_PARTS = {
+    "fastestdet": _Parts(slice(0, 1), slice(1, 5), slice(5, None)),
+    "yolov8": _Parts(slice(4, None), slice(0, 4)),
+    "yolox": _Parts(slice(4, 5), slice(0, 4), slice(5, None), gated=True),
+}
+
+
 class Loss:
     """Distance of a student's outputs from the teacher's, label-free; ``examples``: outputs of the teacher.
 
     In general the mean square error of each output channel in units of its variance over ``examples``. Where
-    ``decode`` says that an output holds detections (``fastestdet``, ``yolov8``): per detection, the cross
+    ``decode`` says that an output holds detections (``fastestdet``, ``yolov8``, ``yolox``): per detection, the cross
     entropy of the scores everywhere; and, weighted by the teacher's score, the squared error of the boxes in
     those units and the divergence of the classes.
     """
@@ -38,20 +57,26 @@ class Loss:
             self._variance.append(variance.clamp(min=max(1e-12, _FLAT * float(variance.mean()))))
 
     def __call__(self, got: Sequence[Tensor], want: Sequence[Tensor]) -> Tensor:
-        if self._kind not in ("fastestdet", "yolov8"):
+        if self._kind not in _PARTS:
             return torch.stack(
                 [((g - w).square() / v).mean() for g, w, v in zip(got, want, self._variance, strict=True)]
             ).sum()
-        [g], [w], [v] = got, want, self._variance
-        first = 1 if self._kind == "fastestdet" else 0  # of the box
-        scores = slice(0, 1) if first else slice(4, None)
-        sure = w[:, scores].clamp(0, 1)
-        weight = sure.amax(1, keepdim=True).clamp(min=_BACKGROUND)
-        box = slice(first, first + 4)
-        total = F.binary_cross_entropy(g[:, scores].clamp(_TINY, 1 - _TINY), sure, reduction="sum")
-        total = total + (weight * (g[:, box] - w[:, box]).square() / v[:, box]).sum()
-        if first:
-            classes, truth = g[:, 5:].clamp(min=_TINY), w[:, 5:].clamp(min=_TINY)
+        parts = _PARTS[self._kind]
+        axis = _channel_axis(want[0])
+        g, w, v = (x[0].movedim(axis, 1) for x in (got, want, self._variance))
+        sure = w[:, parts.scores].clamp(0, 1)
+        certain = sure.amax(1, keepdim=True)
+        if parts.gated:
+            certain = certain * w[:, parts.classes].amax(1, keepdim=True).clamp(0, 1)
+        weight = certain.clamp(min=_BACKGROUND)
+        total = F.binary_cross_entropy(g[:, parts.scores].clamp(_TINY, 1 - _TINY), sure, reduction="sum")
+        total = total + (weight * (g[:, parts.box] - w[:, parts.box]).square() / v[:, parts.box]).sum()
+        if parts.gated:
+            # each class has a sigmoid of its own
+            classes, truth = g[:, parts.classes].clamp(_TINY, 1 - _TINY), w[:, parts.classes].clamp(0, 1)
+            total = total + (weight * F.binary_cross_entropy(classes, truth, reduction="none")).sum()
+        elif parts.classes is not None:
+            classes, truth = g[:, parts.classes].clamp(min=_TINY), w[:, parts.classes].clamp(min=_TINY)
             total = total + (weight * truth * (truth.log() - classes.log())).sum()
         return total / sure.sum().clamp(min=1.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from onnx import ModelProto
@@ -10,8 +11,9 @@ from edgectl.builder.compress.options import CompressOptions
 from edgectl.builder.compress.run import CompressionReport, compress
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.ingest.model import IngestedModel
-from edgectl.builder.ingest.samples import Slices
-from edgectl.builder.int8.escalate import FineTune, QuantizationBasis
+from edgectl.builder.ingest.samples import FeedsView, Sample, Slices
+from edgectl.builder.int8.basis import QuantizationBasis
+from edgectl.builder.int8.escalate import FineTune
 from edgectl.builder.int8.families import Family
 from edgectl.builder.int8.model import FineTuning
 from edgectl.builder.int8.placement import weighted_nodes
@@ -56,6 +58,8 @@ def compress_model(
     samples: Slices,
     max_drop: float,
     monitor: BuildMonitor,
+    *,
+    teaching: Sequence[Sample] = (),
 ) -> CompressedModel:
     """Prune and cluster as asked; the model as it is if nothing was asked for. Raises :class:`ModelError` if
     that loses more than ``max_drop`` on the search slice."""
@@ -75,6 +79,7 @@ def compress_model(
         judge,
         max_drop=1.0 if samples.random else max_drop,
         decode=model.task.decode,
+        more=FeedsView(teaching),
         progress=lambda what, share: monitor.tell("compress", 0.02 + 0.03 * share, what),
     )
     passes = (*model.passes, *(s.step for s in report.steps))
@@ -98,7 +103,12 @@ def confirm_compression(model: IngestedModel, judges: Judges, max_drop: float, l
 
 
 def fine_tuning(
-    model: IngestedModel, samples: Slices, minutes: float, monitor: BuildMonitor
+    model: IngestedModel,
+    samples: Slices,
+    minutes: float,
+    monitor: BuildMonitor,
+    *,
+    teaching: Sequence[Sample] = (),
 ) -> FineTuning | None:
     """Training of each family's int8 graph for ``minutes``, which come on top of the build's time; None for
     0. torch is there: compression asked for it before anything was measured."""
@@ -116,6 +126,7 @@ def fine_tuning(
                 weight_max=family.weight_max,
                 seconds=minutes * 60,
                 decode=model.task.decode,
+                more=FeedsView(teaching),
                 progress=lambda share, error: monitor.tell(
                     "quantize", 0.15, f"{family.name}: fine-tuning, {share:.0%}: error {error:.4f}"
                 ),

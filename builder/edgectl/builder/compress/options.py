@@ -28,6 +28,8 @@ class CompressOptions:
     importance: Importance = "magnitude"
     recover_minutes: float = 0.0
     """Of training what pruning left; as many again for int8 that loses accuracy, per kernel family."""
+    teach: str | None = None
+    """Further unlabelled data for that training."""
     recover_steps: int | None = None
     """Instead of minutes, for figures that do not depend on the machine."""
 
@@ -42,6 +44,7 @@ def parse_options(
     cluster: int = 0,
     importance: str = "magnitude",
     recover_minutes: float = 0.0,
+    teach: str | None = None,
 ) -> CompressOptions:
     """Options from the command line. Raises :class:`UsageError` for what is no option or makes no sense
     together."""
@@ -72,7 +75,17 @@ def parse_options(
         raise UsageError(f"importance {importance!r} is not known", hint=", ".join(get_args(Importance)))
     if cluster and not 2 <= cluster <= 256:
         raise UsageError("--cluster is the number of values of a weight tensor, from 2 to 256")
-    return CompressOptions(cluster=cluster, importance=importance, recover_minutes=recover_minutes, **found)  # type: ignore[arg-type]
+    if teach is not None and not recover_minutes:
+        raise UsageError(
+            "--teach is more data for --recover, which was not asked for", hint="give --recover MINUTES"
+        )
+    return CompressOptions(
+        cluster=cluster,
+        importance=importance,  # type: ignore[arg-type]
+        recover_minutes=recover_minutes,
+        teach=teach,
+        **found,  # type: ignore[arg-type]
+    )
 
 
 def _share(text: str, number: str) -> float:

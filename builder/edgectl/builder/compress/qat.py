@@ -41,11 +41,12 @@ def fine_tune(
     seconds: float,
     steps: int | None = None,
     decode: DecodeSpec | None = None,
+    more: Sequence[Feeds] = (),
     progress: Callable[[float, float], None] | None = None,
 ) -> tuple[Quantized, Lesson]:
     """``quantized`` with codes that answer more like ``model``, the float graph it was written from.
 
-    ``weight_max``: largest weight code of its family. Weights that are zero in ``model`` stay zero. Raises
+    ``more``: further inputs to train on. ``weight_max``: largest weight code of its family. Weights that are zero in ``model`` stay zero. Raises
     :class:`ModelError` for graphs that cannot be trained here.
     """
     for graph in (quantized.model, model):
@@ -77,6 +78,7 @@ def fine_tune(
         seconds=seconds,
         steps=steps,
         decode=decode,
+        more=more,
         mask=mask,
         progress=progress,
     )

@@ -1,50 +1,50 @@
-"""Win back what compression cost, without labels: the float model teaches the compressed one on the
-calibration inputs.
+"""Win back what compression cost, without labels: the float model teaches the compressed one.
 
-Pictures are mirrored, moved, brightened and mixed on the way, so that a hundred samples teach more than a
-hundred points; teacher and student see the same. What counts is said in
-:mod:`~edgectl.builder.compress.attention`. The last eighth of the samples is never trained on and decides
-which weights are kept. Pruned weights stay zero.
+What the student sees is said in :mod:`~edgectl.builder.compress.material`, what counts in its answers in
+:mod:`~edgectl.builder.compress.attention`. What is kept is the running mean of the weights (Polyak & Juditsky,
+*Acceleration of Stochastic Approximation by Averaging*, 1992), as it was when it did best on the last eighth of the
+samples, which is never trained on. Pruned weights stay zero.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from onnx import ModelProto
+from torch import Tensor
 
 from edgectl.builder.compress.attention import Loss
 from edgectl.builder.compress.coupling import Coupling
+from edgectl.builder.compress.material import Material, Pool, batched
 from edgectl.builder.compress.torchgraph import TorchGraph, unsupported
 from edgectl.builder.compress.weights import replace_weights
 from edgectl.builder.graph import GraphIndex
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.errors import ModelError
 from edgectl.core.task import DecodeSpec
+from edgectl.device_profiles.machine import probe
 from edgectl.engines.base import Feeds
 from edgectl.engines.finalise.open import open_model
 
-__all__ = ["Lesson", "agree", "recover", "taylor_damage", "teach", "trainable"]
+__all__ = ["Lesson", "agree", "bfloat16_is_fast", "recover", "taylor_damage", "teach", "trainable"]
 
-_BATCH = 16
-# large inputs come in smaller batches: more steps a minute teach more than smoother ones
-_BATCH_VALUES = 1 << 18
-_RATE = 2e-3
+_RATE = 5e-3
 _WARM_UP = 20  # steps
-# steps from one look at the held-back samples to the next
-_LOOK = 25
+# steps from one look at the held-back samples to the next; the last one is at the end
+_LOOK = 100
+# steps from one word to whoever waits to the next
+_TOLD = 25
 # samples from which the spread of the outputs is taken
 _SPREAD = 32
-_ANSWER_BYTES = 64 << 20  # of the teacher's answers that are remembered
-# edge from which a tensor of four axes is a picture whose content may move
-_PICTURE = 64
-_MOVE = 0.15  # of its edge, at most half of it each way
+# how much of the mean of the weights the step before makes up, once there were many
+_REMEMBERED = 0.998
 # how far the torch module may be from ONNX Runtime, of the output's largest value
 _CLOSE = 1e-3
 
@@ -57,6 +57,12 @@ class Lesson:
     steps: int
     before: float
     after: float
+
+
+def bfloat16_is_fast() -> bool:
+    """Whether this machine multiplies tiles of bfloat16: a step then takes less than half the time, and its rounding
+    is less than what one batch differs from the next."""
+    return "isa:amx_bf16" in probe().facts
 
 
 def trainable(model: ModelProto) -> str | None:
@@ -77,13 +83,15 @@ def recover(
     seconds: float,
     steps: int | None = None,
     decode: DecodeSpec | None = None,
+    more: Sequence[Feeds] = (),
     progress: Callable[[float, float], None] | None = None,
 ) -> tuple[ModelProto, Lesson]:
     """Train ``student`` to answer like ``teacher`` for ``seconds``, or for ``steps`` if that is given (then
-    the result is the same each time). ``decode`` says where in the outputs detections are; ``progress(share,
-    error)``.
+    the result is the same each time). ``more``: further inputs, which are trained on alone; they may be read from
+    disk. ``decode`` says where in the outputs detections are; ``progress(share, error)`` is told every 25 steps, ``error``
+    as of the last look at what is held back.
 
-    Raises :class:`ModelError` for graphs that cannot be trained here.
+    Raises :class:`ModelError` for graphs that cannot be trained here, and where a loss is not finite.
     """
     for model in (student, teacher):
         if reason := trainable(model):
@@ -108,7 +116,9 @@ def recover(
         seconds=seconds,
         steps=steps,
         decode=decode,
+        more=more,
         mask=mask,
+        bfloat16=bfloat16_is_fast(),
         progress=progress,
     )
     return replace_weights(student, learner.weights()), lesson
@@ -123,65 +133,94 @@ def teach(
     seconds: float,
     steps: int | None,
     decode: DecodeSpec | None,
+    more: Sequence[Feeds] = (),
     mask: Callable[[], None] = lambda: None,
+    bfloat16: bool = False,
     progress: Callable[[float, float], None] | None = None,
 ) -> Lesson:
     """Train ``learner`` in place and leave in it what did best on held-back samples. ``groups``: its
-    parameters, each with a ``rate``.
-
-    The random batches repeat after a while, so that the teacher answers each but once.
-    """
+    parameters, each with a ``rate``; ``more``: inputs beside ``samples``, none of which is held back; ``bfloat16``:
+    convolutions and matrix products of a step are computed in it (weights and the look at what was held back are not)."""
     torch.manual_seed(0)
-    inputs = _batch(samples)
     held = max(2, len(samples) // 8)
-    training, validation = (
-        {n: x[:-held] for n, x in inputs.items()},
-        {n: x[-held:] for n, x in inputs.items()},
-    )
+    material = Material(samples[:-held], more)
+    validation = batched(samples[-held:])
     wise = TorchGraph(teacher).eval()
     with torch.no_grad():
         truth = wise(validation)
-        loss = Loss(wise({n: x[:: max(1, len(x) // _SPREAD)] for n, x in training.items()}), decode)
+        loss = Loss(wise(batched(material.spread(_SPREAD))), decode)
     equal = loss(truth, truth).item()  # cross entropy is not zero where both agree
     optimizer = torch.optim.Adam([{**g, "lr": g["rate"]} for g in groups])
-    answers: dict[int, list[torch.Tensor]] = {}
-    repeat = max(1, _ANSWER_BYTES // max(1, _size(training) * sum(t[0].numel() * 4 for t in truth)))
+    mean = {k: v.clone() for k, v in learner.state_dict().items()}
+
+    def run(graph: TorchGraph, batch: Mapping[str, Tensor]) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            return [o.float() for o in graph(batch)]
+
+    def answer(batch: Mapping[str, Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return run(wise, batch)
 
     def error() -> float:
+        """Of the mean of the weights."""
+        last = {k: v.clone() for k, v in learner.state_dict().items()}
+        learner.load_state_dict(mean)
         with torch.no_grad():
-            return loss(learner(validation), truth).item() - equal
+            found = loss(learner(validation), truth).item() - equal
+        learner.load_state_dict(last)
+        return found
 
     before = best = error()
-    kept = {k: v.clone() for k, v in learner.state_dict().items()}
-    threads = torch.get_num_threads()
-    # threads that wait for a busy core cost more than they bring
-    torch.set_num_threads(max(1, threads // 2))
-    start, step = time.monotonic(), 0
-    while (share := step / steps if steps is not None else (time.monotonic() - start) / seconds) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * (
-                min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + np.cos(np.pi * share)) + 1e-3
-            )
-        number = step % repeat
-        batch = _disturbed(training, torch.Generator().manual_seed(number))
-        if number not in answers:
+    kept = {k: v.clone() for k, v in mean.items()}
+
+    def look() -> None:
+        nonlocal best, kept
+        if (now := error()) < best:
+            best, kept = now, {k: v.clone() for k, v in mean.items()}
+
+    with _half_the_threads():
+        start, step = time.monotonic(), 0
+        pool = Pool(material, answer)
+        while (share := step / steps if steps is not None else (time.monotonic() - start) / seconds) < 1:
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * (
+                    min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + np.cos(np.pi * share)) + 1e-3
+                )
+            batch, answers = pool.batch()
+            optimizer.zero_grad()
+            wrong = loss(run(learner, batch), answers)
+            if not torch.isfinite(wrong):
+                raise ModelError(
+                    f"recovery lost its way: the loss of step {step + 1} is not finite",
+                    hint="look for inputs that are not finite or of another size than usual; or build without --recover",
+                )
+            wrong.backward()
+            optimizer.step()
+            step += 1
             with torch.no_grad():
-                answers[number] = wise(batch)
-        optimizer.zero_grad()
-        loss(learner(batch), answers[number]).backward()
-        optimizer.step()
-        with torch.no_grad():
-            mask()
-        step += 1
-        if step % _LOOK == 0 or step == steps:
-            now = error()
-            if now < best:
-                best, kept = now, {k: v.clone() for k, v in learner.state_dict().items()}
-            if progress is not None:
+                mask()
+                fresh = 1 - min(_REMEMBERED, step / (step + 9))
+                for k, v in learner.state_dict().items():
+                    mean[k].lerp_(v, fresh)
+            if step % _LOOK == 0:
+                look()
+            if step % _TOLD == 0 and progress is not None:
                 progress(min(1.0, share), best)
-    torch.set_num_threads(threads)
+        look()
     learner.load_state_dict(kept)
     return Lesson(step, before, best)
+
+
+@contextlib.contextmanager
+def _half_the_threads() -> Iterator[None]:
+    """Threads that wait for a busy core cost more than they bring. Torch has as many as before afterwards, however that
+    ends."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def taylor_damage(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds]) -> dict[int, float]:
@@ -202,7 +241,7 @@ def taylor_damage(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds
     damage: dict[int, float] = defaultdict(float)
     for feeds in samples:
         graph.zero_grad()
-        outputs = graph(_batch([feeds]))
+        outputs = graph(batched([feeds]))
         sum(
             ((o * torch.randn_like(o)).sum() / max(float(o.detach().std()), 1e-6) for o in outputs),
             torch.zeros(()),
@@ -219,45 +258,11 @@ def taylor_damage(model: ModelProto, coupling: Coupling, samples: Sequence[Feeds
     return damage
 
 
-def _batch(samples: Sequence[Feeds]) -> dict[str, torch.Tensor]:
-    """Pictures in the memory layout that torch convolves fastest."""
-    joined = {n: torch.from_numpy(np.concatenate([s[n] for s in samples])) for n in samples[0]}
-    return {
-        n: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for n, x in joined.items()
-    }
-
-
-def _size(inputs: Mapping[str, torch.Tensor]) -> int:
-    return max(4, min(_BATCH, _BATCH_VALUES // next(iter(inputs.values()))[0].numel()))
-
-
-def _disturbed(inputs: Mapping[str, torch.Tensor], random: torch.Generator) -> dict[str, torch.Tensor]:
-    """A random batch: half as it is, half mixed with another sample, all with a little noise. Pictures
-    also mirrored, moved and brightened or darkened, within the range of values they had."""
-    first = next(iter(inputs.values()))
-    size = _size(inputs)
-    a, b = torch.randint(len(first), (2, size), generator=random)
-    share = torch.where(torch.rand(size, generator=random) < 0.5, 1.0, torch.rand(size, generator=random))
-    gain, flip = 0.8 + 0.4 * torch.rand(size, generator=random), bool(torch.rand((), generator=random) < 0.5)
-    down, right = (torch.rand(2, generator=random) - 0.5).tolist()
-    mixed = {}
-    for name, x in inputs.items():
-        along = (-1, *[1] * (x.ndim - 1))
-        s = share.reshape(along)
-        y = s * x[a] + (1 - s) * x[b]
-        if x.ndim == 4 and min(x.shape[2:]) >= _PICTURE:
-            y = (y * gain.reshape(along)).clamp(float(x[a].min()), float(x[a].max()))
-            y = y.roll((round(down * _MOVE * x.shape[2]), round(right * _MOVE * x.shape[3])), (2, 3))
-            y = y.flip(3) if flip else y
-        mixed[name] = y + torch.randn(y.shape, generator=random) * 0.02 * x.std()
-    return mixed
-
-
 def agree(graph: TorchGraph, model: ModelProto, *samples: Feeds, close: float = _CLOSE) -> None:
     """The module computes, as a batch, what ONNX Runtime computes one by one; else it must not be trained."""
     engine = open_model(model.SerializeToString(), SessionSettings(optimization="disabled"))
     with torch.no_grad():
-        got = graph(_batch(samples))
+        got = graph(batched(samples))
     for i, feeds in enumerate(samples):
         for (name, want), value in zip(engine.run(feeds).items(), got, strict=True):
             mine = value[i : i + 1].numpy()

@@ -18,9 +18,9 @@ from edgectl.builder.compress.hessian import hessian_damage
 from edgectl.builder.compress.importance import channel_damage, input_norms
 from edgectl.builder.compress.magnitude import prune_two_of_four, prune_weights
 from edgectl.builder.compress.options import CompressOptions
-from edgectl.builder.compress.refit import refit
 from edgectl.builder.compress.weights import macs, weight_regions, weights_of
 from edgectl.builder.graph import GraphIndex
+from edgectl.builder.int8.refit import refit
 from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings
 from edgectl.core.codebook import pack
@@ -75,10 +75,12 @@ def compress(
     *,
     max_drop: float,
     decode: DecodeSpec | None = None,
+    more: Sequence[Feeds] = (),
     progress: Callable[[str, float], None] | None = None,
     each: Callable[[ModelProto], None] | None = None,
 ) -> tuple[ModelProto, CompressionReport]:
-    """The compressed graph. ``samples``: calibration inputs; ``judge``: of the model as it came;
+    """The compressed graph. ``samples``: calibration inputs; ``more``: what recovery may learn from beside them;
+    ``judge``: of the model as it came;
     ``progress(what, share)``; ``decode``: what recovery looks at in the outputs; ``each`` is shown the graph
     after every step.
 
@@ -162,6 +164,7 @@ def compress(
             seconds=options.recover_minutes * 60,
             steps=options.recover_steps,
             decode=decode,
+            more=more,
             progress=lambda share, error: tell(f"recovering: error {error:.4f}", 0.3 + 0.6 * share),
         )
         meter.add(

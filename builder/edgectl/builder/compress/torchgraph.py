@@ -110,8 +110,13 @@ def _conv(v: list[Any], a: dict[str, Any]) -> Tensor:
     x, w, b = v[0], v[1], v[2] if len(v) > 2 else None
     rank = w.ndim - 2
     call = {1: F.conv1d, 2: F.conv2d}[rank]
-    x = _padded(x, a.get("pads", [0] * 2 * rank))
-    return call(x, w, b, a.get("strides", [1] * rank), 0, a.get("dilations", [1] * rank), a.get("group", 1))
+    pads = a.get("pads", [0] * 2 * rank)
+    around = pads[:rank]
+    if around != pads[rank:]:
+        # a copy of the whole input: only where the convolution itself cannot do it
+        x, around = _padded(x, pads), [0] * rank
+    strides, dilations = a.get("strides", [1] * rank), a.get("dilations", [1] * rank)
+    return call(x, w, b, strides, around, dilations, a.get("group", 1))
 
 
 def _max_pool(v: list[Any], a: dict[str, Any]) -> Tensor:

@@ -77,7 +77,7 @@ def run_inside(
     with log.open("wb") as said, without_orphans(folder):
         try:
             process = subprocess.Popen(
-                [python, "-m", _MODULE, str(folder), step],
+                [python, "-m", _MODULE, str(folder), step, str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,

@@ -56,7 +56,8 @@ def check_archive(path: Path) -> None:
     total = sum(m.file_size for m in members)
     if len(members) > _MAX_MEMBERS or total > _MAX_BYTES:
         raise ModelError(
-            f"{path.name} unpacks to {len(members)} files of {total / _MIB:.0f} MiB; at most {_MAX_MEMBERS} of {_MAX_BYTES // _MIB} MiB are read"
+            f"{path.name} unpacks to {len(members)} files of {total / _MIB:.0f} MiB; at most {_MAX_MEMBERS} of {_MAX_BYTES // _MIB} MiB are read",
+            hint="export to ONNX with the framework's own tools and give that file",
         )
     for m in members:
         parts = m.filename.replace("\\", "/").split("/")
@@ -82,18 +83,27 @@ def _digest_folder(folder: Path) -> SourceDigest:
             path = Path(place) / name
             found = path.stat()
             if not stat.S_ISREG(found.st_mode):
-                raise ModelError(f"{path.relative_to(folder)} in {folder.name} is no plain file")
+                raise ModelError(
+                    f"{path.relative_to(folder)} in {folder.name} is no plain file",
+                    hint="take it out, or export the model again",
+                )
             total, count = total + found.st_size, count + 1
             _check_size(folder, total)
             if count > _MAX_FILES:
-                raise ModelError(f"{folder.name} has more than {_MAX_FILES} files: it is no model")
+                raise ModelError(
+                    f"{folder.name} has more than {_MAX_FILES} files: it is no model",
+                    hint="give the folder of the model itself",
+                )
             sha.update(f"{path.relative_to(folder).as_posix()}\0{found.st_size}\0{_sha256(path)}\n".encode())
     return SourceDigest("sha256:" + sha.hexdigest(), total)
 
 
 def _check_size(path: Path, size: int) -> None:
     if size > _MAX_BYTES:
-        raise ModelError(f"{path.name} has {size // _MIB} MiB; at most {_MAX_BYTES // _MIB} MiB are read")
+        raise ModelError(
+            f"{path.name} has {size // _MIB} MiB; at most {_MAX_BYTES // _MIB} MiB are read",
+            hint="export to ONNX with the framework's own tools and give that file",
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -19,17 +19,27 @@ from edgectl.builder.ingest.read import read_model
 from edgectl.builder.passes.base import FloatReference, PassLog, run_passes
 from edgectl.builder.passes.canonicalise import Canonicalise
 from edgectl.builder.passes.shapes import Shape, StaticShapes, check_sizes, resolve_inputs
+from edgectl.builder.passes.space_to_depth import FoldSpaceToDepth
 from edgectl.builder.passes.upgrade import Upgrade
 from edgectl.builder.passes.widen import Widen, as_received, other_floats
 from edgectl.core.bundle import SessionSettings, TensorSpec
 from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.task import TaskSpec
+from edgectl.engines.base import Outputs
 from edgectl.engines.finalise.open import open_model
 
-__all__ = ["canonical", "float16_as_received", "prepare"]
+__all__ = [
+    "ROUGH_COSINE",
+    "ROUGH_RELATIVE",
+    "canonical",
+    "check_same_answers",
+    "float16_as_received",
+    "made_up",
+    "prepare",
+]
 
 # float16 rounds each tensor to 11 bits on the way
-_ROUGH_COSINE, _ROUGH_RELATIVE = 0.99, 0.1
+ROUGH_COSINE, ROUGH_RELATIVE = 0.99, 0.1
 _COUNTING = ("NonZero", "NonMaxSuppression", "Unique", "Compress")
 _RANDOM = (
     "Dropout",
@@ -75,7 +85,7 @@ def canonical(
         log.notes.append(
             f"the model is in {' and '.join(kinds)}: it was widened to float32, its inputs and outputs, too"
         )
-    reference = FloatReference.record(graph.SerializeToString(), _made_up(inputs))
+    reference = FloatReference.record(graph.SerializeToString(), made_up(inputs))
     _check_repeats(graph, reference)
     graph, log = run_passes(
         graph, [StaticShapes(inputs)] if kinds else [Upgrade(), StaticShapes(inputs)], reference, log
@@ -86,6 +96,7 @@ def canonical(
         # onnxslim does not get every graph right; as it is, it is larger, and as good
         graph, log = run_passes(graph, [Canonicalise(simplify=False)], reference, log)
         log.notes.append(f"the graph is used without being simplified: {e.message}")
+    graph, log = run_passes(graph, [FoldSpaceToDepth()], reference, log)
     return with_known_types(_with_output_shapes(graph, inputs, reference)), inputs, log
 
 
@@ -97,7 +108,7 @@ def _with_output_shapes(
     unknown = [o for o in graph.graph.output if o.name in reference.outputs and shape_of(o) is None]
     if not unknown:
         return graph
-    other = FloatReference.record(graph.SerializeToString(), _made_up(inputs, seed=1)).outputs
+    other = FloatReference.record(graph.SerializeToString(), made_up(inputs, seed=1)).outputs
     index = GraphIndex(graph)
     for info in unknown:
         first, second = reference.outputs[info.name].shape, other[info.name].shape
@@ -135,14 +146,14 @@ def float16_as_received(source: ModelProto, inputs: tuple[TensorSpec, ...], note
         return None
     try:
         graph, _ = run_passes(received, [StaticShapes(inputs)], None)
-        FloatReference.record(graph.SerializeToString(), _made_up(inputs))
+        FloatReference.record(graph.SerializeToString(), made_up(inputs))
     except ModelError as e:
         notes.append(f"as it came, in float16, the model is no candidate: {e.message}")
         return None
     return bytes(graph.SerializeToString(deterministic=True))
 
 
-def _made_up(inputs: tuple[TensorSpec, ...], seed: int = 0) -> dict[str, NDArray[Any]]:
+def made_up(inputs: tuple[TensorSpec, ...], seed: int = 0) -> dict[str, NDArray[Any]]:
     """Noise in 0..1 (another seed: around nought) for floats; zeros for integers, and a sample rate for a
     single one."""
     rng = np.random.default_rng(seed)
@@ -157,11 +168,11 @@ def _made_up(inputs: tuple[TensorSpec, ...], seed: int = 0) -> dict[str, NDArray
 def _rough(original: ModelProto, inputs: tuple[TensorSpec, ...], log: PassLog) -> FloatReference | None:
     """What a model computes in few bits; None where no runtime here has kernels for its type (bfloat16)."""
     try:
-        reference = FloatReference.record(original.SerializeToString(), _made_up(inputs))
+        reference = FloatReference.record(original.SerializeToString(), made_up(inputs))
     except EdgectlError as e:
         log.notes.append(f"nothing here runs the model in the precision that it came in: {e.message}")
         return None
-    return replace(reference, cosine=_ROUGH_COSINE, relative=_ROUGH_RELATIVE)
+    return replace(reference, cosine=ROUGH_COSINE, relative=ROUGH_RELATIVE)
 
 
 def _check_repeats(model: ModelProto, reference: FloatReference) -> None:
@@ -173,6 +184,11 @@ def _check_repeats(model: ModelProto, reference: FloatReference) -> None:
     engine = open_model(model.SerializeToString(), SessionSettings(optimization="disabled"))
     first, again = (engine.run(reference.feeds) for _ in range(2))
     engine.close()
+    check_same_answers(model, first, again)
+
+
+def check_same_answers(model: ModelProto, first: Outputs, again: Outputs) -> None:
+    """Raise :class:`ModelError` for a model that answered differently the second time."""
     different = [
         n for n, o in first.items() if not np.array_equal(o, again[n], equal_nan=o.dtype.kind == "f")
     ]

@@ -53,7 +53,8 @@ def fit_input(task: TaskSpec, model: ModelProto, shapes: Mapping[str, Shape]) ->
         fitted = type(spec).model_validate({**spec.model_dump(), **update})
     except ValidationError as e:
         raise UsageError(
-            f"input {name} has a size that task {task.name} cannot fill: {first_problem(e)}"
+            f"input {name} has a size that task {task.name} cannot fill: {first_problem(e)}",
+            hint="give --task a TOML file whose input is what the model takes, or --task tensor with an .npz",
         ) from e
     return task.model_copy(update={"input": fitted})
 

@@ -99,11 +99,18 @@ class LabelledSamples(Sequence[LabelledSample]):
         return Sample({self._main.name: tensor.copy()}, meta), truth
 
     def _heard(self, item: LabelledItem) -> tuple[Sample, Truth]:
-        """The middle of a recording, as long as one input; a shorter one has silence around it."""
+        """The middle of a recording, as long as one input; a shorter one has silence around it. Of a text all must be heard:
+        raises :class:`DataError` for a recording that is longer."""
         assert isinstance(self._task.input, AudioInput)
         spec = self._task.input
         heard = read_audio(item.path)
         needed = spec.features.samples
+        if isinstance(item.truth, str) and len(heard) > needed:
+            raise DataError(
+                f"{item.path.name} lasts {len(heard) / spec.rate:.1f} s, and the model hears {needed / spec.rate:.1f} s at once: "
+                "its text says more than the model can hear",
+                hint="cut recordings and texts into utterances of that length",
+            )
         missing = max(0, needed - len(heard))
         heard = np.pad(heard, (missing // 2, missing - missing // 2))
         start = (len(heard) - needed) // 2

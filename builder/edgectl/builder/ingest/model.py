@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,9 @@ from edgectl.builder.ingest.fit_task import fit_background, fit_input
 from edgectl.builder.ingest.guess_task import guess_task
 from edgectl.builder.ingest.labelled_samples import LabelledSamples
 from edgectl.builder.ingest.licence import licence_of
-from edgectl.builder.ingest.read import read_model
+from edgectl.builder.ingest.read import external_tensors, parse_model, read_model, weight_files
 from edgectl.builder.ingest.samples import (
+    Sample,
     SampleStore,
     Slices,
     collect,
@@ -66,8 +67,12 @@ class IngestedSamples:
 
     slices: Slices
     labelled: LabelledSamples | None = None
+    teaching: Sequence[Sample] = ()
+    """What training may see beside the calibration samples."""
 
 
+# they lie on disk, and a minute of training sees a few hundred
+_MOST_TEACHING = 8192
 _GLANCED_AT = 8  # samples that tell a background class
 
 
@@ -85,6 +90,17 @@ class IngestedModel:
     """A float16 model as it came, behind inputs and outputs of float32; None for any other."""
     licence: str | None = None
     """Of the weights, where the file or the catalogue tells it."""
+
+    weight_files: Mapping[str, str] = field(default_factory=dict)
+    """File that the ONNX file has weights in → its digest."""
+
+    file: Path | None = None
+    """Of a model whose weights do not fit one ONNX file: the graph, with the file of its weights beside it."""
+
+    @property
+    def openable(self) -> bytes | Path:
+        """What a runtime opens."""
+        return self.graph.SerializeToString() if self.file is None else self.file
 
     @cached_property
     def onnx_bytes(self) -> bytes:
@@ -107,6 +123,9 @@ def ingest_model(
     :class:`ModelError`, :class:`UsageError` or :class:`DataError`.
     """
     monitor.tell("ingest", 0.0, f"reading {path.name}")
+    came = parse_model(path)
+    files = weight_files(external_tensors(came, path), path)
+    del came
     source = read_model(path)
     licence = licence_of(file_digest(path), {p.key: p.value for p in source.metadata_props})
     if task is None:
@@ -126,7 +145,8 @@ def ingest_model(
     monitor.notes += log.notes
     passes = (*(("bind-size",) if was_bound else ()), *(("split",) if was_cut else ()), *log.ran)
     float16 = float16_as_received(source, inputs, monitor.notes)
-    return IngestedModel(graph, inputs, task, passes, source_precision(graph), float16, licence)
+    precision = source_precision(graph)
+    return IngestedModel(graph, inputs, task, passes, precision, float16, licence, weight_files=files)
 
 
 def ingest_samples(
@@ -136,9 +156,10 @@ def ingest_samples(
     *,
     calibration: str | None,
     validation: Validation,
+    teach: str | None = None,
 ) -> IngestedSamples:
     """Samples to calibrate, search and confirm with, in files of ``folder``; noise where ``calibration`` is
-    None. Raises :class:`DataError`, :class:`SourceError` or :class:`UsageError`; for labels that are wrong or do not
+    None. ``teach``: data that training may see, too. Raises :class:`DataError`, :class:`SourceError` or :class:`UsageError`; for labels that are wrong or do not
     match before anything else is read."""
     held_out, labelled = _validation(model, validation)
     if labelled is not None and calibration is None:
@@ -146,9 +167,9 @@ def ingest_samples(
             "labels judge what was calibrated with real data",
             hint="give --calibration pictures that are not among the labelled ones",
         )
-    engine = open_model(model.graph.SerializeToString(), SessionSettings())
+    engine = open_model(model.openable, SessionSettings())
 
-    def read(uri: str, what: str) -> SampleStore:
+    def read(uri: str, what: str, limit: int | None = None) -> SampleStore:
         (folder / what).mkdir()
         return collect(
             uri,
@@ -158,6 +179,7 @@ def ingest_samples(
             folder / what,
             progress=lambda n: monitor.tell("samples", 0.02, f"samples of {redact(uri)}: {n}"),
             enough=lambda: monitor.budget.over(READ, f"the rest of the {what} data"),
+            limit=limit,
         )
 
     try:
@@ -166,7 +188,9 @@ def ingest_samples(
             _check_takes_noise(engine, model.inputs, noise)
             return IngestedSamples(slice_samples(noise, None, random=True))
         confirming = None if held_out is None else read(held_out, "validation")
-        return IngestedSamples(slice_samples(read(calibration, "calibration"), confirming), labelled)
+        slices = slice_samples(read(calibration, "calibration"), confirming)
+        taught = () if teach is None else read(teach, "teaching", _MOST_TEACHING)
+        return IngestedSamples(slices, labelled, taught)
     finally:
         engine.close()
 
@@ -191,7 +215,7 @@ def with_background(model: IngestedModel, samples: Slices, monitor: BuildMonitor
     one."""
     if model.task.decode.kind != "boxes-scores":
         return model
-    engine = open_model(model.graph.SerializeToString(), SessionSettings())
+    engine = open_model(model.openable, SessionSettings())
     try:
         answers = [engine.run(s.feeds) for s in samples.calibration[:_GLANCED_AT]]
     finally:

@@ -54,7 +54,10 @@ def check_size(model: ModelProto, name: str, most: int) -> None:
                 sizes[key] = size(_nodes_of(functions[key]), (*within, key))
             total += sizes.get(key, 1)
             if total > most:
-                raise ModelError(f"{name} has more than {most} nodes")
+                raise ModelError(
+                    f"{name} has more than {most} nodes with its functions inlined",
+                    hint="export a smaller part of the model, or without unrolled loops",
+                )
         return total
 
     size(all_nodes(model.graph), ())

@@ -139,6 +139,20 @@ class Slices:
 
 
 @dataclass(frozen=True)
+class FeedsView(Sequence[Feeds]):
+    """The inputs of samples, read when they are asked for."""
+
+    samples: Sequence[Sample]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        picked = self.samples[index]
+        return [s.feeds for s in picked] if isinstance(index, slice) else picked.feeds
+
+
+@dataclass(frozen=True)
 class _View(Sequence[Sample]):
     store: Sequence[Sample]
     indices: tuple[int, ...]
@@ -163,14 +177,15 @@ def collect(
     *,
     progress: Callable[[int], None] | None = None,
     enough: Callable[[], bool] = lambda: False,
+    limit: int | None = None,
 ) -> SampleStore:
-    """Read ``uri`` as the task says and keep at most ``MAX_SAMPLES`` sets of inputs in ``folder``.
+    """Read ``uri`` as the task says and keep at most ``limit`` (``MAX_SAMPLES``) sets of inputs in ``folder``.
 
     ``engine``: the float model, which drives its own recurrent state. ``enough`` is asked after each sample
     whether to stop. Raises :class:`DataError` or :class:`SourceError` for data that cannot be read or does
     not fit, :class:`UsageError` for a task that cannot use such data.
     """
-    store = SampleStore(folder, picture=task.input if isinstance(task.input, ImageInput) else None)
+    store = SampleStore(folder, limit, picture=task.input if isinstance(task.input, ImageInput) else None)
     path = Path(uri)
     if path.suffix == ".npz":
         source = _from_npz(path, inputs)
@@ -258,7 +273,8 @@ def check_feeds(n: int, feeds: Feeds, inputs: tuple[TensorSpec, ...]) -> None:
         if array is None or array.shape != spec.shape or array.dtype != spec.dtype:
             got = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
             raise DataError(
-                f"the data gives {got} for input {spec.name}, which takes {spec.dtype}{list(spec.shape)}"
+                f"the data gives {got} for input {spec.name}, which takes {spec.dtype}{list(spec.shape)}",
+                hint="give samples of that shape and type, or --shape where the model leaves sizes open",
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise DataError(
@@ -274,7 +290,9 @@ def _from_npz(path: Path, inputs: tuple[TensorSpec, ...]) -> Iterator[Sample]:
     arrays = read_npz(path, max_bytes=_MAX_NPZ_BYTES, error=DataError)
     if missing := [i.name for i in inputs if i.name not in arrays]:
         raise DataError(
-            f"{path.name} has no array {', '.join(missing)}; it has {', '.join(arrays) or 'none'}"
+            f"{path.name} has no array {', '.join(missing)}; it has {', '.join(arrays) or 'none'}",
+            hint="name each array like an input of the model, samples along the first axis: np.savez(FILE, "
+            f"{inputs[0].name}=…)",
         )
     for n in range(min(len(arrays[i.name]) if arrays[i.name].ndim else 0 for i in inputs)):
         feeds = {}

@@ -14,71 +14,59 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto
 
 from edgectl.builder.budget import QUANTIZE, Budget
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.int8 import lint
-from edgectl.builder.int8.calibrate import RANGE_KINDS, CalibrationTable, RangeKind, calibrate
-from edgectl.builder.int8.equalise import Equalise, chains
+from edgectl.builder.int8.activations import (
+    Silu,
+    calibrated_again,
+    largest,
+    silus,
+    told_hard_swish,
+    with_hard_swish,
+)
+from edgectl.builder.int8.basis import (
+    PROXY_SAMPLES,
+    RECONSTRUCT_SAMPLES,
+    QuantizationBasis,
+    Tell,
+    judge_graph,
+    spread,
+)
+from edgectl.builder.int8.calibrate import RangeKind
 from edgectl.builder.int8.families import Family
 from edgectl.builder.int8.matmul import FORMS, matmuls_dominate, rewrite_matmuls
-from edgectl.builder.int8.placement import WEIGHTED, heads, weighted_nodes
+from edgectl.builder.int8.placement import WEIGHTED, depthwise, heads, weighted_nodes
 from edgectl.builder.int8.quantize import Quantized, quantize
 from edgectl.builder.int8.reconstruct import adopt, reconstruct
-from edgectl.builder.int8.sensitivity import LayerRun, outputs_of, rank_runs, sqnr_db
+from edgectl.builder.int8.sensitivity import LayerRun, rank_runs
 from edgectl.builder.judge.accuracy import Accuracy, Judge
 from edgectl.builder.judge.significance import affordable
-from edgectl.builder.passes.base import FloatReference, run_passes
-from edgectl.core.bundle import LayerReport, SessionSettings
-from edgectl.core.errors import EdgectlError, EngineError, ModelError
+from edgectl.core.bundle import LayerReport
+from edgectl.core.errors import EngineError, ModelError
 from edgectl.engines.base import Feeds
-from edgectl.engines.finalise.open import open_model
 
 __all__ = [
-    "RECONSTRUCT_SAMPLES",
     "FamilyGraphs",
     "FineTune",
-    "QuantizationBasis",
     "escalate",
     "fewest_float_runs",
     "float_report",
-    "judge_graph",
-    "prepare_basis",
-    "spread",
 ]
 
-RECONSTRUCT_SAMPLES = 16
-_TRIAL_SAMPLES, _TRIAL_ROWS = 8, 1536  # enough to compare two graphs
-_PROXY_SAMPLES = 6
 # weighted nodes up to which every structural alternative is tried
 _SMALL = 32
-# with this much and the budget held, only the rounding is refined; few samples alone would not tell
-_EASY_DB = 30.0
-_WORTH_DB = 0.2  # what a remedy must gain to be kept
 # of the MACs: below, a mixed graph is float with conversions
 _LEAST_INT8 = 0.2
+# of the elements that go through a SiLU: so many through HardSwish instead
+_SMALLER_SHARE, _SHARE, _LARGER_SHARE = 0.5, 0.75, 1.0
+_WIDEST: RangeKind = "minmax"
 # parts: those with the most work; each try is a run over the whole slice
 _TRIED_BACK = 4
 
-Tell = Callable[[str], None]
 FineTune = Callable[[Quantized], Quantized]
-
-
-@dataclass(frozen=True)
-class QuantizationBasis:
-    """The float graph that int8 is written from, its calibration, and how it was prepared."""
-
-    model: ModelProto
-    table: CalibrationTable
-    passes: tuple[str, ...]
-    ranges: RangeKind
-    easy: bool = False
-    """Plain rounding is so close already that one reconstruction is all that was added."""
-    kept: frozenset[str] = frozenset()
-    """Nodes that are float in every graph that is written from it."""
 
 
 @dataclass(frozen=True)
@@ -94,68 +82,8 @@ class FamilyGraphs:
     """Node → why the family's rules keep it float, whatever it would lose."""
     refused: dict[str, str] = field(default_factory=dict)
     """Graph → what ONNX Runtime has against it."""
-
-
-def prepare_basis(
-    model: ModelProto,
-    table: CalibrationTable,
-    family: Family,
-    samples: Sequence[Feeds],
-    judge: Judge,
-    *,
-    max_drop: float,
-    tell: Tell,
-    budget: Budget | None = None,
-    kept: frozenset[str] = frozenset(),
-) -> QuantizationBasis:
-    """Choose the range kind, by SQNR and against ``minmax`` by the metric, and whether to equalise, by the
-    SQNR that reconstructed int8 has. ``samples`` calibrate. ``kept``: nodes that stay float.
-
-    A graph that has 30 dB with plain rounding, and holds the budget on the judge's slice, is not equalised.
-    Nor is one when the time of ``budget`` is over.
-    """
-    time = budget or Budget()
-    if time.over(QUANTIZE, "the choice of ranges"):
-        return QuantizationBasis(model, table, (), "minmax", kept=kept)
-    proxy = spread(samples, _PROXY_SAMPLES)
-    reference = outputs_of(model, proxy)
-
-    def rounded(kind: RangeKind) -> ModelProto:
-        return quantize(model, table, family, ranges=kind, kept=kept).model
-
-    tell("ranges")
-    sqnr = {kind: sqnr_db(reference, outputs_of(rounded(kind), proxy)) for kind in RANGE_KINDS}
-    kind = max(RANGE_KINDS, key=lambda k: sqnr[k])
-    # few samples speak for saturating outliers, and the metric may be made of them
-    if kind != "minmax":
-        judged = {k: judge_graph(rounded(k), judge, max_drop, "the plain graph") for k in ("minmax", kind)}
-        kind = "minmax" if judged["minmax"].drop < judged[kind].drop else kind
-    if sqnr[kind] >= _EASY_DB:
-        simplest = rounded(kind)
-        if affordable(judge_graph(simplest, judge, max_drop, f"the {family.name} graph"), max_drop):
-            return QuantizationBasis(model, table, (), kind, easy=True, kept=kept)
-
-    def rebuilt(m: ModelProto, t: CalibrationTable) -> float:
-        q = quantize(m, t, family, ranges=kind, kept=kept)
-        trial = reconstruct(q, m, family, spread(samples, _TRIAL_SAMPLES), rows=_TRIAL_ROWS)
-        return sqnr_db(reference, outputs_of(trial.model, proxy))
-
-    basis = QuantizationBasis(model, table, (), kind, kept=kept)
-    peaks = {} if time.over(QUANTIZE, "equalisation") else _peaks(model, samples)
-    if peaks:
-        tell("equalise")
-        equal, log = run_passes(
-            model, [Equalise(peaks)], FloatReference.record(model.SerializeToString(), samples[0])
-        )
-        if log.modified:
-            few = spread(samples, RECONSTRUCT_SAMPLES)  # a full calibration only if it is worth it
-            before, after = (
-                rebuilt(m, calibrate(m, few, data_digest=table.data_digest)) for m in (model, equal)
-            )
-            if after > before + _WORTH_DB:
-                again = calibrate(equal, samples, data_digest=table.data_digest)
-                basis = QuantizationBasis(equal, again, tuple(log.modified), kind, kept=kept)
-    return basis
+    bases: Mapping[str, QuantizationBasis] = field(default_factory=dict, repr=False)
+    """Graph → what it is written from, where that is not what the family's others are."""
 
 
 def escalate(
@@ -250,6 +178,40 @@ def escalate(
             attempt("no-first", lambda: alike(names[:1]))
     for other in also if made else ():
         attempt(other.name, functools.partial(_reconstructed, basis, other, samples, time=time))
+    lone = depthwise(index)
+    if lone and not fits:
+        attempt("no-depthwise", lambda: alike(lone))
+    for other in also if lone else ():
+        attempt(
+            f"{other.name}-no-depthwise",
+            functools.partial(_reconstructed, basis, other, samples, exclude=lone, time=time),
+        )
+    bases: dict[str, QuantizationBasis] = {}
+
+    def with_cheaper_activations(other: Family, found: Sequence[Silu], share: float) -> bool:
+        """Whether int8 with HardSwish for that share of SiLU holds. Ranges that suited the graph before may saturate
+        what the new function lets through: ``minmax`` is the other try."""
+        tell(f"hard-swish for {share:.0%} of SiLU")
+        cheaper = with_hard_swish(basis, found, largest(found, share), samples)
+        name = f"{other.name}-hard-swish-{share:g}"
+        lost = judge_graph(cheaper.model, judge, within, f"the float graph of {name}")
+        if not affordable(lost, within):
+            return False
+        cheaper = calibrated_again(cheaper, samples)
+        for kind in dict.fromkeys((basis.ranges, _WIDEST)):
+            bases[name] = replace(cheaper, ranges=kind)
+            written = functools.partial(_reconstructed, bases[name], other, samples, exclude=lone, time=time)
+            if attempt(name, written):
+                notes.append(f"{name}: {told_hard_swish(cheaper)}")
+                return True
+            name += f"-{_WIDEST}"
+        return False
+
+    for other in also:
+        found, share = silus(index, basis.kept), _SHARE
+        while found and share and not time.over(QUANTIZE, "cheaper activations"):
+            fit = with_cheaper_activations(other, found, share)
+            share = (_LARGER_SHARE if fit else _SMALLER_SHARE) if share == _SHARE else 0.0
     if family.placement == "tensors" and matmuls_dominate(basis.model):
         for form in FORMS:
             try:
@@ -257,8 +219,13 @@ def escalate(
             except ModelError as e:
                 # a runtime without that operator has the other candidates
                 notes.append(f"{form} was left out: {e.message}")
-    if not held and "full" in judged and not time.over(QUANTIZE, "parts kept float"):
-        runs = rank_runs(basis.model, alike, spread(samples, _PROXY_SAMPLES), timed=timed)
+    # what another runtime holds does not help where that is missing
+    if (
+        all(made[name].family in also for name in held)
+        and "full" in judged
+        and not time.over(QUANTIZE, "parts kept float")
+    ):
+        runs = rank_runs(basis.model, alike, spread(samples, PROXY_SAMPLES), timed=timed)
 
         def holds(kept: Collection[int]) -> bool:
             nodes = [n for i in kept for n in runs[i].nodes]
@@ -275,7 +242,13 @@ def escalate(
                 max_drop,
             )
     return FamilyGraphs(
-        _explained(made, runs), judged, tuple(runs), tuple(notes), dict(full.placement.reasons), refused
+        _explained(made, runs),
+        judged,
+        tuple(runs),
+        tuple(notes),
+        dict(full.placement.reasons),
+        refused,
+        {n: b for n, b in bases.items() if n in made},
     )
 
 
@@ -349,11 +322,6 @@ def _most(runs: Sequence[LayerRun]) -> int:
     return k
 
 
-def spread(samples: Sequence[Feeds], count: int) -> Sequence[Feeds]:
-    """At most ``count``, spread evenly."""
-    return samples[:: max(1, math.ceil(len(samples) / count))]
-
-
 def _rounded(
     basis: QuantizationBasis, family: Family, *, exclude: Collection[str] = (), chains: bool = True
 ) -> Quantized:
@@ -389,19 +357,6 @@ def _reconstructed(
     )
 
 
-def judge_graph(model: ModelProto, judge: Judge, limit: float, what: str) -> Accuracy:
-    """In ONNX Runtime as this machine runs it; a family of other machines is confirmed later without graph
-    optimisation. Raises :class:`EngineError` where it does not run."""
-    try:
-        engine = open_model(model.SerializeToString(), SessionSettings(threads=2))
-        try:
-            return judge.judge(engine, limit=limit)
-        finally:
-            engine.close()
-    except EdgectlError as e:
-        raise EngineError(f"{what} does not run in ONNX Runtime: {e.message}") from e
-
-
 def _explained(made: dict[str, Quantized], runs: Sequence[LayerRun]) -> dict[str, Quantized]:
     """Recipes whose layer reports say what each part costs."""
     of = {n: p for p in runs for n in p.nodes}
@@ -418,29 +373,3 @@ def _explained(made: dict[str, Quantized], runs: Sequence[LayerRun]) -> dict[str
         return r.model_copy(update={"sqnr_db": round(p.sqnr_db, 2), "reason": reason})
 
     return {name: replace(q, layers=tuple(told(r) for r in q.layers)) for name, q in made.items()}
-
-
-def _peaks(model: ModelProto, samples: Sequence[Feeds]) -> dict[str, NDArray[np.float64]]:
-    """Largest absolute value of each channel of each tensor that can be equalised, behind its Relu where
-    there is one."""
-    index = GraphIndex(model)
-    found = chains(index)
-    watched = ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(
-        helper.make_tensor_value_info(c.tensor, TensorProto.FLOAT, None) for c in found
-    )
-    if not found:
-        return {}
-    rectified = {c.tensor: all(r.op_type == "Relu" for r, _ in index.readers[c.tensor]) for c in found}
-    engine = open_model(watched.SerializeToString(), SessionSettings())
-    peaks: dict[str, NDArray[np.float64]] = {}
-    for feeds in spread(samples, RECONSTRUCT_SAMPLES):
-        for name, x in engine.run(feeds).items():
-            channel = 1 if x.ndim > 2 else x.ndim - 1
-            size = np.maximum(x, 0) if rectified[name] else np.abs(x)
-            peak = size.max(axis=tuple(a for a in range(x.ndim) if a != channel)).astype(np.float64)
-            peaks[name] = np.maximum(peaks[name], peak) if name in peaks else peak
-    engine.close()
-    return peaks

@@ -24,7 +24,7 @@ from edgectl.builder.int8.placement import KEPT, Placement, plain_matmul, weight
 from edgectl.builder.int8.quantize import Quantized, weight_codes
 from edgectl.core.bundle import LayerReport
 
-__all__ = ["BLOCK", "FORMS", "Form", "matmuls_dominate", "rewrite_matmuls"]
+__all__ = ["BLOCK", "FORMS", "Form", "block_codes", "block_product", "matmuls_dominate", "rewrite_matmuls"]
 
 Form = Literal["dynamic", "weights-8", "weights-4"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -140,8 +140,16 @@ def _dynamic(
 def _packed(
     n: NodeProto, weight: NDArray[np.float32], bits: int
 ) -> tuple[list[NodeProto], dict[str, NDArray[np.generic]]]:
-    """``weight``: (inputs, outputs). Blocks of :data:`BLOCK` inputs; the largest value of a block gets the
-    code that is furthest out."""
+    """``weight``: (inputs, outputs)."""
+    inputs, outputs = weight.shape
+    codes, scale = block_codes(weight, bits)
+    names = (f"{n.name}_codes", f"{n.name}_scale")
+    return block_product(n, names, (inputs, outputs), bits), {names[0]: codes, names[1]: scale}
+
+
+def block_codes(weight: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """``weight`` (inputs, outputs) as ``MatMulNBits`` takes it: codes (outputs, blocks, bytes of a block) and a scale for each
+    block of :data:`BLOCK` inputs, output by output; the largest value of a block gets the code that is furthest out."""
     inputs, outputs = weight.shape
     blocks = -(-inputs // BLOCK)
     padded = np.zeros((outputs, blocks * BLOCK), np.float32)
@@ -153,27 +161,27 @@ def _packed(
     codes = np.clip(np.rint(grouped / scale[..., None]), -middle, middle - 1) + middle
     if bits == 4:
         codes = codes[..., 0::2] + codes[..., 1::2] * 16
-    name = n.name
+    return codes.astype(np.uint8), scale.ravel()
+
+
+def block_product(n: NodeProto, names: tuple[str, str], shape: tuple[int, int], bits: int) -> list[NodeProto]:
+    """The nodes in the place of ``n``, whose weight of ``shape`` (inputs, outputs) is now codes and scales, by ``names``."""
     node = helper.make_node(
         "MatMulNBits",
-        [n.input[0], f"{name}_codes", f"{name}_scale"],
+        [n.input[0], *names],
         [n.output[0]],
-        name=name,
+        name=n.name,
         domain="com.microsoft",
-        K=inputs,
-        N=outputs,
+        K=shape[0],
+        N=shape[1],
         bits=bits,
         block_size=BLOCK,
         accuracy_level=_INT8_ACCUMULATION,
     )
-    constants: dict[str, NDArray[np.generic]] = {
-        f"{name}_codes": codes.astype(np.uint8),
-        f"{name}_scale": scale.ravel(),
-    }
     if not _bias(n):
-        return [node], constants
-    node.output[0] = f"{name}_product"
-    return [node, _add_bias(n)], constants
+        return [node]
+    node.output[0] = f"{n.name}_product"
+    return [node, _add_bias(n)]
 
 
 def _bias(n: NodeProto) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from edgectl.builder.budget import CALIBRATE, LEAST_SAMPLES, QUANTIZE
 from edgectl.builder.ingest.model import IngestedModel
-from edgectl.builder.ingest.samples import Sample, Slices
+from edgectl.builder.ingest.samples import FeedsView, Slices
+from edgectl.builder.int8.basis import QuantizationBasis, prepare_basis
 from edgectl.builder.int8.calibrate import CalibrationTable, calibrate
-from edgectl.builder.int8.escalate import FamilyGraphs, FineTune, QuantizationBasis, escalate, prepare_basis
+from edgectl.builder.int8.escalate import FamilyGraphs, FineTune, escalate
 from edgectl.builder.int8.families import FAMILIES, Family
 from edgectl.builder.int8.previous_release import PreviousRelease, with_carried_over
 from edgectl.builder.int8.quantizable import NotQuantizable, obstacle_to_int8
@@ -76,14 +76,16 @@ class QuantizedModel(CalibratedModel):
         found = self.families.get(family or "")
         return {} if found is None else found.judged
 
-    def basis_of(self, family: str, quantized: Quantized) -> QuantizationBasis:
-        """What a graph was written from. Symmetric and asymmetric codes, chains and lone layers want other
+    def basis_of(self, family: str, name: str, quantized: Quantized) -> QuantizationBasis:
+        """What a graph was written from; ``name``: among the family's recipes. Symmetric and asymmetric codes, chains and lone layers want other
         ranges; what is carried over from an older release is never equalised."""
         if quantized.carried_over:
             assert self.table is not None
             assert quantized.ranges is not None
             return QuantizationBasis(self.source.graph, self.table, (), quantized.ranges)
-        return self.bases[_basis_key(FAMILIES[family])]
+        graphs = self.families.get(family)
+        own = None if graphs is None else graphs.bases.get(name)
+        return self.bases[_basis_key(FAMILIES[family])] if own is None else own
 
 
 def calibrate_model(
@@ -140,7 +142,7 @@ def quantize_families(
     table = calibrated.table
     for name in families if table is not None else ():
         assert table is not None
-        spec, samples = FAMILIES[name], _Feeds(calibrated.samples.calibration)
+        spec, samples = FAMILIES[name], FeedsView(calibrated.samples.calibration)
 
         def tell(what: str, name: str = name) -> None:
             monitor.tell("quantize", 0.15, f"{name}: {what}")
@@ -208,15 +210,3 @@ def quantize_families(
 
 def _basis_key(family: Family) -> tuple[bool, str]:
     return family.symmetric, family.placement
-
-
-@dataclass(frozen=True)
-class _Feeds(Sequence[Feeds]):
-    samples: Sequence[Sample]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: Any) -> Any:
-        picked = self.samples[index]
-        return [s.feeds for s in picked] if isinstance(index, slice) else picked.feeds

@@ -33,6 +33,7 @@ __all__ = [
     "MOVES",
     "WEIGHTED",
     "Placement",
+    "depthwise",
     "fewest_channels",
     "heads",
     "place",
@@ -127,6 +128,17 @@ def heads(index: GraphIndex) -> frozenset[str]:
         else:
             todo.extend(reads(node))
     return frozenset(found)
+
+
+def depthwise(index: GraphIndex) -> frozenset[str]:
+    """Convolutions that mix no channels: a few weights each, that share one scale or rule one channel alone."""
+    return frozenset(
+        n.name
+        for n in weighted_nodes(index)
+        if n.op_type == "Conv"
+        and attribute(n, "group", 1) > 1
+        and index.initializers[n.input[1]].dims[1] == 1
+    )
 
 
 def place(

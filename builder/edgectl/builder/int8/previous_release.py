@@ -7,8 +7,8 @@ codes stand for plus what moved between the two float models, rounded with error
 much, that is the old code. Layers are paired by name, kind and shape; one without a partner is reconstructed.
 
 What comes out is one more candidate, judged and measured like every other. Left out: engines that were
-equalised (their weights are not those of the float engine beside them), products without Q/DQ pairs (plain
-rounding, which is near already), pictures of another size.
+equalised or have cheaper activations (their weights are not those of the float engine beside them), products
+without Q/DQ pairs (plain rounding, which is near already), pictures of another size.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from edgectl.builder.graph import GraphIndex
 from edgectl.builder.int8 import lint
+from edgectl.builder.int8.activations import has_hard_swish
+from edgectl.builder.int8.basis import RECONSTRUCT_SAMPLES, judge_graph, spread
 from edgectl.builder.int8.calibrate import RANGE_KINDS, CalibrationTable
-from edgectl.builder.int8.escalate import RECONSTRUCT_SAMPLES, FamilyGraphs, judge_graph, spread
+from edgectl.builder.int8.escalate import FamilyGraphs
 from edgectl.builder.int8.families import Family
 from edgectl.builder.int8.placement import weight_axis, weighted_nodes
 from edgectl.builder.int8.quantize import Quantized, quantize
 from edgectl.builder.int8.reconstruct import reconstruct
 from edgectl.builder.judge.accuracy import Judge
 from edgectl.builder.judge.significance import affordable
-from edgectl.core.bundle import LAYER_ENGINE, Bundle, Recipe, Variant
+from edgectl.core.bundle import LAYER_ENGINE, LAYER_WEIGHTS, Bundle, Recipe, Variant
 from edgectl.core.errors import BundleError, EngineError, IntegrityError, ModelError, UsageError
 from edgectl.engines.base import Feeds
 
@@ -95,6 +97,11 @@ def read_previous_release(root: Path) -> PreviousRelease:
     try:
         bundle = Bundle(root)
         bundle.verify()
+        if any(v.layer(LAYER_WEIGHTS) is not None for v in bundle.variants):
+            raise UsageError(
+                "--follow: the bundle is of a large model, whose codes are not carried over",
+                hint="leave --follow out",
+            )
         models = [
             (v, onnx.load_from_string(_engine(v)))
             for v in bundle.variants
@@ -194,6 +201,10 @@ def _carried_over(
         raise ModelError(f"its ranges are of a kind that is not known here ({former.recipe.method})")
     if "equalise" in former.recipe.passes:
         raise ModelError("it was equalised, and the float engine beside it was not")
+    if any(has_hard_swish(p) for p in former.recipe.passes):
+        raise ModelError(
+            "its activations were made cheaper, and those of the float engine beside it were not"
+        )
     plain = quantize(
         model,
         table,

@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,15 @@ _STEP_SAMPLES = 8  # among which every level of a picture comes up
 _MAX_REFERENCE_BYTES = 128 << 20  # of float outputs that are held in memory
 
 Sums = NDArray[np.float64]
+
+
+@dataclass
+class _Tally:
+    """What was counted of a candidate's answers so far."""
+
+    sums: list[Sums] = field(default_factory=list)
+    rows: list[Match] = field(default_factory=list)
+    same: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,9 @@ class Accuracy:
         }
 
 
+_NOT_FINITE = Accuracy(1.0, {"finite": 0.0}, 1.0, 1.0)
+
+
 class Judge:
     """The float model's answers on a slice, computed once; any candidate is then judged against them."""
 
@@ -126,6 +138,7 @@ class Judge:
         self._outputs: dict[int, Outputs] = {}
         stride = 1
         sha = hashlib.sha256((task if shown is None else shown[0]).model_dump_json().encode())
+        own, finite = _Tally(), True
         noise = _noise(samples[0].feeds) if self._metric != "sqnr" else []
         steps = _steps(task, samples) if noise else {}
         for i, s in enumerate(samples):
@@ -157,6 +170,10 @@ class Judge:
                     (_noisy(s.feeds, steps, noise[(i + k) % len(noise)]) for k in (0, 1)) if steps else ()
                 )
                 self._top.append(top if all(_argmax(reference.run(c)) == top for c in copies_of) else None)
+            if shown is None:
+                finite = finite and _finite(outputs)
+                if finite:
+                    self._add(own, i, s, outputs)
         if self._metric == "top1" and all(t is None for t in self._top):
             self._metric = "sqnr"
         if self._decode is not None and not any(t.objects.any() for t in self._truth):
@@ -168,6 +185,8 @@ class Judge:
         self.digest = "sha256:" + sha.hexdigest()
         """Of the samples, the reference's outputs and the task: two judges with one digest give the same
         verdicts."""
+        self.of_float = None if shown is not None else self._verdict(own) if finite else _NOT_FINITE
+        """What :meth:`judge` says of the reference itself; None where candidates take another size of picture."""
 
     def judge(self, candidate: Engine, *, limit: float | None = None) -> Accuracy:
         """Run the candidate over the slice; with ``limit``, give up once it has certainly lost more than
@@ -176,34 +195,36 @@ class Judge:
         Raises :class:`ModelError` for a candidate that does not run; one whose outputs are not finite has
         lost all.
         """
-        sums: list[Sums] = []
-        rows: list[Match] = []
-        same: list[float] = []
-        result = Accuracy(1.0, {"finite": 0.0}, 1.0, 1.0)
+        tally = _Tally()
+        result = _NOT_FINITE
         for i, sample in enumerate(self._samples):
             try:
                 outputs = candidate.run(sample.feeds)
             except EdgectlError as e:
                 raise ModelError(f"the candidate does not run: {e.message}") from e
-            if not all(np.isfinite(o).all() for o in outputs.values() if o.dtype.kind == "f"):
-                return result
-            if i in self._outputs:
-                sums.append(_signal_sums(self._outputs[i], outputs))
-            if self._decode is not None and sample.meta is not None:
-                rows.append(match(self._truth[i], self._decode(outputs, sample.meta)))
-            if self._metric == "top1" and self._top[i] is not None:
-                same.append(float(self._top[i] == _argmax(outputs)))
-            if self._classes is not None and sample.meta is not None:
-                share = self._pixels[i].agreement(self._classes(outputs, sample.meta))
-                same += [] if share is None else [share]
+            if not _finite(outputs):
+                return _NOT_FINITE
+            self._add(tally, i, sample, outputs)
             last = i == len(self._samples) - 1
             if last or (limit is not None and i + 1 in (_GLANCE, 2 * _GLANCE)):
-                result = self._verdict(np.asarray(sums), rows, same)
+                result = self._verdict(tally)
                 if limit is not None and result.low > limit:
                     break
         return result
 
-    def _verdict(self, sums: Sums, rows: list[Match], same: list[float]) -> Accuracy:
+    def _add(self, tally: _Tally, i: int, sample: Sample, outputs: Outputs) -> None:
+        if i in self._outputs:
+            tally.sums.append(_signal_sums(self._outputs[i], outputs))
+        if self._decode is not None and sample.meta is not None:
+            tally.rows.append(match(self._truth[i], self._decode(outputs, sample.meta)))
+        if self._metric == "top1" and self._top[i] is not None:
+            tally.same.append(float(self._top[i] == _argmax(outputs)))
+        if self._classes is not None and sample.meta is not None:
+            share = self._pixels[i].agreement(self._classes(outputs, sample.meta))
+            tally.same += [] if share is None else [share]
+
+    def _verdict(self, tally: _Tally) -> Accuracy:
+        sums, rows, same = np.asarray(tally.sums), tally.rows, tally.same
         values = _signal(sums) if len(sums) else {}
         measure: Callable[[NDArray[np.float64]], float]
         units = objects = 0
@@ -230,6 +251,10 @@ class Judge:
             low = min(low, 1 - 3 / n) if quality == 1.0 else low
         drop, worst, best = (round(min(1.0, max(0.0, 1 - q)), 6) for q in (quality, float(low), float(high)))
         return Accuracy(drop, values, best, worst, n, units, objects)
+
+
+def _finite(outputs: Outputs) -> bool:
+    return all(np.isfinite(o).all() for o in outputs.values() if o.dtype.kind == "f")
 
 
 def _block_weights(n: int) -> list[NDArray[np.float64]]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgectl.builder.judge.class_iou import IGNORED, ClassCounts, IouCurves, class_counts
 from edgectl.builder.judge.coco_ap import (
     MOST_BOXES,
     MOST_POSES,
@@ -16,8 +17,11 @@ from edgectl.builder.judge.coco_ap import (
     box_similarity,
     match_class,
 )
+from edgectl.builder.judge.edit_distance import edits
+from edgectl.builder.judge.pixels import class_decoder
 from edgectl.builder.judge.similarity import point_sigmas
-from edgectl.builder.truth.labelled import TrueObjects, Truth, TruthKind
+from edgectl.builder.truth.class_maps import read_class_indices
+from edgectl.builder.truth.labelled import TrueClasses, TrueObjects, Truth, TruthKind
 from edgectl.core.errors import DataError
 from edgectl.core.task import TaskSpec
 from edgectl.engines.base import Outputs
@@ -64,6 +68,8 @@ def scorer_for(kind: TruthKind, task: TaskSpec, classes: Sequence[int], *, class
         return _ClassScorer(len(task.labels))
     if kind == "text":
         return _TextScorer(task)
+    if kind == "pixels":
+        return _PixelScorer(task)
     return _ObjectScorer(kind, task, classes, classless)
 
 
@@ -165,6 +171,56 @@ class _ClassScorer:
         return bool(figures[0] <= max(0.05, 1 / max(2, self._scores)))
 
 
+class _PixelScorer:
+    """Mean IoU, and the share of pixels that are right, at the size of the labels."""
+
+    names: tuple[str, ...] = ("mean_iou", "pixel_accuracy")
+    decides = 1
+    sign = 1
+
+    def __init__(self, task: TaskSpec) -> None:
+        self._decode = class_decoder(task)
+        self._classes = len(task.labels)
+        self._by_guessing = 0.0
+
+    def row(self, outputs: Outputs, meta: LetterboxMeta | None, truth: Truth) -> ClassCounts:
+        assert isinstance(truth, TrueClasses)
+        assert meta is not None
+        found = self._decode(outputs, meta).classes
+        return class_counts(found, self._wanted(truth, meta), self._classes)
+
+    def _wanted(self, truth: TrueClasses, meta: LetterboxMeta) -> NDArray[np.uint8]:
+        numbers = read_class_indices(truth.file)
+        height, width = numbers.shape
+        if (width, height) != (meta.width, meta.height):
+            raise DataError(
+                f"{truth.file.name} has {width}x{height} pixels, its picture {meta.width}x{meta.height}",
+                hint="label the pictures as they are",
+            )
+        table = np.full(256, IGNORED, np.int64)
+        known = np.arange(self._classes) if truth.to is None else np.asarray(truth.to, np.int64)
+        table[: len(known)] = np.where(known < 0, IGNORED, known)
+        if (beyond := numbers[(numbers >= len(known)) & (numbers != IGNORED)]).size:
+            raise DataError(
+                f"{truth.file.name} has pixels of class {int(beyond.max())}, and there are {len(known)} classes, from 0 on; "
+                f"{IGNORED} is not judged",
+                hint="give the task all labels of the model in their order (of Cityscapes: …_labelTrainIds.png)",
+            )
+        if truth.moved:
+            moved = table + truth.moved
+            table = np.where((table == IGNORED) | (moved < 0) | (moved >= self._classes), IGNORED, moved)
+        wanted: NDArray[np.uint8] = table.astype(np.uint8)[numbers]
+        return wanted
+
+    def measured(self, rows: Sequence[ClassCounts]) -> Callable[[Weights], Figures]:
+        curves = IouCurves(rows, self._classes)
+        self._by_guessing = curves.by_guessing
+        return lambda weights: np.asarray(curves.at(weights))
+
+    def is_nothing(self, figures: Figures) -> bool:
+        return bool(figures[0] <= max(0.02, self._by_guessing))
+
+
 class _TextScorer:
     """Word error and character error: edits over the words (characters) that are there."""
 
@@ -178,7 +234,7 @@ class _TextScorer:
     def row(self, outputs: Outputs, meta: LetterboxMeta | None, truth: Truth) -> tuple[int, int, int, int]:
         assert isinstance(truth, str)
         text = self._read(outputs).text
-        return _edits(text.split(), truth.split()), len(truth.split()), _edits(text, truth), len(truth)
+        return edits(text.split(), truth.split()), len(truth.split()), edits(text, truth), len(truth)
 
     def measured(self, rows: Sequence[tuple[int, int, int, int]]) -> Callable[[Weights], Figures]:
         table = np.asarray(rows, np.float64).reshape(-1, 4)
@@ -248,13 +304,3 @@ def _keypoint_similarity(
         off = (away**2).sum(axis=2) / (2 * sigmas) ** 2 / (truth.areas[g] + np.spacing(1)) / 2
         similar[:, j] = np.exp(-off[:, marked]).mean(axis=1)
     return similar
-
-
-def _edits(got: Sequence[str], wanted: Sequence[str]) -> int:
-    """Levenshtein."""
-    row = list(range(len(wanted) + 1))
-    for i, a in enumerate(got, 1):
-        before, row[0] = row[0], i
-        for j, b in enumerate(wanted, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
-    return row[-1]

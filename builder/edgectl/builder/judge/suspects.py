@@ -10,7 +10,7 @@ import numpy as np
 from edgectl.builder.ingest.labelled_samples import LabelledSample, LabelledSamples
 from edgectl.builder.judge.labelled import FloatByLabels
 from edgectl.builder.judge.labelled_scores import Figures, Scorer, scorer_for
-from edgectl.builder.truth.labelled import TrueObjects, Truth
+from edgectl.builder.truth.labelled import TrueClasses, TrueObjects, Truth
 from edgectl.core.errors import DataError, EdgectlError
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Engine
@@ -76,7 +76,7 @@ def _suspects(by_labels: FloatByLabels) -> Iterator[tuple[Trial | None, str]]:
 
 def _tried(by_labels: FloatByLabels, reference: Engine, task: TaskSpec, moved: int | None) -> bool:
     labelled = by_labels.samples.labelled
-    if moved is None and labelled.kind == "class":
+    if moved is None and labelled.kind in ("class", "pixels"):
         return False
     classes = len(task.labels)
     wanted = (0,) if moved is None else tuple(c + moved for c in labelled.classes if 0 <= c + moved < classes)
@@ -110,6 +110,8 @@ def _moved(one: LabelledSample, step: int | None, classes: int) -> Truth | None:
     truth = one.truth
     if isinstance(truth, TrueObjects):
         return replace(truth, cls=np.zeros_like(truth.cls) if step is None else truth.cls + (step or 0))
+    if isinstance(truth, TrueClasses):
+        return replace(truth, moved=step or 0)
     if isinstance(truth, int):
         moved = truth + (step or 0)
         return moved if 0 <= moved < classes else None

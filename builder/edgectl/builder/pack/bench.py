@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgectl.core.bundle import Bundle, Variant, requirement_met
+from edgectl.core.bundle import LAYER_WEIGHTS, Bundle, Variant, requirement_met
 from edgectl.core.errors import EdgectlError, UsageError
 from edgectl.core.measured import Context, ContextRun, ProcessRun, Standing
 from edgectl.device_profiles.machine import Machine, probe
@@ -177,7 +177,8 @@ def opened(
         return replace(row, skipped=e.message)
     feeds: list[Feeds] = [f for f, _ in read_golden(v)]
     row = replace(row, worst_cosine=min(e.cosine for e in golden.outputs.values()), runtime=runtime)
-    return Runnable(v, row, feeds, MeasuredEngine(path.read_bytes(), c.runtime, settings, feeds))
+    model = path if v.layer(LAYER_WEIGHTS) is not None else path.read_bytes()
+    return Runnable(v, row, feeds, MeasuredEngine(model, c.runtime, settings, feeds))
 
 
 def _streamed(

@@ -141,11 +141,14 @@ def onnxruntime_program(config: VariantConfig, files: Files, outputs: Sequence[s
         f"{t.name!r}: np.fromfile({files[f'in/{t.name}']!r}, {t.dtype!r}).reshape({t.shape!r})"
         for t in config.inputs
     )
-    return f'''import time
+    return f'''import os
+import time
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
+os.chdir(Path(__file__).resolve().parent)
 options = ort.SessionOptions()
 options.intra_op_num_threads = {s.threads}
 options.inter_op_num_threads = 1

@@ -16,7 +16,15 @@ from edgectl.builder.pack.bench import BenchReport, BenchRow
 from edgectl.builder.pack.package import VariantContent, write_bundle
 from edgectl.builder.pack.report import SearchReport, read_report
 from edgectl.builder.search.candidates import Cause
-from edgectl.core.bundle import LAYER_REPORT, PREFERENCES, Bundle, Preference, Variant, VariantConfig
+from edgectl.core.bundle import (
+    LAYER_REPORT,
+    LAYER_WEIGHTS,
+    PREFERENCES,
+    Bundle,
+    Preference,
+    Variant,
+    VariantConfig,
+)
 from edgectl.core.errors import BusyError
 from edgectl.core.files import hex_of
 from edgectl.core.measured import Context, Standing
@@ -195,11 +203,12 @@ def _measured_again(config: VariantConfig, row: BenchRow | None) -> VariantConfi
     return config.model_copy(update=again)
 
 
-def _layers(v: Variant, decision: Decision) -> list[tuple[str, bytes]]:
+def _layers(v: Variant, decision: Decision) -> list[tuple[str, bytes | Path]]:
     """The layers as they are, but for what the report says of the decision."""
-    found = []
+    found: list[tuple[str, bytes | Path]] = []
     for d in v.manifest.layers:
-        data = (v.blobs / hex_of(d.digest)).read_bytes()
+        blob = v.blobs / hex_of(d.digest)
+        data: bytes | Path = blob if d.mediaType == LAYER_WEIGHTS else blob.read_bytes()
         if d.mediaType == LAYER_REPORT and (report := read_report(v)) is not None:
             data = _decided(report, decision).model_dump_json(exclude_none=True).encode()
         found.append((d.mediaType, data))

@@ -2,7 +2,8 @@
 
 On disk, in the folder: ``model.onnx``; ``model.rtx`` and ``ranges.json`` where the variant has them; ``labels.txt``;
 ``golden/in-<i>.bin`` and ``golden/out-<i>.bin``, raw bytes of one golden sample in the order of the tensors;
-``config.json``, what the bundle says of the variant; ``commands.sh``. For Triton: ``triton/<name>/config.pbtxt`` and
+``config.json``, what the bundle says of the variant; ``commands.sh``; the weights of a large model, in a file called by its
+64 hex digits. For Triton: ``triton/<name>/config.pbtxt`` and
 ``triton/<name>/1/model.onnx``.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from edgectl.builder.pack.commands import Files, command_lines, onnxruntime_program
 from edgectl.builder.pack.triton import model_name, triton_config
-from edgectl.core.bundle import LAYER_RANGES, LAYER_RTX, Bundle, Variant
+from edgectl.core.bundle import LAYER_RANGES, LAYER_RTX, LAYER_WEIGHTS, Bundle, Variant
 from edgectl.core.errors import UsageError
 from edgectl.core.files import storage
 from edgectl.device_profiles.catalogue import load_profile, profile_names
@@ -70,7 +71,7 @@ def extract(variant: Variant, out: Path, *, triton: bool = False) -> Extracted:
                 (work / "run_onnxruntime.py").write_text(program, "utf-8")
             text = "".join(f"# {what}\n{line}\n\n" for what, line in commands)
             (work / "commands.sh").write_text(
-                f"#!/bin/sh\n# {config.profile}/{config.variant}\n\n{text}", "utf-8"
+                f'#!/bin/sh\n# {config.profile}/{config.variant}\ncd "$(dirname "$0")"\n\n{text}', "utf-8"
             )
             if triton:
                 _write_triton(variant, work)
@@ -89,6 +90,10 @@ def _write(variant: Variant, out: Path) -> Files:
     config = variant.config
     shutil.copyfile(variant.engine(out / "unpacked"), out / "model.onnx")
     shutil.rmtree(out / "unpacked", ignore_errors=True)
+    if variant.layer(LAYER_WEIGHTS) is not None:
+        weights = variant.need(LAYER_WEIGHTS)
+        # model.onnx names it so
+        shutil.copyfile(weights, out / weights.name)
     files = {"model": "model.onnx"}
     for layer, name in ((LAYER_RTX, "model.rtx"), (LAYER_RANGES, "ranges.json")):
         if variant.layer(layer) is not None:
@@ -111,4 +116,6 @@ def _write_triton(variant: Variant, out: Path) -> None:
     folder = out / "triton" / model_name(variant.config)
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text(triton_config(variant.config), "utf-8")
-    shutil.copyfile(out / "model.onnx", folder / "1" / "model.onnx")
+    weights = variant.layer(LAYER_WEIGHTS)
+    for name in ("model.onnx", *([] if weights is None else [weights.name])):
+        shutil.copyfile(out / name, folder / "1" / name)

@@ -106,7 +106,7 @@ def _variants(variants: Sequence[VariantInfo]) -> str:
                 number(m.get("ratio_to_float", "")),
                 number(v.accuracy.get("drop", "")),
                 _adds_mib(v.memory),
-                ", ".join(v.requires).replace("|", " or ") or "nothing",
+                ", ".join(map(_either, v.requires)) or "nothing",
             ]
         )
     return table(
@@ -212,19 +212,26 @@ def _fresh(variants: Sequence[VariantInfo]) -> str:
     return section("In processes of their own", about, table(headers, rows) + body)
 
 
+def _either(requirement: str) -> str:
+    """``sm:8.6|sm:8.9`` as people read it: ``sm:8.6 or 8.9``."""
+    first, *others = requirement.split("|")
+    kind = first.partition(":")[0]
+    return " or ".join([first, *(o.removeprefix(f"{kind}:") for o in others)])
+
+
 def _causes(report: SearchReport | None) -> str:
     """Why no quantized engine ships first, what was left out, and what was decided later; empty if there
     is nothing to say."""
     if report is None or not (report.causes or report.left_out or report.decided):
         return ""
     rows = [
-        [group, c.cause, c.sentence, c.figure, c.next] for group, why in report.causes.items() for c in why
+        ["" if i else group, c.cause, c.sentence, c.figure, c.next]
+        for group, why in report.causes.items()
+        for i, c in enumerate(why)
     ]
-    rows += (
-        [["", "out-of-time", f"left out: {', '.join(report.left_out)}", "", "more --minutes"]]
-        if report.left_out
-        else []
-    )
+    if report.left_out and not any(c.cause == "out-of-time" for why in report.causes.values() for c in why):
+        left_out = f"left out: {', '.join(report.left_out)}"
+        rows.append(["", "out-of-time", left_out, "", "more --minutes"])
     rows += [["", "decided later", d, "", ""] for d in report.decided]
     return section(
         "Why this one",

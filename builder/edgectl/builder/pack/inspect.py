@@ -20,6 +20,7 @@ from edgectl.core.bundle import (
     LAYER_PACKED,
     LAYER_PROVENANCE,
     LAYER_SBOM,
+    LAYER_WEIGHTS,
     MAX_JSON_BYTES,
     Bundle,
     Descriptor,
@@ -33,6 +34,7 @@ from edgectl.core.memory import EngineMemory
 
 __all__ = ["BundleInfo", "VariantInfo", "inspect_bundle", "read_acceptance"]
 
+_ENGINE = (LAYER_ENGINE, LAYER_PACKED, LAYER_WEIGHTS)
 _LAYERS: TypeAdapter[list[LayerReport]] = TypeAdapter(list[LayerReport])
 
 
@@ -120,10 +122,10 @@ def _variant(v: Variant, added: list[Descriptor]) -> VariantInfo:
         requires=c.requires,
         fallback=c.fallback,
         speed_only=c.speed_only,
-        engine_bytes=sizes.get(LAYER_ENGINE, sizes.get(LAYER_PACKED, 0)),
+        engine_bytes=sizes.get(LAYER_ENGINE, sizes.get(LAYER_PACKED, 0)) + sizes.get(LAYER_WEIGHTS, 0),
         total_bytes=sum(d.size for d in v.descriptors()),
         added_bytes=sum(d.size for d in added),
-        added_engine_bytes=sum(d.size for d in added if d.mediaType in (LAYER_ENGINE, LAYER_PACKED)),
+        added_engine_bytes=sum(d.size for d in added if d.mediaType in _ENGINE),
         preferences=c.preferences,
         expected_rss_mb=c.expected_rss_mb,
         memory=c.memory,

@@ -35,16 +35,17 @@ from edgectl.core.bundle import (
 )
 from edgectl.core.errors import UsageError
 from edgectl.core.files import digest_of, exchange, fsync_dir, hex_of, storage
+from edgectl.core.transfer import describe
 
-__all__ = ["VariantContent", "check_target", "chunks_digest", "provenance", "sbom", "write_bundle"]
+__all__ = ["VariantContent", "check_target", "provenance", "sbom", "variant_files", "write_bundle"]
 
 
 @dataclass(frozen=True)
 class VariantContent:
-    """One variant to be written. ``layers``: (media type, bytes), the engine first."""
+    """One variant to be written. ``layers``: (media type, bytes or a file that has them), the engine first."""
 
     config: VariantConfig
-    layers: tuple[tuple[str, bytes], ...]
+    layers: tuple[tuple[str, bytes | Path], ...]
 
 
 def write_bundle(out: Path, variants: Sequence[VariantContent], *, name: str, version: str) -> str:
@@ -68,6 +69,24 @@ def write_bundle(out: Path, variants: Sequence[VariantContent], *, name: str, ve
     return digest
 
 
+def variant_files(
+    variant: VariantContent,
+) -> tuple[Descriptor, tuple[Descriptor, ...], dict[str, bytes | Path]]:
+    """A variant as it would stand in a bundle: its manifest, what the manifest names, and all that by digest, as bytes
+    or a file that has them."""
+    config_bytes = variant.config.model_dump_json(exclude_none=True).encode()
+    config = describe(config_bytes, MEDIA_CONFIG)
+    layers = tuple(
+        _describe_file(data, media) if isinstance(data, Path) else describe(data, media)
+        for media, data in variant.layers
+    )
+    manifest_bytes = Manifest(config=config, layers=layers, annotations=_annotations(variant)).encode()
+    manifest = describe(manifest_bytes, MEDIA_MANIFEST)
+    files: dict[str, bytes | Path] = {manifest.digest: manifest_bytes, config.digest: config_bytes}
+    files |= {d.digest: data for d, (_, data) in zip(layers, variant.layers, strict=True)}
+    return manifest, (config, *layers), files
+
+
 def check_target(out: Path) -> None:
     """Raise :class:`UsageError` if ``out`` is something else, or :class:`StorageError` if its folder takes
     no files (checked before a long build, too)."""
@@ -76,15 +95,6 @@ def check_target(out: Path) -> None:
     above = next(p for p in (out.absolute().parent, *out.absolute().parents) if p.exists())
     with storage(str(out)), tempfile.TemporaryDirectory(dir=above, prefix=f".{out.name}."):
         pass
-
-
-def chunks_digest(data: bytes) -> str:
-    """Digest of the concatenated sha256 of the 64 KiB chunks: lets a device check each chunk as it
-    arrives."""
-    hashes = b"".join(
-        hashlib.sha256(data[i : i + CHUNK_SIZE]).digest() for i in range(0, len(data), CHUNK_SIZE)
-    )
-    return digest_of(hashes)
 
 
 def provenance(
@@ -154,28 +164,47 @@ def _write(root: Path, variants: Sequence[VariantContent], name: str, version: s
 
 
 def _manifest(blobs: Path, variant: VariantContent) -> Descriptor:
-    config = _blob(blobs, MEDIA_CONFIG, variant.config.model_dump_json(exclude_none=True).encode())
-    layers = tuple(_blob(blobs, media, data) for media, data in variant.layers)
-    annotations = {
+    manifest, named, files = variant_files(variant)
+    for d in (*named, manifest):
+        path = blobs / hex_of(d.digest)
+        if not path.exists():
+            _put(path, files[d.digest])
+    return manifest.model_copy(update={"annotations": _annotations(variant)})
+
+
+def _annotations(variant: VariantContent) -> dict[str, str]:
+    return {
         ANNOTATION_PROFILE: variant.config.profile,
         ANNOTATION_VARIANT: variant.config.variant,
         ANNOTATION_RUNTIME: variant.config.runtime,
     }
-    manifest = Manifest(config=config, layers=layers, annotations=annotations).encode()
-    return _blob(blobs, MEDIA_MANIFEST, manifest).model_copy(update={"annotations": annotations})
 
 
-def _blob(blobs: Path, media: str, data: bytes) -> Descriptor:
-    digest = digest_of(data)
-    path = blobs / hex_of(digest)
-    if not path.exists():
-        _put(path, data)
-    annotations = {ANNOTATION_CHUNKS: chunks_digest(data)} if len(data) > CHUNK_SIZE else {}
-    return Descriptor(mediaType=media, digest=digest, size=len(data), annotations=annotations)
+def _describe_file(file: Path, media: str) -> Descriptor:
+    """A chunk of it at a time is in memory."""
+    whole, of_chunks, size = hashlib.sha256(), hashlib.sha256(), 0
+    with file.open("rb") as f:
+        while chunk := f.read(CHUNK_SIZE):
+            whole.update(chunk)
+            of_chunks.update(hashlib.sha256(chunk).digest())
+            size += len(chunk)
+    annotations = {ANNOTATION_CHUNKS: f"sha256:{of_chunks.hexdigest()}"} if size > CHUNK_SIZE else {}
+    return Descriptor(
+        mediaType=media, digest=f"sha256:{whole.hexdigest()}", size=size, annotations=annotations
+    )
 
 
-def _put(path: Path, data: bytes) -> None:
-    """Write one file durably; it becomes visible with the whole folder."""
+def _put(path: Path, data: bytes | Path) -> None:
+    """Write one file durably; it becomes visible with the whole folder. Of a file, which nobody changes any more, a second
+    name where that can be, and a copy elsewhere."""
+    if isinstance(data, Path):
+        try:
+            os.link(data, path)
+        except OSError:
+            shutil.copyfile(data, path)
+        with path.open("rb") as f:
+            os.fsync(f.fileno())
+        return
     with path.open("wb") as f:
         f.write(data)
         f.flush()

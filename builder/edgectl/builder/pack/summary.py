@@ -78,7 +78,7 @@ def summary_of(draft: VariantDraft) -> VariantSummary:
         draft.accuracy.drop if draft.accuracy else None,
         measured.p50_ms if measured else None,
         measured.ratio_to_float if measured else None,
-        len(draft.model),
+        len(draft.model) + sum(d.stat().st_size for _, d in draft.engine_layers if isinstance(d, Path)),
         draft.fallback,
         draft.preferences,
         measured.fresh.contexts if measured and measured.fresh else (),

@@ -9,8 +9,9 @@ did to the outputs.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -52,6 +53,7 @@ __all__ = ["Identity", "make_variant"]
 
 GOLDEN_SAMPLES = 2
 _NOISE_FACTOR = 4.0
+_KEPT_BYTES = 16 << 20  # of outputs that are kept for the next variant
 _WORTH_PACKING = 0.9  # of the bytes
 _FLOOR = 1e-3  # of the output's largest value
 _QUANTIZATION_SHARE = {"onnxruntime": 0.5, "openvino": 0.5, "tensorrt": 1.0, "tensorrt-rtx": 1.0}
@@ -73,7 +75,8 @@ class Identity:
     table: CalibrationTable | None
     samples: Sequence[Sample]
     """Golden inputs are taken from these."""
-    float_model: bytes = field(repr=False)
+    float_model: bytes | Path = field(repr=False)
+    """A file where its weights lie beside it."""
     speed_only: bool = False
     conversion: Conversion | None = None
     """Where that ONNX file came from; None: it is what the user gave."""
@@ -81,6 +84,10 @@ class Identity:
     """Weights were shared: engines travel packed where that is smaller."""
     licence: str | None = None
     """Of the weights."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """File that the ONNX file had its weights in → its digest."""
+    answers: dict[str, list[Outputs]] = field(default_factory=dict, repr=False, compare=False)
+    """Of graphs on golden inputs, by what they were run with: variants share graphs, and float."""
 
 
 def make_variant(
@@ -123,7 +130,7 @@ def make_variant(
     if packed is not None:
         config = config.model_copy(update={"unpacked": Unpacked(digest=engine_digest, size=len(draft.model))})
     engine = (LAYER_ENGINE, draft.model) if packed is None else (LAYER_PACKED, packed)
-    layers = [engine, (LAYER_GOLDEN, write_npz(golden)), *draft.engine_layers]
+    layers: list[tuple[str, bytes | Path]] = [engine, (LAYER_GOLDEN, write_npz(golden)), *draft.engine_layers]
     layers.append(
         (
             LAYER_LAYERS,
@@ -134,7 +141,8 @@ def make_variant(
     )
     if draft.acceptance is not None:
         layers.append((LAYER_ACCEPTANCE, draft.acceptance.model_dump_json().encode()))
-    materials = {"model": identity.source}
+    # a folder of their own: a file may be called "model", too
+    materials = {"model": identity.source, **{f"weights/{n}": d for n, d in identity.weights.items()}}
     if identity.table is not None and draft.precision == "int8":
         layers.append((LAYER_CALIBRATION, identity.table.to_json()))
         materials["calibration"] = identity.table.data_digest
@@ -172,23 +180,32 @@ def _golden(
     if draft.picture is not None:
         assert isinstance(identity.task.input, ImageInput)
         inputs = [pixel_feeds(feeds, identity.task.input) for feeds in plain]
-    graph = draft.golden or draft.model
-    golden = _run(graph, inputs)
-    others = [_run(graph, inputs, optimization="disabled")]
+    graph = draft.golden or draft.file or draft.model
+    golden = _run(identity, graph, inputs)
+    others = [_run(identity, graph, inputs, optimization="disabled")]
     if draft.runtime == "openvino":
-        others.append(_run(draft.model, inputs, runtime="openvino", hint=draft.session.precision_hint))
+        others.append(
+            _run(identity, draft.model, inputs, runtime="openvino", hint=draft.session.precision_hint)
+        )
     noise = [_noise(golden, other, _NOISE_FACTOR) for other in others]
     if draft.precision != "float32":
         share = _QUANTIZATION_SHARE[draft.runtime] if draft.golden is None else _IMPLICIT_SHARE
-        noise.append(_noise(golden, _run(identity.float_model, plain), share))
+        noise.append(_noise(golden, _run(identity, identity.float_model, plain), share))
     tolerances = {}
     sizes = {
         n: max(float(np.abs(o[n].astype(np.float64)).max(initial=0.0)) for o in golden) for n in golden[0]
     }
-    rounding = rounding_of(identity.float_model, plain[0]) if min(sizes.values()) <= NOUGHT else {}
+    rounding = (
+        rounding_of(identity.float_model, plain[0])
+        if min(sizes.values()) <= NOUGHT and isinstance(identity.float_model, bytes)
+        else {}
+    )
     for name, largest in sizes.items():
         if not np.isfinite(largest):
-            raise ModelError(f"output {name} of variant {draft.variant} is not finite on its golden samples")
+            raise ModelError(
+                f"output {name} of variant {draft.variant} is not finite on its golden samples",
+                hint="leave that precision out (--precision), or give data on which the float model is finite",
+            )
         max_abs = max(_FLOOR * max(largest, 1e-6), *(n[name][1] for n in noise))
         cosine = 1 - max(1e-4, *(n[name][0] for n in noise))
         # all of it is rounding, and another machine rounds in another direction
@@ -211,15 +228,23 @@ def _noise(golden: list[Outputs], other: list[Outputs], factor: float) -> dict[s
 
 
 def _run(
-    model: bytes,
+    identity: Identity,
+    model: bytes | Path,
     inputs: Sequence[Feeds],
     *,
     optimization: str = "all",
     runtime: str = "onnxruntime",
     hint: str | None = None,
 ) -> list[Outputs]:
-    settings = SessionSettings.model_validate({"optimization": optimization, "precision_hint": hint})
-    engine = open_model(model, settings, runtime=runtime)
-    outputs = [engine.run(feeds) for feeds in inputs]
-    engine.close()
-    return outputs
+    pictures = [(n, a.shape, str(a.dtype)) for n, a in inputs[0].items()]  # pixels, or another size
+    which = str(model) if isinstance(model, Path) else digest_of(model)
+    key = json.dumps([which, pictures, optimization, runtime, hint])
+    if key not in identity.answers:
+        settings = SessionSettings.model_validate({"optimization": optimization, "precision_hint": hint})
+        engine = open_model(model, settings, runtime=runtime)
+        outputs = [engine.run(feeds) for feeds in inputs]
+        engine.close()
+        if sum(o.nbytes for each in outputs for o in each.values()) > _KEPT_BYTES:
+            return outputs
+        identity.answers[key] = outputs
+    return identity.answers[key]

@@ -22,7 +22,7 @@ from edgectl.engines.base import Feeds, Outputs
 from edgectl.engines.finalise.golden import measure
 from edgectl.engines.runtimes.onnxruntime import OnnxRuntimeEngine
 
-__all__ = ["NOUGHT", "FloatReference", "Pass", "rounding_of", "run_passes"]
+__all__ = ["NOUGHT", "FloatReference", "Pass", "rounding_of", "run_passes", "typed_feeds"]
 
 _COSINE = 0.99999
 # units of float32 rounding that a chain of reassociated sums may be off by
@@ -74,7 +74,10 @@ class FloatReference:
     def check(self, model: ModelProto) -> None:
         """Raise :class:`ModelError` if ``model`` computes something else. Feeds and outputs are compared
         whatever their float type."""
-        got = _run(model.SerializeToString(), _typed(self.feeds, model), "the changed model")
+        self.compare(_run(model.SerializeToString(), typed_feeds(self.feeds, model), "the changed model"))
+
+    def compare(self, got: Outputs) -> None:
+        """Raise :class:`ModelError` where ``got`` is something else than what was recorded."""
         if got.keys() != self.outputs.keys():
             raise ModelError(f"outputs changed from {', '.join(self.outputs)} to {', '.join(got)}")
         for name, want in self.outputs.items():
@@ -134,7 +137,7 @@ def run_passes(
     return model, log
 
 
-def _typed(feeds: Feeds, model: ModelProto) -> Feeds:
+def typed_feeds(feeds: Feeds, model: ModelProto) -> Feeds:
     """The feeds in the float types that the inputs of ``model`` have."""
     kinds = {i.name: np_dtype(i) for i in model.graph.input if i.name in feeds}
     return {

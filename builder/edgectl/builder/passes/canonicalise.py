@@ -13,6 +13,7 @@ from onnx import ModelProto, numpy_helper
 
 from edgectl.builder.graph import GraphIndex, all_nodes, is_quantized
 from edgectl.builder.passes.base import Pass
+from edgectl.builder.passes.einsum import write_plain_equations
 from edgectl.builder.passes.names import settle_names
 from edgectl.core.errors import ModelError
 
@@ -44,6 +45,7 @@ class Canonicalise(Pass):
             _fold_stored_weights(slim)
         _fold_scales(slim)
         _pad_every_axis(slim)
+        write_plain_equations(slim)
         settle_names(slim)
         slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
         return slim, slim.SerializeToString(deterministic=True) != before

@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, helper
 
 from edgectl.builder.graph import GraphIndex, subgraphs
 
-__all__ = ["settle_names"]
+__all__ = ["rename_reads", "settle_names"]
 
 _LONG = 64
 _DERIVED = re.compile(
@@ -51,7 +51,7 @@ def settle_names(model: ModelProto) -> None:
         if node.name in doomed or node.name in of_ends:
             node.name = fresh(f"{node.op_type}_{i}")
         node.output[:] = [new.get(o, o) for o in node.output]
-    _rename_reads(model.graph, new)
+    rename_reads(model.graph, new)
     for end in sorted(of_ends & fixed):
         _step_aside(
             model,
@@ -74,17 +74,18 @@ def _step_aside(model: ModelProto, end: str, inner: str, node: str) -> None:
     if end in GraphIndex(model).producer:
         for n in graph.node:
             n.output[:] = [inner if o == end else o for o in n.output]
-        _rename_reads(graph, {end: inner})
+        rename_reads(graph, {end: inner})
         graph.node.append(helper.make_node("Identity", [inner], [end], name=node))
     else:
-        _rename_reads(graph, {end: inner})
+        rename_reads(graph, {end: inner})
         graph.node.insert(0, helper.make_node("Identity", [end], [inner], name=node))
 
 
-def _rename_reads(graph: GraphProto, names: dict[str, str]) -> None:
+def rename_reads(graph: GraphProto, names: dict[str, str]) -> None:
+    """In place: tensors that nodes read, in the graphs inside it, too (which hand some on as they are)."""
     for node in graph.node:
         node.input[:] = [names.get(i, i) for i in node.input]
         for sub in subgraphs(node):
-            _rename_reads(sub, names)
+            rename_reads(sub, names)
             for o in sub.output:
                 o.name = names.get(o.name, o.name)

@@ -151,7 +151,8 @@ def check_sizes(model: ModelProto) -> None:
         elements = math.prod(d.dim_value for d in info.type.tensor_type.shape.dim if d.HasField("dim_value"))
         if elements > MAX_ELEMENTS:
             raise ModelError(
-                f"tensor {info.name[:80]} would have {elements} elements; at most {MAX_ELEMENTS} fit an edge device"
+                f"tensor {info.name[:80]} would have {elements} elements; at most {MAX_ELEMENTS} fit an edge device",
+                hint="give smaller sizes (--shape), or mend what makes that tensor",
             )
 
 
@@ -183,7 +184,10 @@ class StaticShapes(Pass):
         try:
             fixed = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
         except Exception as e:
-            raise ModelError(f"shapes do not fit together: {str(e).strip().splitlines()[0][:200]}") from e
+            raise ModelError(
+                f"shapes do not fit together: {str(e).strip().splitlines()[0][:200]}",
+                hint="give sizes that the model takes (--shape, or the task's width and height)",
+            ) from e
         return fixed, True
 
     def ensures(self, model: ModelProto) -> None:
@@ -212,7 +216,10 @@ def _task_shape(task: TaskSpec, names: list[str]) -> tuple[str | None, tuple[int
     if not isinstance(spec, ImageInput | AudioInput):
         return None, None
     if spec.tensor is not None and spec.tensor not in names:
-        raise UsageError(f"task {task.name} feeds input {spec.tensor}; the model has {', '.join(names)}")
+        raise UsageError(
+            f"task {task.name} feeds input {spec.tensor}; the model has {', '.join(names)}",
+            hint="set input.tensor to one of those",
+        )
     if spec.tensor is None and len(names) != 1:
         raise UsageError(
             f"the model has inputs {', '.join(names)}; task {task.name} does not say which one it feeds",

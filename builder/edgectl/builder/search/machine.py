@@ -11,7 +11,7 @@ from typing import Protocol
 from edgectl.builder.search.candidates import Candidate
 from edgectl.core.measured import Conditions
 from edgectl.engines.base import Engine, Feeds
-from edgectl.engines.finalise.open import open_model
+from edgectl.engines.finalise.guarded import open_guarded
 from edgectl.engines.measure.conditions import read_conditions, wait_until_quiet
 from edgectl.engines.measure.processes import SECONDS, MeasuredEngine, ProcessTimes, measure_in_processes
 
@@ -61,7 +61,7 @@ class ThisMachine:
         self._left = left
 
     def open(self, c: Candidate) -> Engine:
-        return open_model(c.graph.model, c.settings, runtime=c.runtime)
+        return open_guarded(c.graph.model, c.settings, runtime=c.runtime)
 
     def clock(self) -> int:
         return time.perf_counter_ns()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -12,16 +13,15 @@ import numpy as np
 
 from edgectl.builder.judge.accuracy import Accuracy
 from edgectl.builder.search.candidates import Candidate
+from edgectl.builder.search.elsewhere import TimesElsewhere
 from edgectl.builder.search.machine import TimingMachine
 from edgectl.builder.search.tuning_log import Line, TuningLog
 from edgectl.core.errors import EdgectlError
 from edgectl.engines.base import Engine, Feeds
 from edgectl.engines.measure.processes import ProcessTimes
-from edgectl.engines.timing import Samples, interleave
+from edgectl.engines.timing import LEAST_ROUNDS, LONG_ROUND_S, Samples, interleave
 
 __all__ = ["Judging", "Measurements"]
-
-_MIN_SECONDS = 0.3
 
 
 class Judging(Protocol):
@@ -78,9 +78,11 @@ class Measurements:
         settled: Callable[[Mapping[str, Samples]], bool],
     ) -> tuple[dict[str, Line], dict[str, str]]:
         """One line each for those that run, and why the others do not: from the log if the whole round is
-        there, measured otherwise."""
+        there, measured otherwise. ``seconds`` 0: ``fewest`` calls, however long they take."""
         key = self._round_key(index, candidates, seconds, fewest, most)
         lines, failed = self._log.find(key), {}
+        if isinstance(self._machine, TimesElsewhere) and not _whole(lines, candidates):
+            return self._timed_elsewhere(self._machine, index, candidates, seconds, fewest, most)
         if not _whole(lines, candidates):
             for c in candidates:
                 try:
@@ -120,9 +122,10 @@ class Measurements:
         runs = {c.name: self._caller(c, i) for i, c in enumerate(candidates)}
         times = interleave(
             runs,
-            seconds=max(_MIN_SECONDS, seconds),
+            seconds=seconds,
             min_rounds=fewest,
             max_rounds=most,
+            long_s=LONG_ROUND_S if seconds > 0 else math.inf,
             clock=self._machine.clock,
             settled=settled,
         )
@@ -139,6 +142,35 @@ class Measurements:
             )
             for n, t in times.items()
         }
+
+    def _timed_elsewhere(
+        self,
+        machine: TimesElsewhere,
+        index: int,
+        candidates: Sequence[Candidate],
+        seconds: float,
+        fewest: int,
+        most: int,
+    ) -> tuple[dict[str, Line], dict[str, str]]:
+        found = machine.timed(candidates, seconds, fewest, most)
+        alive = [c for c in candidates if c.name in found.ms]
+        key, conditions = (
+            self._round_key(index, alive, seconds, fewest, most),
+            machine.conditions(),
+        )
+        lines = {
+            c.name: self._log.add(
+                key,
+                "timed",
+                c.name,
+                conditions,
+                round=index,
+                ms=found.ms[c.name],
+                runtime=found.runtimes[c.name],
+            )
+            for c in alive
+        }
+        return lines, dict(found.failed)
 
     def _round_key(self, index: int, candidates: Sequence[Candidate], *settings: float) -> str:
         return self._log.key("timed", index, settings, sorted(c.digest for c in candidates), self._feeds)
@@ -163,7 +195,7 @@ class Measurements:
 def _whole(lines: Mapping[str, Line], candidates: Sequence[Candidate]) -> bool:
     """Whether a round is there for every candidate, pair by pair."""
     counts = {len(lines[c.name].ms or ()) if c.name in lines else 0 for c in candidates}
-    return len(counts) == 1 and counts.pop() >= 3
+    return len(counts) == 1 and counts.pop() >= LEAST_ROUNDS
 
 
 def _digest(feeds: Sequence[Feeds]) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "Cause",
     "Reason",
     "best_ratio",
+    "drop_told",
     "out_of_time",
     "over_budget",
     "reasons_of_search",
@@ -101,6 +102,11 @@ def why_not_quantizable(found: NotQuantizable) -> Reason:
     )
 
 
+def drop_told(drop: float) -> str:
+    """With four decimals; a smaller one, which those would call nothing, with one digit."""
+    return f"{drop:.1g}" if 0 < drop < 5e-5 else f"{drop:.4f}"
+
+
 def over_budget(name: str, a: Accuracy, budget: float, what: str = "int8") -> Reason:
     """Of candidates that lose too much, the one that loses least."""
     if a.labelled:
@@ -115,27 +121,27 @@ def over_budget(name: str, a: Accuracy, budget: float, what: str = "int8") -> Re
     if too_few(a, budget):
         return Reason(
             Cause.TOO_FEW_SAMPLES,
-            f"too few objects to tell: {name} loses {a.drop:.4f} [{a.low:.4f}, {a.high:.4f}], {budget:g} are allowed, and float is sure of {a.objects} objects",
+            f"too few objects to tell: {name} loses {drop_told(a.drop)} [{a.low:.4f}, {a.high:.4f}], {budget:g} are allowed, and float is sure of {a.objects} objects",
             f"give data with about {math.ceil(samples_needed(budget) / a.objects)} × as many",
             f"{a.objects} objects",
         )
     of = f", {changed_answers(a)} of {a.units}" if a.units else ""
     return Reason(
         Cause.OVER_BUDGET,
-        f"{what} loses too much: {name} {a.drop:.4f}{of}, {budget:g} are allowed",
+        f"{what} loses too much: {name} {drop_told(a.drop)}{of}, {budget:g} are allowed",
         f"allow more (--max-drop {_rounded_up(a.drop)}), give calibration data that look like the device's, or train (--recover MINUTES)",
-        f"{a.drop:.4f}",
+        drop_told(a.drop),
     )
 
 
 def _by_labels(name: str, a: Accuracy, budget: float) -> Reason:
-    told = f"{name} loses {a.drop:.4f} [{a.low:.4f}, {a.high:.4f}] by the labels of {a.samples} pictures, {budget:g} are allowed"
+    told = f"{name} loses {drop_told(a.drop)} [{a.low:.4f}, {a.high:.4f}] by the labels of {a.samples} pictures, {budget:g} are allowed"
     if not too_few(a, budget):
         return Reason(
             Cause.OVER_BUDGET,
             told,
             f"allow more (--max-drop {_rounded_up(a.drop)}), give calibration data that look like the device's, or train (--recover MINUTES)",
-            f"{a.drop:.4f}",
+            drop_told(a.drop),
         )
     return Reason(
         Cause.TOO_FEW_SAMPLES,

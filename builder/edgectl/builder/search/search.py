@@ -36,7 +36,7 @@ from edgectl.builder.search.candidates import (
 from edgectl.builder.search.machine import TimingMachine
 from edgectl.builder.search.measurements import Judging, Measurements
 from edgectl.builder.search.outcomes import with_fresh, with_times
-from edgectl.builder.search.reasons import reasons_of_search
+from edgectl.builder.search.reasons import drop_told, reasons_of_search
 from edgectl.builder.search.rules import (
     contradiction,
     kinds,
@@ -60,6 +60,7 @@ __all__ = ["Goal", "search"]
 
 _ROUNDS = ((0.15, 20, 20), (0.25, 20, 40), (0.6, 20, 200))
 """Share of the time budget; fewest and most calls of each candidate (200: ± 0.7 % of a paired ratio)."""
+_LEAST_S = 0.3  # of a round
 _LAST = len(_ROUNDS) - 1
 """Of a runoff, too."""
 _ARENA_TRIED = 3  # finalists
@@ -98,11 +99,13 @@ def search(
     known: Mapping[Arithmetic, Accuracy] | None = None,
     progress: Tell | None = None,
     left: Callable[[], float] = lambda: math.inf,
+    measuring_s: float = 0.0,
 ) -> Choice:
     """Judge, measure, confirm and choose. ``bases``: every graph in every runtime with one thread and default
     settings, at least one of them float. ``seconds`` bounds the rounds; confirming comes on top, and who is
     still to be measured in a process of its own when ``left()`` (seconds) is over does not ship. ``known``:
-    what was judged before.
+    what was judged before. ``measuring_s``: what the least of measuring is expected to take: once no more is left, nothing
+    more is judged but float and, of each lower precision, the first that holds the budget.
 
     ``progress(what, share, best)`` is told what goes on. Raises :class:`ModelError` if not even float runs.
     """
@@ -115,15 +118,16 @@ def search(
         dict(known or {}),
         progress or (lambda what, share, best: None),
         left,
+        measuring_s,
     )
     try:
-        alive = s.judge(sorted(bases, key=lambda c: c.name))
+        alive = s.judge(sorted(bases, key=_soonest_judged))
         for i, (share, fewest, most) in enumerate(_ROUNDS):
             if i == 1:
                 alive = s.add(alive, (n for c in alive for n in with_threads(c, threads)))
             if i == _LAST:
                 alive = s.add(alive, (n for c in s.arena_tried(alive) for n in without_arena(c)))
-            alive = s.round(i, alive, seconds * share, fewest, most)
+            alive = s.round(i, alive, max(_LEAST_S, seconds * share), fewest, most)
         return s.choice(threads)
     finally:
         s.close()
@@ -140,9 +144,11 @@ class _Search:
         judged: dict[Arithmetic, Accuracy],
         tell: Tell,
         left: Callable[[], float],
+        measuring_s: float,
     ) -> None:
         self._judge, self._confirm, self._goal, self._tell = judge, confirm, goal, tell
         self._machine, self._left, self._wait_s = machine, left, goal.wait_s
+        self._measuring_s = measuring_s
         self._measurements = Measurements(machine, log)
         self._judged = judged
         self._outcomes: dict[str, CandidateOutcome] = {}
@@ -163,7 +169,9 @@ class _Search:
             self._tell(f"judging {c.name}", 0.15 * i / len(bases), "")
             self._outcomes[c.name] = CandidateOutcome(c)
             known = self._judged.get(c.arithmetic)
-            if known is None and self._left() <= 0 and not c.is_float and not all(a.is_float for a in alive):
+            late = self._left() <= self._measuring_s
+            alike = [a for a in alive if a.precision == c.precision and not a.is_float]
+            if known is None and late and not c.is_float and alike:
                 self._reject(c, "not judged: the time ran out", Cause.OUT_OF_TIME)
                 continue
             accuracy = known or self._verdict("judged", c, self._judge)
@@ -174,7 +182,7 @@ class _Search:
             if not affordable(accuracy, self._goal.searched):
                 self._reject(
                     c,
-                    f"loses {accuracy.drop:.4f}, more than {self._goal.searched:g}",
+                    f"loses {drop_told(accuracy.drop)}, more than {self._goal.searched:g}",
                     _lossy(accuracy, self._goal.searched),
                 )
             else:
@@ -249,7 +257,8 @@ class _Search:
         while True:
             wanted = self._wanted([o for o in self._outcomes.values() if o.possible])
             reference = wanted.reference.candidate.name
-            if late := [o.candidate for o in wanted.all() if not o.reached(_LAST)]:
+            late = [o.candidate for o in wanted.all() if not o.reached(_LAST)]
+            if late and (self._left() > 0 or not all(c.is_float for c in late)):
                 self._runoff(late, threads)
             elif new := [
                 o.candidate for o in wanted.to_prove() if self._compared.get(o.candidate.name) != reference
@@ -343,7 +352,7 @@ class _Search:
         whose, a = broken
         budget = self._goal.max_drop
         cause = Cause.TOO_FEW_SAMPLES if accuracy.labelled and a is not accuracy else _lossy(a, budget)
-        self._reject(c, f"{whose}: loses {a.drop:.4f}, more than {budget:g}", cause)
+        self._reject(c, f"{whose}: loses {drop_told(a.drop)}, more than {budget:g}", cause)
         return None
 
     def _reason(self, winner: CandidateOutcome, shipped: Sequence[CandidateOutcome]) -> str:
@@ -356,10 +365,9 @@ class _Search:
     def _why(self, winner: CandidateOutcome) -> str:
         fresh = winner.measured.fresh if winner.measured else None
         if not winner.candidate.is_float and fresh is not None and fresh.ratio_to_float is not None:
-            paced = next((c.ratio for c in fresh.contexts if c.context is Context.PACED), None)
-            return f"{1 / fresh.ratio_to_float:.2f} × faster than float" + (
-                f", {1 / paced:.2f} × paced" if paced else ""
-            )
+            against = {c.context: c.ratio for c in fresh.contexts if c.ratio}  # one float for both
+            alone, paced = against.get(Context.ALONE, fresh.ratio_to_float), against.get(Context.PACED)
+            return f"{1 / alone:.2f} × faster than float" + (f", {1 / paced:.2f} × paced" if paced else "")
         if winner.ratio is not None and not winner.candidate.is_float:
             return f"{1 / winner.ratio.median:.2f} × faster than float"
         first = next(iter(reasons_of_search(self._outcomes.values(), self._goal.max_drop, self._busy)), None)
@@ -405,18 +413,21 @@ class _Search:
 
     def _proven(self, contenders: Sequence[Candidate], reference: Candidate) -> dict[str, ProcessTimes]:
         """Measured in processes of their own; once more if the machine was too busy to tell and becomes
-        quiet in time."""
+        quiet while there is time for it."""
+        start = self._machine.clock()
         times = self._measurements.fresh(contenders)
+        took_s = (self._machine.clock() - start) / 1e9
         base = times[reference.name]
         alive = [c for c in contenders if times[c.name].failed is None and not c.is_float]
-        if base.failed is not None or not busy_because(evidence(base)) or self._wait_s <= 0:
+        wait = min(self._wait_s, self._left() - took_s)
+        if base.failed is not None or not busy_because(evidence(base)) or wait <= 0:
             return times
         if all(
             standing_of(times[c.name], base, min_speedup=self._goal.min_speedup) is not Standing.UNDECIDED
             for c in alive
         ):
             return times
-        wait, self._wait_s = self._wait_s, 0.0
+        self._wait_s = 0.0
         self._tell(f"the machine is busy: waiting at most {wait:.0f} s for a quiet moment", 0.85, "")
         return self._measurements.fresh(contenders, again=True) if self._machine.quiet(wait) else times
 
@@ -441,6 +452,12 @@ class _Search:
     def _reject(self, c: Candidate, why: str, cause: Cause | None) -> None:
         self._outcomes[c.name] = replace(self._outcomes[c.name], rejected=why, cause=cause)
         self._measurements.drop(c)
+
+
+def _soonest_judged(c: Candidate) -> tuple[bool, bool, str]:
+    """What is judged first, because it is still judged when time is short: float, in every float of a runtime, then int8 as
+    a whole."""
+    return c.graph.precision != "float32", c.graph.recipe != "full", c.name
 
 
 def _lossy(a: Accuracy, budget: float) -> Cause:

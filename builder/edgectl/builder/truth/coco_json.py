@@ -17,7 +17,7 @@ import numpy as np
 
 from edgectl.builder.truth.labelled import BODY_OF_BOX, LabelledItem, LabelledSet, TrueObjects, TruthKind
 from edgectl.builder.truth.names import match_names, refuse_unknown
-from edgectl.builder.truth.places import inside, refuse_missing, too_many
+from edgectl.builder.truth.places import inside, read_at_most, refuse_missing, too_many
 from edgectl.builder.truth.shapes import TrueShape, read_polygons, read_runs
 from edgectl.core.errors import DataError
 
@@ -107,7 +107,10 @@ def read_coco(
         box = _box(a, picture, where)
         keypoints = _keypoints(a, where) if kind == "keypoints" else []
         if keypoints and points not in (0, len(keypoints) // 3):
-            raise DataError(f"{where}: it has {len(keypoints) // 3} keypoints, others {points}")
+            raise DataError(
+                f"{where}: it has {len(keypoints) // 3} keypoints, others {points}",
+                hint="all must mark the same points: leave out those of another kind",
+            )
         points = points or len(keypoints) // 3
         shape = _shape(a, picture, where) if kind == "masks" else None
         if category not in matched.to:
@@ -127,7 +130,10 @@ def read_coco(
             raise refuse_unknown(unknown, labels, left=left, of=len(images))
         raise DataError(f"{path.name} has no annotations to judge by", hint="give one with objects in it")
     if kind == "keypoints" and any(not k for o in found.values() for k in o.keypoints):
-        raise DataError(f"{path.name}: some annotations have no keypoints, by which this model is judged")
+        raise DataError(
+            f"{path.name}: some annotations have no keypoints, by which this model is judged",
+            hint="give the keypoint annotations (of COCO: person_keypoints_*.json)",
+        )
     folder = _folder(path, images, pictures)
     files = {i: inside(folder, p.name, f"{path.name}: images") for i, p in images.items()}
     refuse_missing(
@@ -150,15 +156,12 @@ def read_coco(
 
 
 def _document(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as f:
-            data = f.read(MAX_JSON_BYTES + 1)
-    except OSError as e:
-        raise DataError(f"cannot read {path}: {e.strerror}", hint="check the path of --validation") from e
-    if len(data) > MAX_JSON_BYTES:
-        raise DataError(
-            f"{path.name} has more than {MAX_JSON_BYTES >> 20} MiB", hint="give a part of the set"
-        )
+    data = read_at_most(
+        path,
+        MAX_JSON_BYTES,
+        unreadable="check the path of --validation",
+        too_large="give a part of the set",
+    )
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as e:

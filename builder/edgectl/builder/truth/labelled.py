@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from edgectl.builder.truth.shapes import TrueShape
 
-__all__ = ["BODY_OF_BOX", "LabelledItem", "LabelledSet", "TrueObjects", "Truth", "TruthKind"]
+__all__ = ["BODY_OF_BOX", "LabelledItem", "LabelledSet", "TrueClasses", "TrueObjects", "Truth", "TruthKind"]
 
 BODY_OF_BOX = 0.53
 """Of a person's box that is the person: COCO measures keypoints by the area of the mask."""
 
-TruthKind = Literal["boxes", "masks", "keypoints", "class", "text"]
+TruthKind = Literal["boxes", "masks", "keypoints", "pixels", "class", "text"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,20 @@ class TrueObjects:
         )
 
 
-Truth = TrueObjects | int | str
-"""Objects of a picture, the class of a picture or recording (index of the task's labels), or a line of text."""
+@dataclass(frozen=True)
+class TrueClasses:
+    """What each pixel of a picture is: a PNG file of class numbers (:mod:`edgectl.builder.truth.class_maps`), which is read when
+    it is asked for. ``to``: number → index of the task's labels, -1 for one that is not judged; None: the same.
+    ``moved``: added to each index."""
+
+    file: Path
+    to: tuple[int, ...] | None = None
+    moved: int = 0
+
+
+Truth = TrueObjects | TrueClasses | int | str
+"""Objects of a picture, what its pixels are, the class of a picture or recording (index of the task's labels), or a line of
+text."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgectl.builder.truth.class_folders import class_folders, read_class_folders
+from edgectl.builder.truth.class_maps import has_class_maps, read_class_maps
 from edgectl.builder.truth.coco_json import read_coco
 from edgectl.builder.truth.labelled import LabelledSet, TruthKind
 from edgectl.builder.truth.places import AUDIO_SUFFIXES
-from edgectl.builder.truth.text_lines import has_text_lines, read_text_lines
+from edgectl.builder.truth.text_lines import (
+    TABLE_SUFFIXES,
+    has_text_lines,
+    read_text_classes,
+    read_text_lines,
+)
 from edgectl.builder.truth.yolo_text import is_yolo, read_yolo
 from edgectl.core.errors import DataError, UsageError
 from edgectl.core.task import AudioInput, ImageInput, TaskSpec
@@ -30,12 +36,12 @@ def read_labels(
     :class:`UsageError` for those that say nothing that this task could be judged by.
     """
     path = Path(uri)
-    layout = _layout(path, task)
+    layout = _layout(path, task, pictures)
     if layout is None:
         if pictures is not None or known_only:
             raise UsageError(
                 f"{uri} has no labels that --validation-images or --known-labels-only could be for",
-                hint="give --validation a COCO JSON file, a YOLO data set, class folders or a table of texts",
+                hint="give --validation a COCO JSON file, a YOLO data set, class folders, class maps or a table of texts",
             )
         return None
     kind = truth_kind(task)
@@ -50,6 +56,10 @@ def read_labels(
         return read_class_folders(class_folders(path, suffixes), task.labels, known_only=known_only)
     if layout == "text" and kind == "text":
         return read_text_lines(path, pictures=pictures)
+    if layout == "text" and kind == "class":
+        return read_text_classes(path, task.labels, pictures=pictures, known_only=known_only)
+    if layout == "pixels" and kind == "pixels":
+        return read_class_maps(path, task.labels, pictures=pictures, known_only=known_only)
     raise UsageError(
         f"{path} holds {_CALLED[layout]}, and task {task.name} is judged by {_WANTED[kind]}"
         if kind is not None
@@ -65,6 +75,8 @@ def truth_kind(task: TaskSpec) -> TruthKind | None:
         return "text"
     if task.metric == "top1":
         return "class"
+    if kind != "none" and DECODERS.get(kind).part == "segmenter":
+        return "pixels"
     if task.metric != "detection":
         return None
     return "keypoints" if kind.endswith("-pose") else "masks" if kind.endswith("-seg") else "boxes"
@@ -74,31 +86,42 @@ _CALLED = {
     "coco": "annotations of COCO",
     "yolo": "labels of boxes (YOLO)",
     "classes": "a folder for each class",
-    "text": "lines of text",
+    "text": "texts",
+    "pixels": "maps of classes",
 }
 _WANTED = {
     "boxes": "boxes: COCO JSON or a YOLO data set",
     "masks": "masks: COCO JSON, or a YOLO data set with polygons",
     "keypoints": "keypoints: COCO JSON or a YOLO data set",
-    "class": "classes: a folder for each",
-    "text": "texts: a .tsv of file and text, or x.txt beside x.png",
+    "class": "classes: a folder for each, or a table of file and class (.tsv, .csv, .jsonl)",
+    "text": "texts: a table of file and text (.tsv, .csv, .jsonl), or x.txt beside x.png or x.wav",
+    "pixels": "the class of each pixel: a folder with images/ and masks/ (PNG), or Cityscapes' folders",
 }
 
 
-def _layout(path: Path, task: TaskSpec) -> str | None:
+def _layout(path: Path, task: TaskSpec, pictures: Path | None) -> str | None:
     try:
         if path.is_file():
-            found = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".tsv": "text"}
+            found = {
+                ".json": "coco",
+                ".yaml": "yolo",
+                ".yml": "yolo",
+                **dict.fromkeys(TABLE_SUFFIXES, "text"),
+            }
             return found.get(path.suffix.lower())
         if not path.is_dir():
-            if path.suffix.lower() in (".json", ".yaml", ".yml", ".tsv"):
+            if path.suffix.lower() in (".json", ".yaml", ".yml", *TABLE_SUFFIXES):
                 raise DataError(f"there is no file {path}", hint="check the path of --validation")
             return None
+        kind = truth_kind(task)
+        if kind == "pixels":
+            return "pixels" if pictures is not None or has_class_maps(path) else None
         if _coco_of(path) is not None:
             return "coco"
         if (path / "data.yaml").is_file() or (path / "dataset.yaml").is_file():
             return "yolo"
-        if truth_kind(task) == "text" and has_text_lines(path):
+        heard = isinstance(task.input, AudioInput)
+        if (kind == "text" or (kind == "class" and heard)) and has_text_lines(path):
             return "text"
         if is_yolo(path):
             return "yolo"

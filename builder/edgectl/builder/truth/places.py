@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgectl.core.errors import DataError
 
-__all__ = ["AUDIO_SUFFIXES", "MOST_ITEMS", "inside", "refuse_missing", "too_many"]
+__all__ = ["AUDIO_SUFFIXES", "MOST_ITEMS", "inside", "read_at_most", "refuse_missing", "too_many"]
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 MOST_ITEMS = 200_000
@@ -27,6 +27,19 @@ def inside(folder: Path, name: str, where: str) -> Path:
             hint="name files relative to the folder of pictures, without ..",
         )
     return path
+
+
+def read_at_most(path: Path, most: int, *, unreadable: str, too_large: str) -> bytes:
+    """The bytes of a file of labels. Raises :class:`DataError` for one that cannot be read and for one of more than ``most``
+    bytes, with what to do then."""
+    try:
+        with path.open("rb") as f:
+            data = f.read(most + 1)
+    except OSError as e:
+        raise DataError(f"cannot read {path}: {e.strerror or e}", hint=unreadable) from e
+    if len(data) > most:
+        raise DataError(f"{path.name} has more than {most >> 20} MiB", hint=too_large)
+    return data
 
 
 def refuse_missing(missing: Iterable[Path], of: int, folder: Path, hint: str) -> None:

@@ -26,6 +26,7 @@ from edgectl.core.errors import EngineError, ModelError, UsageError
 from edgectl.core.measured import BatchRun
 from edgectl.core.task import ImageInput, TaskSpec
 from edgectl.engines.base import Engine, Feeds, Outputs
+from edgectl.engines.finalise.guarded import open_guarded
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.measure.processes import MeasuredEngine, measure_memory
 from edgectl.engines.timing import interleave, paired_ratio
@@ -117,7 +118,7 @@ def _batched(
         feeds = [pixel_feeds(f, task.input) for f in feeds]
     one = open_model(draft.model, draft.session, runtime=draft.runtime)
     try:
-        many = open_model(model, draft.session, runtime=draft.runtime)
+        many = open_guarded(model, draft.session, runtime=draft.runtime)
         try:
             close = _CLOSE.get(draft.precision, _CLOSE_QUANTIZED)
             for n in {2, *batches} - {1}:

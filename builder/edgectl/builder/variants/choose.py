@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.search.candidates import Choice
+from edgectl.builder.search.elsewhere import MeasuringDevice
 from edgectl.builder.variants.competitors import cpu_runtimes
 from edgectl.builder.variants.draft import VariantDraft, recipe_of
 from edgectl.builder.variants.measured import (
@@ -26,6 +27,7 @@ from edgectl.builder.variants.measured import (
     measured_drafts,
 )
 from edgectl.builder.variants.numeric_check import best_checked
+from edgectl.builder.variants.on_devices import measure_on_devices
 from edgectl.builder.variants.restriction import UNRESTRICTED, Restriction
 from edgectl.builder.variants.tensorrt import tensorrt_drafts, tensorrt_families
 from edgectl.builder.variants.trial import Trial
@@ -53,11 +55,15 @@ def families_of(
     machine: Machine,
     graph: ModelProto,
     restriction: Restriction = UNRESTRICTED,
+    devices: Sequence[MeasuringDevice] = (),
 ) -> tuple[str, ...]:
-    """The kernel families that the profiles need graphs of, each once."""
+    """The kernel families that the profiles need graphs of, each once; with those of the ``devices`` that measure."""
     found: list[str] = []
     for p in profiles:
         found += tensorrt_families(p, graph, restriction)
+        if p.gpu is None and restriction.quantizes:
+            there = [host_family(d.machine) for d in devices if d.profile == p.name]
+            found += [family for family in there if family is not None]
         if measurable(p, machine):
             here = host_family(machine) if cpu_runtimes(p, machine, restriction) else None
             found += [here] if here is not None and restriction.quantizes else []
@@ -66,17 +72,23 @@ def families_of(
     return tuple(dict.fromkeys(found))
 
 
-def choose_variants(model: QuantizedModel, trial: Trial, profiles: Sequence[DeviceProfile]) -> ChosenVariants:
+def choose_variants(
+    model: QuantizedModel,
+    trial: Trial,
+    profiles: Sequence[DeviceProfile],
+    devices: Sequence[MeasuringDevice] = (),
+) -> ChosenVariants:
     """Measure what this machine can run, once for all profiles that agree on it, and check the rest
-    numerically."""
+    numerically. Profiles that some of the ``devices`` are of are measured there."""
     restriction = trial.restriction
     measured = {comparison(p, trial.machine, restriction) for p in profiles if measurable(p, trial.machine)}
     choices: dict[str, Choice] = {}
     drafts: list[VariantDraft] = []
     for i, p in enumerate(profiles):
         place = (i / len(profiles), len(profiles))
+        own = [d for d in devices if d.profile == p.name]
         if "tensorrt" in p.runtimes:
-            drafts += tensorrt_drafts(model, trial, p)
+            drafts += tensorrt_drafts(model, trial, p, with_float=bool(own))
         if has_cuda(p, trial.machine) and restriction.runs_in("onnxruntime"):
             try:
                 choices[f"{p.name}, CUDA"] = choice = measure_cuda(model, trial, p, place)
@@ -84,6 +96,12 @@ def choose_variants(model: QuantizedModel, trial: Trial, profiles: Sequence[Devi
             except ModelError as e:
                 # a GPU whose CUDA or cuDNN this ONNX Runtime cannot load
                 trial.monitor.note(f"{p.name}: no variant for ONNX Runtime on the GPU: {e.message}")
+        if own and p.gpu is None and (there := measure_on_devices(model, trial, p, own, place)):
+            on = trial.on(there.device)
+            key = f"{comparison(p, on.machine, restriction)}, on {', '.join(there.members)}"
+            choices[key] = there.choice
+            drafts += measured_drafts(model, on, p, there.choice)
+            continue
         if not measurable(p, trial.machine):
             drafts += _unmeasured(model, trial, p)
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edgectl.builder.ingest.source_precision import AS_RECEIVED
 from edgectl.builder.int8.escalate import float_report
@@ -46,8 +47,10 @@ class VariantDraft:
     golden: bytes | None = field(default=None, repr=False)
     """The graph whose outputs are golden, where the engine file alone does not say how it computes
     (implicit quantization)."""
-    engine_layers: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
-    """More layers of the bundle that the engine is made of: (media type, bytes)."""
+    engine_layers: tuple[tuple[str, bytes | Path], ...] = field(default=(), repr=False)
+    """More layers of the bundle that the engine is made of: (media type, bytes or a file that has them)."""
+    file: Path | None = None
+    """:attr:`model` as a file, with the file of its weights beside it; None: all weights are inside."""
     preferences: tuple[Preference, ...] = ()
     """What it is best at."""
     picture: ImageInput | None = None
@@ -86,7 +89,7 @@ def recipe_as_received(model: QuantizedModel) -> Recipe:
 def recipe_of(model: QuantizedModel, family: str, name: str, quantized: Quantized) -> Recipe:
     """``family``: the one that was asked for; a candidate of another runtime's form shares its basis."""
     spec = quantized.family
-    basis = model.basis_of(family, quantized)
+    basis = model.basis_of(family, name, quantized)
     codes = ("follow",) if quantized.carried_over else ("reconstruct",) if quantized.rebuilt else ()
     return Recipe(
         family=spec.name,

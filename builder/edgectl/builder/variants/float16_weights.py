@@ -19,7 +19,9 @@ from edgectl.builder.ingest.pixels import PixelFed
 from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.variants.draft import VariantDraft
 from edgectl.builder.variants.trial import Trial
+from edgectl.core.errors import EngineError
 from edgectl.core.task import ImageInput
+from edgectl.engines.finalise.guarded import open_guarded
 from edgectl.engines.finalise.open import open_model
 
 __all__ = ["float16_weights", "with_float16_weights"]
@@ -84,7 +86,12 @@ def with_float16_weights(
             found.append(d)
             continue
         trial.monitor.tell("pack", 0.91, f"{d.variant}: float16 weights")
-        engine = open_model(small, d.session, runtime=d.runtime)
+        try:
+            engine = open_guarded(small, d.session, runtime=d.runtime)
+        except EngineError as e:
+            trial.monitor.note(f"{at} keeps float32 weights: {e.message}")
+            found.append(d)
+            continue
         if d.picture is not None and isinstance(spec, ImageInput):
             engine = PixelFed(engine, spec)
         with contextlib.closing(engine):

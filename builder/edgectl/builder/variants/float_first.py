@@ -20,16 +20,24 @@ from edgectl.device_profiles.machine import host_family
 
 __all__ = ["reasons_for_float"]
 
+_QUANTIZED = ("int8", "int4")
+
 
 def reasons_for_float(model: QuantizedModel, trial: Trial, choice: Choice) -> tuple[Reason, ...]:
     """Why no quantized engine ships first, what came nearest first; empty if one does. Before a float16
     model that ships as it came, too."""
     won = choice.winner.candidate
-    if won.precision == "int8" and not won.is_float:
+    if won.precision in _QUANTIZED and not won.is_float:
         return ()
-    found = list(reasons_of_search(choice.outcomes, model.limit, choice.busy))
-    if found or not won.is_float:
-        return tuple(found)
+    found = reasons_of_search(choice.outcomes, model.limit, choice.busy)
+    if any(o.candidate.graph.precision in _QUANTIZED for o in choice.outcomes):
+        return found
+    # what the search says is of lower floats alone
+    return (*_why_not_tried(model, trial, won.is_float and not found), *found)
+
+
+def _why_not_tried(model: QuantizedModel, trial: Trial, alone: bool) -> tuple[Reason, ...]:
+    """Why no quantized engine came as far as the search. ``alone``: there is no other reason, so that there is one here."""
     restriction = trial.restriction
     if not restriction.quantizes and model.source.precision == "float32":
         return (why_not_quantizable(NotQuantizable(Obstacle.NOT_ASKED, restriction.asked)),)
@@ -38,6 +46,7 @@ def reasons_for_float(model: QuantizedModel, trial: Trial, choice: Choice) -> tu
     family = host_family(trial.machine)
     if family is None:
         return (why_not_quantizable(NotQuantizable(Obstacle.NO_KERNELS, trial.machine.summary)),)
+    found = []
     graphs = model.families.get(family)
     judged = {} if graphs is None else graphs.judged
     asked = {n: a for n, a in judged.items() if restriction.allows("int4" if n == "weights-4" else "int8")}
@@ -50,8 +59,8 @@ def reasons_for_float(model: QuantizedModel, trial: Trial, choice: Choice) -> tu
     budget = trial.monitor.budget
     if budget.left_out:
         found.append(out_of_time(budget.left_out, budget.allowed / 60))
-    if not found:
-        unfit = {} if graphs is None else graphs.unfit
+    unfit = {} if graphs is None else graphs.unfit
+    if not found and (alone or unfit):
         found.append(why_not_quantizable(NotQuantizable(Obstacle.NO_PLACE, _by_reason(unfit))))
     return tuple(found)
 

@@ -22,6 +22,7 @@ from edgectl.core.errors import EdgectlError, ModelError
 from edgectl.core.measured import RouteGain
 from edgectl.core.task import ImageInput
 from edgectl.engines.base import Engine
+from edgectl.engines.finalise.guarded import open_guarded
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import interleave, paired_ratio
 from edgectl.pipelines.video.preprocess import Preprocessor
@@ -73,7 +74,7 @@ def fold_if_faster(
         return None
     data = folded.SerializeToString(deterministic=True)
     try:
-        after = open_model(data, settings, runtime=runtime)
+        after = open_guarded(data, settings, runtime=runtime)
     except EdgectlError:
         # a runtime without kernels for it keeps the graph that it has
         return None

@@ -17,6 +17,7 @@ from edgectl.builder.ingest.source_precision import AS_RECEIVED
 from edgectl.builder.int8.float16 import to_float16
 from edgectl.builder.int8.model import QuantizedModel
 from edgectl.builder.judge.accuracy import Accuracy
+from edgectl.builder.judge.judges import Judges
 from edgectl.builder.search.candidates import (
     LOWER_FLOATS,
     Arithmetic,
@@ -26,7 +27,8 @@ from edgectl.builder.search.candidates import (
     Choice,
     Pick,
 )
-from edgectl.builder.search.machine import ThisMachine
+from edgectl.builder.search.elsewhere import DeviceMachine
+from edgectl.builder.search.machine import ThisMachine, TimingMachine
 from edgectl.builder.search.reasons import SPEED_CAUSES
 from edgectl.builder.search.rules import slower_carried_over
 from edgectl.builder.search.search import Goal, search
@@ -92,7 +94,19 @@ def measure_host(
     known: dict[Arithmetic, Accuracy] = {(n, "onnxruntime", None): a for n, a in model.judged(family).items()}
     seconds = trial.monitor.budget.rounds_s() * share
     bases = competitors(model, trial, p)
+    known |= of_float(bases, trial.judges)
     return _search(model, trial, p, bases, known, [t for t in (2, 4, 8) if t <= cores], seconds, place)
+
+
+def of_float(bases: Sequence[Candidate], judges: Judges) -> dict[Arithmetic, Accuracy]:
+    """The verdict on whoever is the reference itself: it ran over the slice already."""
+    found = judges.search.of_float
+    same = (
+        c
+        for c in bases
+        if (c.runtime, c.lower_float) == ("onnxruntime", None) and c.graph.model == judges.reference
+    )
+    return {} if found is None else {c.arithmetic: found for c in same}
 
 
 def measure_cuda(model: QuantizedModel, trial: Trial, p: DeviceProfile, place: tuple[float, int]) -> Choice:
@@ -226,24 +240,37 @@ def _search(
         "memory_mb": str(machine.memory_mb),
         "fresh_s": f"{fresh_s:g}",
         **machine.runtimes,
+        **({} if trial.device is None else {"device": trial.device.name}),
     }
+    feeds = [s.feeds for s in model.samples.search[:8]]
+    timing: TimingMachine = (
+        ThisMachine(machine.summary, feeds, fresh_s, budget.left)
+        if trial.device is None
+        else DeviceMachine(trial.device, trial.here or machine, feeds, fresh_s, budget.left)
+    )
 
     def told(what: str, share: float, best: str) -> None:
         trial.monitor.tell("search", 0.15 + 0.75 * (start + share / searches), what, best)
 
-    return search(
-        bases,
-        trial.judges.search,
-        lambda: trial.judges.confirmation,
-        Goal(model.limit, p.min_speedup, p.limits.rss_mb, budget.wait_s(), model.guide),
-        ThisMachine(machine.summary, [s.feeds for s in model.samples.search[:8]], fresh_s, budget.left),
-        TuningLog(trial.tuning, host),
-        threads=threads,
-        seconds=seconds,
-        known=known,
-        progress=told,
-        left=budget.left,
-    )
+    judge = trial.judges.search
+    budget.keep(trial.judges.confirmation_s)
+    try:
+        return search(
+            bases,
+            judge,
+            lambda: trial.judges.confirmation,
+            Goal(model.limit, p.min_speedup, p.limits.rss_mb, budget.wait_s(), model.guide),
+            timing,
+            TuningLog(trial.tuning, host),
+            threads=threads,
+            seconds=seconds,
+            known=known,
+            progress=told,
+            left=budget.left,
+            measuring_s=trial.judges.measuring_s(),
+        )
+    finally:
+        budget.keep(lambda: 0.0)
 
 
 def _note_choice(model: QuantizedModel, trial: Trial, p: DeviceProfile, choice: Choice) -> None:

@@ -39,6 +39,8 @@ def with_preprocessing(
     spec = model.source.task.input
     if not isinstance(spec, ImageInput) or model.samples.random or draft.measured is None:
         return draft
+    if trial.device is not None:
+        return draft  # the route would be measured on this machine, and the engine on another one
     samples = model.samples.search[:_PICTURES]
     pictures = [
         pixels_of(np.asarray(next(iter(s.feeds.values()))), spec) for s in samples if len(s.feeds) == 1

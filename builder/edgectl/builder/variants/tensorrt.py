@@ -17,7 +17,7 @@ from edgectl.builder.int8.quantize import symmetric_ranges
 from edgectl.builder.judge.significance import affordable
 from edgectl.builder.variants.acceptance import accepted
 from edgectl.builder.variants.draft import VariantDraft, float_layers, recipe_as_received, recipe_of
-from edgectl.builder.variants.numeric_check import best_checked, simulation
+from edgectl.builder.variants.numeric_check import CheckedGraph, best_checked, simulation
 from edgectl.builder.variants.restriction import UNRESTRICTED, Restriction
 from edgectl.builder.variants.rtx import rtx_drafts
 from edgectl.builder.variants.trial import Trial
@@ -41,8 +41,11 @@ def tensorrt_families(
     return ("trt-gpu",) if p.tensorrt.dla_core is None else ("trt-dla", "trt-gpu")
 
 
-def tensorrt_drafts(model: QuantizedModel, trial: Trial, p: DeviceProfile) -> list[VariantDraft]:
-    """The graphs that the device compiles: explicit Q/DQ where int8 holds the budget, float otherwise.
+def tensorrt_drafts(
+    model: QuantizedModel, trial: Trial, p: DeviceProfile, *, with_float: bool = False
+) -> list[VariantDraft]:
+    """The graphs that the device compiles: explicit Q/DQ where int8 holds the budget, float otherwise; ``with_float``:
+    float beside int8, which a device that measures compares it with.
 
     TensorRT 10 and 11 take every precision from the graph, so float16 is written into it. TensorRT 8 knows no
     float16 scales and chooses float16 by itself. A profile that asks for DLA gets that first.
@@ -62,11 +65,13 @@ def tensorrt_drafts(model: QuantizedModel, trial: Trial, p: DeviceProfile) -> li
     assert p.tensorrt is not None
     for_dla = _dla(model, trial, p) if p.tensorrt.dla_core is not None else []
     for_dla = [a for d in for_dla if (a := accepted(d, trial.monitor)) is not None]
-    for_gpu = _gpu(model, trial, p, p.tensorrt)
+    best = best_checked(model, trial, "trt-gpu", p)
+    for_gpu = _gpu(model, trial, p, p.tensorrt, best)
+    beside = _gpu(model, trial, p, p.tensorrt, None) if with_float and best is not None else []
     ahead = bool(for_gpu) and restriction.runs_in("tensorrt-rtx")
     return [
         *(for_dla if restriction.runs_in("tensorrt") else []),
-        *(for_gpu if restriction.runs_in("tensorrt") else []),
+        *((*for_gpu, *beside) if restriction.runs_in("tensorrt") else []),
         *(rtx_drafts(for_gpu[0], p, trial.monitor) if ahead else []),
     ]
 
@@ -109,7 +114,7 @@ def _dla(model: QuantizedModel, trial: Trial, p: DeviceProfile) -> list[VariantD
     if best is None:
         # a note says why; DLA is worth its detour in int8 only
         return []
-    basis = model.basis_of("trt-dla", best.quantized)
+    basis = model.basis_of("trt-dla", best.name, best.quantized)
     recipe = recipe_of(model, "trt-dla", best.name, best.quantized).model_copy(update={"plan": "on-device"})
     fits = (f"arch:{p.cpu.arch}", p.sm_requirement)
     explicit = VariantDraft(
@@ -143,8 +148,14 @@ def _dla(model: QuantizedModel, trial: Trial, p: DeviceProfile) -> list[VariantD
     return [replace(mixed, variant="tensorrt-dla-int8-float16") if mixed is not None else explicit, implicit]
 
 
-def _gpu(model: QuantizedModel, trial: Trial, p: DeviceProfile, tensorrt: TensorRtSpec) -> list[VariantDraft]:
-    best, restriction = best_checked(model, trial, "trt-gpu", p), trial.restriction
+def _gpu(
+    model: QuantizedModel,
+    trial: Trial,
+    p: DeviceProfile,
+    tensorrt: TensorRtSpec,
+    best: CheckedGraph | None,
+) -> list[VariantDraft]:
+    restriction = trial.restriction
     if best is None:
         graph, table = model.source.graph, model.table
         plain = VariantDraft(
@@ -159,7 +170,7 @@ def _gpu(model: QuantizedModel, trial: Trial, p: DeviceProfile, tensorrt: Tensor
             layers=float_layers(model, "trt-gpu"),
         )
     else:
-        graph, table = best.quantized.model, model.basis_of("trt-gpu", best.quantized).table
+        graph, table = best.quantized.model, model.basis_of("trt-gpu", best.name, best.quantized).table
         recipe = recipe_of(model, "trt-gpu", best.name, best.quantized)
         plain = VariantDraft(
             profile=p.name,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgectl.builder.judge.judges import Judges
 from edgectl.builder.monitor import BuildMonitor
+from edgectl.builder.search.elsewhere import MeasuringDevice
 from edgectl.builder.variants.restriction import UNRESTRICTED, Restriction
 from edgectl.device_profiles.machine import Machine
 
@@ -24,3 +25,11 @@ class Trial:
     """Where measurements are kept until the bundle is whole; None: nowhere."""
     restriction: Restriction = UNRESTRICTED
     """What competes."""
+    device: MeasuringDevice | None = None
+    """Where candidates are timed, and :attr:`machine` is then what it found itself to be; None: here."""
+    here: Machine | None = None
+    """This machine, where :attr:`machine` is another one."""
+
+    def on(self, device: MeasuringDevice) -> Trial:
+        """The same on a device."""
+        return replace(self, device=device, machine=device.machine, here=self.here or self.machine)

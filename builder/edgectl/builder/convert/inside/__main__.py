@@ -1,5 +1,5 @@
-"""The child: ``python -m edgectl.builder.convert.inside FOLDER convert|answer``. The job is ``FOLDER/job.json``; what comes of it is
-``FOLDER/answer.json``, and ``model.onnx`` or ``outputs.npz`` beside it."""
+"""The child: ``python -m edgectl.builder.convert.inside FOLDER convert|answer STARTER``, the process id of who
+starts it. The job is ``FOLDER/job.json``; what comes of it is ``FOLDER/answer.json``, and ``model.onnx`` or ``outputs.npz`` beside it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgectl.builder.convert.inside.shape import Job, Refused, Signature
 
 def _main() -> int:
     folder, step = Path(sys.argv[1]), sys.argv[2]
-    die_with_parent()
+    die_with_parent(int(sys.argv[3]))
     job = json.loads((folder / "job.json").read_text())
     granted = confine(folder, memory=job["memory"], file_bytes=job["file_bytes"])
     missing = [what for bound, what in BOUNDS.items() if bound not in granted]

@@ -58,9 +58,14 @@ def confine(folder: Path, *, memory: int, file_bytes: int) -> tuple[str, ...]:
     )
 
 
-def die_with_parent() -> None:
-    """Get SIGKILL when the parent ends (``prctl(2)``)."""
+def die_with_parent(starter: int) -> None:
+    """Get SIGKILL when the parent ends (``prctl(2)``), and end where the process ``starter`` has ended already. A wrapper
+    may stand between the two."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        os.kill(starter, 0)
+    except ProcessLookupError:
+        os._exit(1)
 
 
 def _without_network(folder: Path) -> bool:
