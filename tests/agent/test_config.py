@@ -166,3 +166,44 @@ def test_two_streams_with_one_place_are_named_with_the_line(
     assert caught.value.message == told
     Path("a.toml").write_text(_two(gate, ""))
     load_agent_config(Path("a.toml"))
+
+
+CAMERA = """
+[pipelines.{name}]
+kind = "{kind}"
+source = "synth://yard"
+slots = {{detector = "gate"}}
+config_slot = "{config_slot}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("streams", "why"),
+    [
+        (
+            [("yard", "surveillance", "gate")],
+            "slot gate holds an engine: a configuration needs a slot of its own",
+        ),
+        (
+            [("yard", "surveillance", "rules"), ("road", "driving", "rules")],
+            "slot rules holds the configuration of a surveillance stream, this is a driving stream",
+        ),
+    ],
+)
+def test_configuration_has_a_slot_of_its_own_and_of_its_kind(
+    tmp_path: Path, streams: list[tuple[str, str, str]], why: str
+) -> None:
+    text = 'name = "a"\nstate_dir = "state"\n[broker]\nhost = "nas"\n'
+    for name, kind, slot in streams:
+        text += CAMERA.format(name=name, kind=kind, config_slot=slot)
+    (tmp_path / "agent.toml").write_text(text)
+    with pytest.raises(UsageError, match=why):
+        load_agent_config(tmp_path / "agent.toml")
+
+
+def test_streams_of_one_kind_may_share_a_configuration(tmp_path: Path) -> None:
+    text = 'name = "a"\nstate_dir = "state"\n[broker]\nhost = "nas"\n'
+    text += "".join(CAMERA.format(name=n, kind="surveillance", config_slot="rules") for n in ("yard", "door"))
+    (tmp_path / "agent.toml").write_text(text)
+    config = load_agent_config(tmp_path / "agent.toml")
+    assert (config.slots, config.config_slots) == (("gate",), ("rules",))

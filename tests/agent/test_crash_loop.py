@@ -21,8 +21,10 @@ from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.records import Deployment, Installed, Slot
 from edgectl.agent.worker_news import suspects
 from edgectl.core.bundle import Bundle
+from edgectl.core.bundle.config_release import ConfigBundle, ConfigRelease
 from edgectl.core.states import State
 from edgectl.core.wire import DesiredSlot, Policy
+from edgectl.fleet.client.config_writer import write_config
 from edgectl.link.config import BrokerConfig
 
 
@@ -44,8 +46,19 @@ class Home:
             shutil.copyfile(path, blobs / named)
         return Installed(release=name, bundle=bundle.digest, manifest=bundle.variants[0].digest)
 
+    def install_config(self, name: str, update_s: int) -> Installed:
+        """The same for a configuration, which the worker double crashes with at 8."""
+        place = self.folder / name
+        place.mkdir()
+        release = ConfigRelease(name=name, version="1", kind="surveillance")
+        digest = write_config(place, release, f"update_s: {update_s}\n".encode())
+        bundle = ConfigBundle(place)
+        for path in bundle.blobs.iterdir():
+            shutil.copyfile(path, self.state / "store" / "blobs" / path.name)
+        return Installed(release=name, bundle=digest, manifest=bundle.document.digest)
+
     def remember(self, slot: str, has: Slot, state: State | None = None) -> None:
-        """``state``: of the deployment that brought the active engine."""
+        """``state``: of the deployment that brought what is active, the last one so far."""
         journal = Journal(self.state / "journal.db")
         d = None
         if state is not None and has.active is not None:
@@ -53,14 +66,23 @@ class Home:
                 release=has.active.release, digest=has.active.bundle, policy=Policy(probation_s=600)
             )
             d = Deployment(slot, 1, state, desired, installed=has.active)
-        journal.save_slot(slot, has, d)
+        if d is None:
+            journal.save_slot(slot, has)
+        else:
+            journal.activate(slot, has, d)
         journal.close()
 
     @contextmanager
-    def on(self, **slots_of: dict[str, str]) -> Iterator[_Agent]:
-        """Stream → part → slot."""
+    def on(self, config_slot: str | None = None, **slots_of: dict[str, str]) -> Iterator[_Agent]:
+        """Stream → part → slot; ``config_slot`` of all of them."""
         streams = {
-            name: StreamConfig(kind="surveillance", source="synth://yard", slots=slots)  # type: ignore[arg-type]
+            name: StreamConfig(
+                kind="surveillance",
+                source="synth://yard",
+                slots=slots,  # type: ignore[arg-type]
+                config_slot=config_slot,
+                config={"update_s": 77},
+            )
             for name, slots in slots_of.items()
         }
         config = AgentConfig(
@@ -134,7 +156,7 @@ def test_an_engine_that_serves_another_stream_well_is_not_blamed(home: Home) -> 
         wait_until(lambda: agent._supervisor._streams["hall"].life.steady, "the hall is steady", 40)
         engines = {"detector": agent._engine_of("gate"), "gear": agent._engine_of("gate-gear")}
         assert None not in engines.values()
-        agent._news.crash_loop("yard", engines)  # type: ignore[arg-type]
+        agent._news.crash_loop("yard", engines, {"update_s": 77})  # type: ignore[arg-type]
         wait_until(lambda: active(agent, "gate-gear") == "old-gear", "the other engine gives way", 40)
         assert active(agent, "gate") == "good"
 
@@ -147,20 +169,94 @@ def test_a_crash_with_an_engine_that_is_not_the_slots_any_more_blames_nobody(hom
         ours = agent._engine_of("gate")
         assert ours is not None
         before = ours.model_copy(update={"manifest": gone.manifest, "bundle": gone.bundle})
-        agent._news.crash_loop("yard", {"detector": before})
+        agent._news.crash_loop("yard", {"detector": before}, {"update_s": 77})
         assert not agent._deployers["gate"]._crashed
         assert active(agent, "gate") == "good"
 
 
+RULES = "gate-rules"
+
+
+def remember_engine(home: Home) -> None:
+    good, older = home.install("good"), home.install("older")
+    home.remember("gate", Slot(active=good, previous=older), State.COMMITTED)
+
+
+def keeps_its_engine(agent: _Agent) -> None:
+    """The stream makes steady progress, and nobody has blamed the engine."""
+    wait_until(lambda: agent._supervisor._streams["yard"].life.steady, "the stream is steady", 40)
+    assert active(agent, "gate") == "good"
+    assert agent._deployers["gate"].report().error is None
+
+
+def config_of(agent: _Agent) -> dict[str, object] | None:
+    return agent._supervisor._streams["yard"].running_config
+
+
+def test_a_configuration_on_trial_that_is_taken_back_does_not_cost_the_engine(home: Home) -> None:
+    remember_engine(home)
+    bad, before = home.install_config("bad-rules", 8), home.install_config("rules", 20)
+    home.remember(RULES, Slot(active=bad, previous=before), State.PROBATION)
+    with home.on(config_slot=RULES, yard={"detector": "gate"}) as agent:
+        rules = agent._deployers[RULES]
+        wait_until(lambda: rules.report().state is State.ROLLED_BACK, "the configuration is taken back", 40)
+        keeps_its_engine(agent)
+        assert config_of(agent) == {"update_s": 20}
+
+
+def test_a_committed_configuration_that_a_stream_does_not_survive_gives_way_and_the_engine_stays(
+    home: Home,
+) -> None:
+    remember_engine(home)
+    bad, before = home.install_config("bad-rules", 8), home.install_config("rules", 20)
+    home.remember(RULES, Slot(active=bad, previous=before), State.COMMITTED)
+    with home.on(config_slot=RULES, yard={"detector": "gate"}) as agent:
+        wait_until(lambda: active(agent, RULES) == "rules", "the configuration before is back", 40)
+        keeps_its_engine(agent)
+        assert config_of(agent) == {"update_s": 20}
+        report = agent._deployers[RULES].report()
+        assert report.state is State.DEGRADED
+        assert report.error is not None
+        assert report.error.detail.startswith("the configuration that served did not survive")
+
+
+def test_behind_the_first_configuration_there_is_what_stands_in_agent_toml(home: Home) -> None:
+    remember_engine(home)
+    home.remember(RULES, Slot(active=home.install_config("bad-rules", 8)), State.COMMITTED)
+    with home.on(config_slot=RULES, yard={"detector": "gate"}) as agent:
+        wait_until(lambda: active(agent, RULES) is None, "the slot is empty", 40)
+        keeps_its_engine(agent)
+        assert config_of(agent) == {"update_s": 77}
+
+
+def test_an_engine_that_came_after_the_configuration_is_blamed_before_it(home: Home) -> None:
+    good = home.install("good")
+    rules, before = home.install_config("new-rules", 21), home.install_config("rules", 20)
+    home.remember(RULES, Slot(active=rules, previous=before), State.COMMITTED)
+    home.remember("gate", Slot(active=home.install("bad", crash=True), previous=good), State.COMMITTED)
+    with home.on(config_slot=RULES, yard={"detector": "gate"}) as agent:
+        wait_until(lambda: active(agent, "gate") == "good", "the engine before is back", 40)
+        running(agent, "yard")
+        assert active(agent, RULES) == "new-rules"
+        assert agent._deployers[RULES].report().error is None
+
+
 @pytest.mark.parametrize(
-    ("on_trial", "proven", "blamed"),
+    ("activated", "on_trial", "proven", "blamed"),
     [
-        ((), (), ["a", "b"]),
-        (("b",), (), ["b"]),
-        (("b",), ("b",), ["b"]),
-        ((), ("a",), ["b"]),
-        ((), ("a", "b"), []),
+        ({"a": 1, "b": 2}, (), (), ["a", "b"]),
+        ({"a": 1, "b": 2}, ("b",), (), ["b"]),
+        ({"a": 1, "b": 2}, ("b",), ("b",), ["b"]),
+        ({"a": 1, "b": 2}, (), ("a",), ["b"]),
+        ({"a": 1, "b": 2}, (), ("a", "b"), []),
+        ({"a": 1, "b": 2, "rules": 1}, ("b", "rules"), (), ["rules"]),
+        ({"a": 1, "b": 2, "rules": 3}, ("b",), (), ["b"]),
+        ({"a": 1, "b": 2, "rules": 3}, (), (), ["rules"]),
+        ({"a": 1, "b": 4, "rules": 3}, (), (), ["a", "b"]),
+        ({"a": 0, "b": 0, "rules": 0}, (), (), ["a", "b"]),
     ],
 )
-def test_who_is_blamed(on_trial: tuple[str, ...], proven: tuple[str, ...], blamed: list[str]) -> None:
-    assert suspects(("b", "a"), on_trial, proven) == blamed
+def test_who_is_blamed(
+    activated: dict[str, int], on_trial: tuple[str, ...], proven: tuple[str, ...], blamed: list[str]
+) -> None:
+    assert suspects(activated, on_trial, proven, "rules" if "rules" in activated else None) == blamed

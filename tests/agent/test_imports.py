@@ -8,7 +8,8 @@ import sys
 from typer.main import get_command
 from edgectl.cli.main import app
 get_command(app).get_command(None, "agent")
-from edgectl.agent.service import default_dependencies
+import edgectl.agent.service
+from edgectl.agent.dependencies import default_dependencies
 default_dependencies()
 print(*sorted(sys.modules))
 """

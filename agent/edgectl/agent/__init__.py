@@ -15,12 +15,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from edgectl.agent.config import AgentConfig, StreamConfig, load_agent_config
-    from edgectl.agent.service import AgentDependencies, default_dependencies, run_agent
+    from edgectl.agent.dependencies import AgentDependencies, default_dependencies
+    from edgectl.agent.service import run_agent
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
             "edgectl.agent.config": ("AgentConfig", "StreamConfig", "load_agent_config"),
-            "edgectl.agent.service": ("AgentDependencies", "default_dependencies", "run_agent"),
+            "edgectl.agent.dependencies": ("AgentDependencies", "default_dependencies"),
+            "edgectl.agent.service": ("run_agent",),
         },
     )

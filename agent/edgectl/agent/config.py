@@ -18,7 +18,14 @@ from edgectl.pipelines.kinds import KINDS
 from edgectl.pipelines.places import OwnPlace, folder_place, shared_place, written_places
 from edgectl.pipelines.view.guard import DEFAULT_PORT, is_loopback, parse_address
 
-__all__ = ["AgentConfig", "StreamConfig", "ViewConfig", "load_agent_config", "read_agent_config"]
+__all__ = [
+    "AgentConfig",
+    "MeasureConfig",
+    "StreamConfig",
+    "ViewConfig",
+    "load_agent_config",
+    "read_agent_config",
+]
 
 
 class StreamConfig(Config):
@@ -28,6 +35,8 @@ class StreamConfig(Config):
     source: str
     config: dict[str, Any] = {}
     slots: dict[Name, Name] = Field(min_length=1)
+    config_slot: Name | None = None
+    """A slot whose release is this stream's configuration. Until it has one, ``config`` holds."""
     out: Path | None = None
     stall_s: float = Field(default=30.0, gt=0)
     """Seconds after which a stream is started anew that neither processed a frame nor left one out by choice."""
@@ -75,6 +84,22 @@ class ViewConfig(Config):
         return host, DEFAULT_PORT if port is None else port
 
 
+class MeasureConfig(Config):
+    """``[measure]``: candidates of a build may be measured here, while nothing is deployed and no stream runs. Without
+    this table nothing is."""
+
+    beside_streams: bool = False
+    """Also while streams run: they and what is measured slow each other down."""
+    busy_cores: float | None = Field(default=None, gt=0)
+    """Cores that other processes may take when a session begins; None: 15 % of all, at most one."""
+    minutes: float = Field(default=30.0, gt=0, le=1440)
+    """For one job, with the compilation of TensorRT plans."""
+    memory_mb: int = Field(default=4096, ge=128)
+    """Memory (MiB) at most, of what is free beside ``memory_reserve_mb``."""
+    disk_mb: int = Field(default=2048, ge=1)
+    """Disk (MiB) at most, for the files of a session; ``reserve_mb`` stays free."""
+
+
 class AgentConfig(Config):
     name: Name
     fleet: Name = "home"
@@ -87,6 +112,8 @@ class AgentConfig(Config):
     pipelines: dict[Name, StreamConfig] = {}
     view: ViewConfig | None = None
     """The live page; None: there is none."""
+    measure: MeasureConfig | None = None
+    """Candidates of a build may be measured here; None: they may not."""
     prefer: dict[Name, Preference] = {}
     """Slot → the variant of a release that it prefers. A change takes effect when the agent starts again."""
     lighter: dict[Name, tuple[LighterPreference, ...]] = {}
@@ -143,9 +170,30 @@ class AgentConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _configurations_have_slots_of_their_own(self) -> AgentConfig:
+        kinds: dict[str, str] = {}
+        for name, stream in self.pipelines.items():
+            slot = stream.config_slot
+            if slot is None:
+                continue
+            key: Key = ("pipelines", name, "config_slot")
+            if slot in self.slots:
+                raise wrong_at(key, f"slot {slot} holds an engine: a configuration needs a slot of its own")
+            if kinds.setdefault(slot, stream.kind) != stream.kind:
+                what = f"slot {slot} holds the configuration of a {kinds[slot]} stream, this is a {stream.kind} stream"
+                raise wrong_at(key, what)
+        return self
+
     @property
     def slots(self) -> tuple[str, ...]:
+        """That hold engines."""
         return tuple(sorted({slot for p in self.pipelines.values() for slot in p.slots.values()}))
+
+    @property
+    def config_slots(self) -> tuple[str, ...]:
+        """That hold configurations."""
+        return tuple(sorted({p.config_slot for p in self.pipelines.values() if p.config_slot is not None}))
 
 
 def load_agent_config(path: Path) -> AgentConfig:

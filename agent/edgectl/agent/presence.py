@@ -33,12 +33,14 @@ class Presence:
             profile=self.profile,
             facts=tuple(sorted(self.machine.facts)),
             labels=c.labels,
-            slots=c.slots,
+            slots=(*c.slots, *c.config_slots),
+            config_slots=c.config_slots,
             streams={stream: p.kind for stream, p in c.pipelines.items()},
             heartbeat_s=c.heartbeat_s,
             instance=self.instance,
             host=socket.gethostname()[:255] or None,
             address=address,
+            measures=c.measure is not None,
         )
 
     def death(self, *, clean: bool) -> Conn:

@@ -11,17 +11,18 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from edgectl.agent.config import AgentConfig, ViewConfig
+from edgectl.agent.dependencies import AgentDependencies, default_dependencies
 from edgectl.agent.deploy.commands import Commands
-from edgectl.agent.deploy.dependencies import DeployerDependencies, WarmUp, engine_ref
+from edgectl.agent.deploy.config_deployer import ConfigDeployer
+from edgectl.agent.deploy.config_probation import ConfigHealthBook
+from edgectl.agent.deploy.dependencies import DeployerDependencies, engine_ref
 from edgectl.agent.deploy.deployer import SlotDeployer
 from edgectl.agent.deploy.deployment import WORKING
 from edgectl.agent.deploy.inbox import Inbox
@@ -31,17 +32,18 @@ from edgectl.agent.deploy.plan_improver import PlanImprover
 from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.deploy.reporter import Reporter
 from edgectl.agent.deploy.start_check import check_slots, damage
+from edgectl.agent.measure.measurer import Measurer, forget_measured
 from edgectl.agent.outbox import Outbox
 from edgectl.agent.presence import Presence
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.lock import hold_folder
 from edgectl.agent.state.store import Store
 from edgectl.agent.streams.config_reload import ConfigReload
+from edgectl.agent.streams.config_slots import ConfigSlots, as_released
 from edgectl.agent.streams.supervised_stream import WorkerCallbacks
-from edgectl.agent.streams.supervisor import WORKER, Supervisor
+from edgectl.agent.streams.supervisor import Supervisor
 from edgectl.agent.streams.telemetry import TelemetryCollector, machine_health
-from edgectl.agent.streams.worker_life import Timing
-from edgectl.agent.transfer.fetch import Fetcher, MachineFacts
+from edgectl.agent.transfer.fetch import Fetcher
 from edgectl.agent.transfer.peer import PeerSeeder
 from edgectl.agent.trust.root_copy import open_trust
 from edgectl.agent.worker_news import WorkerNews
@@ -49,7 +51,6 @@ from edgectl.core.errors import EdgectlError, StorageError, TrustError
 from edgectl.core.files import forget_unfinished, storage
 from edgectl.core.transfer import FRAME_BYTES
 from edgectl.core.wire import Failure, Reply, Reported, Topics
-from edgectl.device_profiles.admission import MemoryRoom
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog, notify
 from edgectl.pipelines.host.protocol import EngineRef
@@ -67,49 +68,11 @@ _CONTROL_BYTES = 8 << 20
 _REFRESH_S = 120.0
 _MAX_BACKOFF_S = 60.0
 _RETRY_S = 5.0
+_AT_REST = frozenset({"waiting", "stopped"})
+"""What streams are that take no processor (:data:`edgectl.agent.streams.worker_states.SHOWN`)."""
 _REPORT_AGAIN = 10
 """Heartbeats after which the device says again what it has: somebody may have deleted it at the broker, or
 another machine written over it."""
-
-
-@dataclass(frozen=True)
-class AgentDependencies:
-    """What the agent does not do itself; the defaults are in :func:`default_dependencies`."""
-
-    machine: MachineFacts
-    warm_up: WarmUp
-    improve: Callable[[Path, str, Path], bool]
-    """:func:`edgectl.engines.finalise.improve.improve`."""
-    worker: Sequence[str] = WORKER
-    timing: Timing | None = None
-    profile: str | None = None
-    """The profile that fits the machine, for ``profile = "auto"``."""
-    memory: Callable[[bool], MemoryRoom] = lambda gpu: MemoryRoom()
-    """What is free of memory, and of the GPU's if that is asked for; the default knows nothing."""
-
-
-def default_dependencies() -> AgentDependencies:
-    """This machine's facts, and the warm-up in a child process. Raises :class:`UsageError` if no runtime
-    is installed."""
-    from edgectl.device_profiles.machine import best_profile, probe
-    from edgectl.engines.finalise.improve import improve
-    from edgectl.engines.finalise.trial import warm_up
-
-    machine = probe()
-    machine.require_runtime()
-    return AgentDependencies(
-        machine=machine,
-        warm_up=warm_up,
-        improve=improve,
-        profile=best_profile(machine).name,
-        memory=partial(_room, unified=machine.jetson is not None),
-    )
-
-
-def _room(gpu: bool, *, unified: bool) -> MemoryRoom:
-    from edgectl.device_profiles.memory import memory_room
-
-    return memory_room(gpu=gpu, unified=unified)
 
 
 def run_agent(
@@ -127,6 +90,7 @@ def run_agent(
     """
     with hold_folder(config.state_dir):
         forget_unfinished(config.state_dir, config.state_dir / "trust")
+        forget_measured(config.state_dir)
         agent = _Agent(config, dependencies or default_dependencies(), reload)
         try:
             agent.run(stop)
@@ -154,9 +118,12 @@ class _Agent:
         quota = None if config.store_quota_mb is None else config.store_quota_mb << 20
         self._store = Store(config.state_dir / "store", reserve=config.reserve_mb << 20, quota=quota)
         self._leases = Leases(self._journal)
-        checked = check_slots(self._journal, self._store, config.slots)
+        checked = check_slots(self._journal, self._store, config.slots, config.config_slots)
         self._skipped = checked.skipped
         self._live = HealthBook()
+        self._config_health = ConfigHealthBook(
+            {name: p.config_slot for name, p in config.pipelines.items() if p.config_slot is not None}
+        )
         self._collector = TelemetryCollector(self._epoch)
         self._wake = threading.Event()
         self._reporter = Reporter(
@@ -184,13 +151,13 @@ class _Agent:
         )
         engine_cache = config.state_dir / "engines"
         self._supervisor = Supervisor(
-            config.pipelines,
+            as_released(config.pipelines, self._engine_of),
             self._engine_of,
             self._journal,
             WorkerCallbacks(
                 lambda stream, stats: self._news.stats(stream, stats),
                 lambda stream, event: self._news.event(stream, event),
-                lambda stream, engines: self._news.crash_loop(stream, engines),
+                lambda *loop: self._news.crash_loop(*loop),
                 lambda stream, lease: self._news.lease(stream, lease),
             ),
             on_trial=lambda slot: self._deployers[slot].on_trial,
@@ -200,9 +167,15 @@ class _Agent:
             cache=engine_cache,
             pictures=None if config.view is None else config.state_dir / "view",
         )
+        self._config_slots = ConfigSlots(config.pipelines, self._supervisor, self._engine_of)
         self._reload = reload
         if reload is not None:
-            reload.serves(self._supervisor, lambda stream, why: self._news.refused_config(stream, why))
+            reload.serves(
+                self._supervisor,
+                self._config_slots.written,
+                self._config_slots.accepted,
+                lambda stream, why: self._news.refused_config(stream, why),
+            )
         self._page_notice: Failure | None = None
         self._page = None if config.view is None else self._open_page(config.view)
         fetcher = Fetcher(
@@ -217,6 +190,7 @@ class _Agent:
             site=config.site,
         )
         self._peer = PeerSeeder(config, self._topics, self._store)
+        gate = MemoryGate(dependencies.memory, config.memory_reserve_mb)
         context = DeployerDependencies(
             journal=self._journal,
             store=self._store,
@@ -233,22 +207,44 @@ class _Agent:
             engine_cache=engine_cache,
             prefer=config.prefer,
             lighter=config.lighter,
-            memory=MemoryGate(dependencies.memory, config.memory_reserve_mb),
+            memory=gate,
             make_room=self._outbox.make_room,
+            make_way=lambda: self._measurer.give_way(),
         )
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
+        of_configs = replace(context, pipelines=self._config_slots)
+        self._deployers |= {
+            slot: ConfigDeployer(slot, of_configs, self._config_slots, self._config_health)
+            for slot in config.config_slots
+        }
         self._news = WorkerNews(
             config.pipelines,
             self._supervisor,
             self._deployers,
             self._engine_of,
+            self._config_slots.on_record,
+            self._journal.activated,
             self._live,
+            self._config_health,
             self._collector,
             self._leases,
             self._outbox,
             lambda stream: self._topics.event(config.name, stream),
             self._epoch,
             self._page,
+        )
+        self._measurer = Measurer(
+            config.measure,
+            config.state_dir,
+            fetcher,
+            gate,
+            dependencies.memory,
+            machine=dependencies.describe,
+            idle=self._other_business,
+            quiet=lambda seconds: dependencies.quiet(
+                seconds, None if config.measure is None else config.measure.busy_cores
+            ),
+            reserve_mb=config.memory_reserve_mb,
         )
         commands = Commands(
             config.state_dir,
@@ -257,6 +253,7 @@ class _Agent:
             self._leases,
             self._deployers,
             self._news.recent,
+            self._measurer.obey,
         )
         self._inbox = Inbox(
             self._topics,
@@ -352,6 +349,7 @@ class _Agent:
         if self._page is not None:
             self._page.close()
         self._improver.stop()
+        self._measurer.close()
         self._peer.close()
         for deployer in self._deployers.values():
             deployer.stop()
@@ -372,9 +370,22 @@ class _Agent:
         self._journal.close()
 
     def _busy(self) -> bool:
-        """Something is being deployed, or the cores have other work."""
+        """Something is being deployed or measured for a build, or the cores have other work."""
         working = any(d.report().state in WORKING for d in self._deployers.values())
-        return working or psutil.getloadavg()[0] > (psutil.cpu_count() or 1)
+        return working or self._measurer.active or psutil.getloadavg()[0] > (psutil.cpu_count() or 1)
+
+    def _other_business(self) -> str | None:
+        """Why nothing is measured for a builder now."""
+        for deployer in self._deployers.values():
+            state = deployer.report().state
+            if state in WORKING:
+                return f"slot {deployer.slot} is {state.value}"
+        running = [name for name, (state, _) in self._supervisor.states().items() if state not in _AT_REST]
+        if running and self._config.measure is not None and not self._config.measure.beside_streams:
+            return f"stream {running[0]} runs" + (
+                f", and {len(running) - 1} more" if len(running) > 1 else ""
+            )
+        return None
 
     # ---- from the link (dispatcher thread: nothing here waits)
 

@@ -11,9 +11,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgectl.agent.config import StreamConfig
+from edgectl.agent.deploy.config_probation import ConfigHealthBook
 from edgectl.agent.deploy.leases import Leases
 from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.deploy.slot_thread import SlotThread
@@ -49,7 +50,12 @@ class WorkerNews:
     deployers: Mapping[str, SlotThread]
     engine_of: Callable[[str], EngineRef | None]
     """Slot → the engine that it is to run now."""
+    config_of: Callable[[str], Mapping[str, Any]]
+    """Stream → the configuration that it is to run now."""
+    activated: Callable[[str], int]
+    """Slot → when what it has came into force, in the order of all slots; 0: it was there before."""
     live: HealthBook
+    config_health: ConfigHealthBook
     collector: TelemetryCollector
     leases: Leases
     outbox: Outbox
@@ -64,11 +70,13 @@ class WorkerNews:
             self.page.update(stream, stats)
         slot_of = self.pipelines[stream].slots
         self.live.record(stream, stats, slot_of)
+        self.config_health.stats(stream, stats)
         self.collector.record(stream, by_slot(stats, slot_of), self.supervisor.worker_of(stream))
 
     def event(self, stream: str, message: EventMessage) -> None:
         if self.page is not None:
             self.page.heard(stream, message)
+        self.config_health.event(stream, message)
         event = {"epoch": self.epoch, "stream": stream, "wall_s": time.time(), **message.event}
         payload = json.dumps(event).encode()
         if len(payload) <= _LOGGED_BYTES:
@@ -90,26 +98,48 @@ class WorkerNews:
         }
         self.event(stream, EventMessage(stream=stream, event=event))
 
-    def crash_loop(self, stream: str, engines: Mapping[str, EngineRef]) -> None:
-        """``engines``: part → what it was started with."""
-        slot_of = self.pipelines[stream].slots
+    def crash_loop(self, stream: str, engines: Mapping[str, EngineRef], config: Mapping[str, Any]) -> None:
+        """``engines``: part → what it was started with, with ``config``."""
+        slot_of, config_slot = self.pipelines[stream].slots, self.pipelines[stream].config_slot
         try:
+            if self.config_of(stream) != config:
+                return  # it is about to be started with another one
             # a stream that shares its slots may say so when the engine has just been taken back for another
             running = {
                 slot_of[part]: ref for part, ref in engines.items() if self.engine_of(slot_of[part]) == ref
             }
+            activated = {slot: self.activated(slot) for slot in running}
+            if config_slot is not None and len(running) == len(engines):
+                activated[config_slot] = self.activated(config_slot)
         except StorageError as e:
             log.error("%s: %s", stream, e.message)
             return  # it is said again with the next start
-        on_trial = [slot for slot in running if self.deployers[slot].on_trial]
+        on_trial = [slot for slot in activated if self.deployers[slot].on_trial]
         proven = [slot for slot, ref in running.items() if self.supervisor.proven(stream, ref)]
-        for slot in suspects(running, on_trial, proven):
+        for slot in suspects(activated, on_trial, proven, config_slot):
             self.deployers[slot].crash_loop()
 
     def lease(self, stream: str, lease: LeaseMessage) -> None:
         self.leases.take(stream, lease.ttl_s, lease.reason)
 
 
-def suspects(slots: Collection[str], on_trial: Collection[str], proven: Collection[str]) -> list[str]:
-    """Whose engine a stream's crashes are blamed on: a new one first, else each that serves no other stream well."""
-    return sorted(set(slots) & set(on_trial)) or sorted(set(slots) - set(proven))
+def suspects(
+    activated: Mapping[str, int],
+    on_trial: Collection[str],
+    proven: Collection[str],
+    config_slot: str | None = None,
+) -> list[str]:
+    """Slots whose engine, or configuration, a stream's crashes are blamed on.
+
+    In this order: the configuration on trial; engines on trial; the configuration, if it came into force after every
+    engine; each engine that serves no other stream well. ``activated``: slot → when what it has came into force, 0 for
+    what was there before.
+    """
+    if config_slot in on_trial:
+        return [str(config_slot)]
+    engines = {slot: at for slot, at in activated.items() if slot != config_slot}
+    if new := sorted(set(engines) & set(on_trial)):
+        return new
+    if config_slot is not None and activated.get(config_slot, 0) > max(engines.values(), default=0):
+        return [config_slot]
+    return sorted(set(engines) - set(proven))

@@ -19,7 +19,16 @@ from edgectl.core.wire import Command
 def commands(tmp_path: Path) -> Iterator[Commands]:
     device = Device(tmp_path / "state", Catalogue(tmp_path)).boot()
     events = [{"kind": "entered"}]
-    yield Commands(tmp_path, Machine(), device.journal, device.leases, {SLOT: device.deployer}, events)
+    slots = {SLOT: device.deployer}
+    yield Commands(
+        tmp_path,
+        Machine(),
+        device.journal,
+        device.leases,
+        slots,
+        events,
+        lambda order: {"session": order.session},
+    )
     device.off()
 
 
@@ -53,3 +62,11 @@ def test_command_that_is_not_possible_says_why_and_leaves_no_trace(
     with pytest.raises(UsageError, match=words):
         obey(commands, op, **more)
     assert obey(commands, "logs")["audit"] == []
+
+
+def test_builder_that_begins_to_measure_is_written_down_once(commands: Commands) -> None:
+    for act in ("open", "look", "close"):
+        order = {"act": act, "session": "build-7"}
+        assert obey(commands, "measure", owner="anna", measure=order) == {"session": "build-7"}
+    audit = obey(commands, "logs")["audit"]
+    assert [what for _, what in audit] == ["anna: measures candidates of a build here"]  # type: ignore[attr-defined]

@@ -237,7 +237,7 @@ def test_engine_that_crashes_while_the_next_one_is_fetched_gives_way_at_once(dev
 
 
 def test_commands_take_no_more_leases_than_the_disk_should_hold(device: Device) -> None:
-    commands = Commands(device.folder, None, device.journal, device.leases, {}, [])  # type: ignore[arg-type]
+    commands = Commands(device.folder, None, device.journal, device.leases, {}, [], lambda order: {})  # type: ignore[arg-type]
 
     def lock(owner: str) -> dict[str, object]:
         return commands.obey(Command(id="1", op="lock", deadline_s=0, owner=owner, ttl_s=60))

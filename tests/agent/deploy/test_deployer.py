@@ -51,6 +51,16 @@ def test_straight_line_to_committed_and_an_update_after_it(world: World) -> None
     assert world.active == "gate-detector@1"
 
 
+def test_what_is_here_only_while_nothing_is_deployed_makes_way_before_anything_is_fetched(
+    world: World,
+) -> None:
+    world.start()
+    world.want("1", 1)
+    assert world.ends(1) is State.COMMITTED
+    assert world.made_way
+    assert "fetch" not in world.made_way[0]
+
+
 def test_finalised_engines_go_with_the_last_release_that_needs_them(world: World) -> None:
     cache = world.folder / "engines"
     cache.mkdir()

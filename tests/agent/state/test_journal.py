@@ -51,6 +51,22 @@ def test_everything_survives_a_restart(tmp_path: Path) -> None:
     j.close()
 
 
+def test_order_in_which_slots_got_what_they_have_outlives_a_restart_and_ends_with_a_way_back(
+    tmp_path: Path,
+) -> None:
+    j = Journal(tmp_path / "j.db")
+    j.activate("s", Slot(A), deployment())
+    j.activate("rules", Slot(B, A), replace(deployment(), slot="rules"))
+    j.close()
+    j = Journal(tmp_path / "j.db")
+    assert 0 < j.activated("s") < j.activated("rules")
+    j.save_slot("rules", Slot(B, None, A))
+    assert j.activated("rules") > 0, "it still has the same"
+    j.save_slot("rules", Slot(A))
+    assert (j.activated("rules"), j.activated("other")) == (0, 0)
+    j.close()
+
+
 def test_slot_and_deployment_change_together_or_not_at_all(tmp_path: Path) -> None:
     j = Journal(tmp_path / "j.db")
     j.save_slot("s", Slot(A), deployment())

@@ -53,7 +53,7 @@ class Cameras:
             WorkerCallbacks(
                 lambda stream, stats: self.stats[stream].put(stats),
                 self._on_event,
-                lambda stream, _: self.loops.put(stream),
+                lambda stream, *_: self.loops.put(stream),
             ),
             command=WORKER,
             stats_every_s=0.05,
@@ -67,7 +67,8 @@ class Cameras:
             kind="surveillance",
             source=source,
             slots={"detector": "gate"},
-            stall_s=0.6,
+            # only who hangs is found to do so soon: a busy machine is no hang
+            stall_s=0.6 if "hang" in source else 20.0,
             isolate=alone == "alone",
         )
 

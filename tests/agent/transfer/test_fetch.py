@@ -86,7 +86,10 @@ def world(tmp_path: Path, mosquitto: Broker, request: pytest.FixtureRequest) -> 
     world = World(tmp_path, mosquitto, getattr(request, "param", 1_000_000))
     yield world
     world.seeder.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("mqtt-dev")], "the bulk link is closed"
+    links = [t for t in threading.enumerate() if t.name.startswith("mqtt-dev")]
+    for link in links:  # on a busy machine its last step may still be under way
+        link.join(timeout=30)
+    assert not any(link.is_alive() for link in links), "the bulk link is closed"
 
 
 def test_bundle_arrives_whole_and_progress_ends_at_the_total(world: World) -> None:

@@ -115,6 +115,13 @@ def test_one_key_of_two_directors_is_enough_for_a_command_but_not_for_a_desired_
     assert hear(device, state(1, True, second))
     with pytest.raises(TrustError, match="signed by 1 of the 2 keys"):
         device.wants(device.desired(1, second))
+    # whoever measures has files opened that no release names
+    measure = command(
+        device, op="measure", seq=int(device.wall * 1000) + 2, measure={"act": "open", "session": "s"}
+    )
+    with pytest.raises(TrustError, match="command measure is signed by 1 of the 2 keys"):
+        give(device, sealed(measure, second))
+    assert give(device, sealed(measure, second, *repository.signers["director"]))
     device.journal.close()
 
 
@@ -216,6 +223,10 @@ def test_fleet_without_a_director_goes_on_unsigned_until_it_gets_one(tmp_path: P
         give(device, command(device, deadline_s=device.wall - 1).encode())
     with pytest.raises(ProtocolError, match="command is not valid"):
         give(device, b"{}")
+    with pytest.raises(
+        TrustError, match="command measure is not signed, and this fleet has nobody who could"
+    ):
+        give(device, command(device, op="measure", measure={"act": "open", "session": "s"}).encode())
     unsigned = ControllerState(epoch=1, online=True, freeze=True).encode()
     assert hear(device, unsigned)
     assert hear(device, ControllerState(epoch=1, online=False, freeze=False).encode()), (

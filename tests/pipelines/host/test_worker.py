@@ -78,8 +78,10 @@ def test_a_whole_life(worker: Process, tmp_path: Path) -> None:
     worker.say(Commit(stream="gate", part="detector"))
     worker.stop()
     assert worker.end() == 0
-    last = [m for m in worker.seen if isinstance(m, Stats)][-1].stats.frames
+    told = [m for m in worker.seen if isinstance(m, Stats)][-1].stats
+    last, events = told.frames, [m for m in worker.seen if isinstance(m, EventMessage)]
     assert last.captured == last.processed + sum(last.dropped.values()) + last.in_flight
+    assert told.counters["events"] == len(events) > 0
     assert (tmp_path / "out/annotated.mp4").is_file()
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
 

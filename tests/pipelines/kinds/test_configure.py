@@ -271,6 +271,22 @@ def test_what_cannot_be_changes_nothing(
     assert all(light >= 1 for _, light, _ in s.eye.seen)
 
 
+def test_what_is_only_prepared_says_what_would_change_and_changes_nothing(stream: Make) -> None:
+    s = stream(BEFORE)
+    s.let(20)
+    s.settle(20)
+    done = s.pipeline.configure(parse_config(s.kind, AFTER), {}, check=True)
+    assert done == Reconfigured(("zones.left", "rules.mid", "track.lost_s", "privacy.masks"), False)
+    bad = parse_config(s.kind, {**AFTER, "privacy": {"blur": {"classes": ["dragon"]}}})
+    with pytest.raises(UsageError, match="dragon"):
+        s.pipeline.configure(bad, {}, check=True)
+    assert s.configure(BEFORE) == Reconfigured((), True), "it has what it had"
+    s.end()
+    assert not s.of("configuration")
+    assert not s.of("line_crossing")
+    assert all(light >= 1 for _, light, _ in s.eye.seen)
+
+
 def test_sinks_come_and_go_and_events_that_come_meanwhile_are_not_lost(stream: Make) -> None:
     s = stream(BEFORE)
     s.change_after(20, {**AFTER, "events": False, "snapshots": {"on": ["mid"]}})

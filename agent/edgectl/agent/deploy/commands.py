@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgectl.agent.deploy.deployer import SlotDeployer
@@ -15,6 +15,7 @@ from edgectl.agent.state.journal import Journal
 from edgectl.agent.streams.telemetry import machine_health
 from edgectl.agent.transfer.fetch import MachineFacts
 from edgectl.core.errors import StorageError, UsageError
+from edgectl.core.measuring import MeasureOrder
 from edgectl.core.wire import Command
 
 __all__ = ["Commands"]
@@ -26,7 +27,7 @@ _MAX_LEASES = 64
 
 
 class Commands:
-    """``events``: the last ones of the pipelines."""
+    """``events``: the last ones of the pipelines; ``measure`` obeys what a builder orders."""
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Commands:
         leases: Leases,
         deployers: Mapping[str, SlotDeployer],
         events: Sequence[Mapping[str, object]],
+        measure: Callable[[MeasureOrder], dict[str, object]],
     ) -> None:
         self._state_dir = state_dir
         self._machine = machine
@@ -43,6 +45,7 @@ class Commands:
         self._leases = leases
         self._deployers = deployers
         self._events = events
+        self._measure = measure
 
     def obey(self, command: Command) -> dict[str, object]:
         """Do it, and return the reply's ``result``. Raises :class:`EdgectlError`: it is not possible now,
@@ -57,6 +60,11 @@ class Commands:
         if command.op == "health":
             return {"health": machine_health(self._state_dir)}
         owner = command.owner or "operator"
+        if command.measure is not None:
+            found = self._measure(command.measure)
+            if command.measure.act == "open":
+                self._audit(f"{owner}: measures candidates of a build here")
+            return found
         if command.op in ("lock", "unlock"):
             return self._lease(command, owner)
         if command.slot is not None and command.slot not in self._deployers:

@@ -75,6 +75,13 @@ class Fetch(Protocol):
         lighter: Collection[LighterPreference] = (),
         unfit: Unfit = ...,
     ) -> Fetched: ...
+    def fetch_config(
+        self,
+        release: str,
+        index: Descriptor,
+        cancelled: Callable[[], bool],
+        progress: Callable[[FetchProgress], None],
+    ) -> Fetched: ...
     def fetch_blob(
         self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[FetchProgress], None]
     ) -> None: ...
@@ -112,6 +119,9 @@ class DeployerDependencies:
     """What is free of memory, and what is promised of it; unless it is told how to read that, nothing is refused."""
     make_room: Callable[[], object] = lambda: None
     """Called when the disk does not take what a deployment has to write down."""
+    make_way: Callable[[], object] = lambda: None
+    """Called before anything is fetched: what is on this device only as long as nothing is deployed has gone when it
+    returns."""
     wait: Callable[[threading.Condition, float], object] = threading.Condition.wait
     """How a deployer waits, holding the condition, for at most so many seconds."""
 

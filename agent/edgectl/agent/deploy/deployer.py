@@ -13,15 +13,16 @@ from dataclasses import replace
 
 from edgectl.agent.deploy.deployment import DEADLINE_S, DeploymentEvent
 from edgectl.agent.deploy.outcomes import StateEnded, failure, named
-from edgectl.agent.deploy.probation import judge, judge_shadow
+from edgectl.agent.deploy.probation import Verdict, judge, judge_shadow
 from edgectl.agent.deploy.shared_plan import take_shared_plan
 from edgectl.agent.deploy.slot_thread import SlotThread
 from edgectl.agent.deploy.start_check import verified_lighter
 from edgectl.agent.state.records import Installed, Slot, ways_back
 from edgectl.agent.streams.engine_requests import Interrupted
 from edgectl.agent.transfer.download import Cancelled
+from edgectl.agent.transfer.fetch import Fetched
 from edgectl.agent.trust.store import StaleTrust
-from edgectl.core.bundle import Variant
+from edgectl.core.bundle import Descriptor, Variant
 from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.errors import AdmissionError, EngineError, StorageError, TrustError
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
@@ -140,15 +141,8 @@ class SlotDeployer(SlotThread):
             self._show("waiting for another download")
             self._guard(State.FETCHING)
         try:
-            fetched = self._c.fetcher.fetch(
-                d.brings.release,
-                index,
-                self._cancelled(State.FETCHING),
-                self._progress,
-                self._preference,
-                self._lighter,
-                self._unfit,
-            )
+            self._c.make_way()
+            fetched = self._fetch(d.brings.release, index)
             # Saved before the lock is free, so that nobody tidies these blobs away.
             d = replace(self._deployment(), installed=fetched.chosen, fallback=fetched.fallback)
             self._c.journal.save(d)
@@ -159,6 +153,17 @@ class SlotDeployer(SlotThread):
         finally:
             self._c.disk.release()
         return DeploymentEvent.FETCHED
+
+    def _fetch(self, release: str, index: Descriptor) -> Fetched:
+        return self._c.fetcher.fetch(
+            release,
+            index,
+            self._cancelled(State.FETCHING),
+            self._progress,
+            self._preference,
+            self._lighter,
+            self._unfit,
+        )
 
     def _unfit(self, variant: Variant) -> str | None:
         return None if variant.digest == self._deployment().restored else self._memory.unfit(variant)
@@ -369,18 +374,21 @@ class SlotDeployer(SlotThread):
             # From here on the record says "new": a worker that starts now starts with it.
             same = slot.active is not None and slot.active.manifest == installed.manifest
             previous = slot.previous if same else slot.active
-            self._c.journal.save_slot(self.slot, replace(slot, active=installed, previous=previous), d)
+            self._c.journal.activate(self.slot, replace(slot, active=installed, previous=previous), d)
             self._d = d
             self._crashed = False  # that was the engine before
-        cancelled = self._cancelled(State.ACTIVATING)
         self._c.live.start_over(self.slot, installed.bundle)
+        return self._switch(installed)
+
+    def _switch(self, installed: Installed) -> DeploymentEvent:
         self._show("switching")
+        cancelled = self._cancelled(State.ACTIVATING)
         try:
             self._c.pipelines.ensure(
                 self.slot, self._c.ref(installed), DEADLINE_S[State.ACTIVATING] * 0.9, cancelled
             )
         finally:
-            # first: an engine is not to blame for what ended the switch from outside
+            # first: what is new is not to blame for what ended the switch from outside
             self._guard(State.ACTIVATING)
         return DeploymentEvent.ACTIVATED
 
@@ -404,27 +412,38 @@ class SlotDeployer(SlotThread):
         self._c.live.start_over(self.slot, d.installed.bundle)
         baseline = Histogram.of(d.baseline) if d.baseline else None
         while True:
-            self._guard(State.PROBATION, 4 * self._deployment().brings.policy.probation_s)
-            if self._crashed:
-                self._crashed = False
-                self._fail(Failure(code="crash_loop", detail="the new engine did not survive"))
-                return DeploymentEvent.CRASH_LOOP
-            if self._command == "rollback":
-                self._command = None
-                self._fail(Failure(code="operator", detail="rolled back by command"))
-                return DeploymentEvent.UNHEALTHY
-            elapsed = self._c.clock() - self._entered
             policy = self._deployment().brings.policy
+            self._guard(State.PROBATION, 4 * policy.probation_s)
+            if ended := self._given_up("the new engine did not survive"):
+                return ended
+            elapsed = self._c.clock() - self._entered
             if elapsed >= policy.probation_s and self._c.pipelines.idle(self.slot):
                 return self._commit("no pipeline can use it yet")
             verdict = judge(policy, self._c.live.of(self.slot, d.installed.bundle), baseline, elapsed)
-            self._show(verdict.reason, pct=min(100.0, 100 * elapsed / policy.probation_s))
-            if verdict.outcome == "healthy":
-                return self._commit(verdict.reason)
-            if verdict.outcome == "unhealthy":
-                self._fail(Failure(code="health", detail=verdict.reason))
-                return DeploymentEvent.UNHEALTHY
+            if ended := self._judged(verdict, elapsed / policy.probation_s):
+                return ended
             self._pause(0.2)
+
+    def _given_up(self, crashed: str) -> DeploymentEvent | None:
+        """Whatever ends a probation without a verdict."""
+        if self._crashed:
+            self._crashed = False
+            self._fail(Failure(code="crash_loop", detail=crashed))
+            return DeploymentEvent.CRASH_LOOP
+        if self._command == "rollback":
+            self._command = None
+            self._fail(Failure(code="operator", detail="rolled back by command"))
+            return DeploymentEvent.UNHEALTHY
+        return None
+
+    def _judged(self, verdict: Verdict, progress: float) -> DeploymentEvent | None:
+        self._show(verdict.reason, pct=min(100.0, 100 * progress))
+        if verdict.outcome == "healthy":
+            return self._commit(verdict.reason)
+        if verdict.outcome == "unhealthy":
+            self._fail(Failure(code="health", detail=verdict.reason))
+            return DeploymentEvent.UNHEALTHY
+        return None
 
     def _commit(self, why: str) -> DeploymentEvent:
         d = self._deployment()

@@ -23,16 +23,20 @@ _LIMIT_S = DEADLINE_S[State.ROLLING_BACK] * 0.22
 
 
 class EngineRollback:
-    """Of one slot. ``stopping``: whether the agent ends."""
+    """Of one slot. ``stopping``: whether the agent ends. ``thing``: what the slot holds; behind every ``configuration``
+    there is what stands in ``agent.toml``."""
 
-    def __init__(self, slot: str, context: DeployerDependencies, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, slot: str, context: DeployerDependencies, stopping: Callable[[], bool], thing: str = "engine"
+    ) -> None:
         self._slot = slot
         self._c = context
         self._stopping = stopping
+        self._may_be_empty = thing == "configuration"
 
     def exists(self, slot: Slot) -> bool:
-        """Whether an engine behind the active one is whole."""
-        return any(damage(self._c.store, way) is None for way in ways_back(slot))
+        """Whether something behind the active one is whole."""
+        return self._may_be_empty or any(damage(self._c.store, way) is None for way in ways_back(slot))
 
     def save(self, slot: Slot, d: Deployment | None = None) -> Slot:
         """Write down, with the deployment ``d``, that the best whole engine behind the active one serves from
@@ -44,8 +48,13 @@ class EngineRollback:
         ways = [(way, damage(self._c.store, way)) for way in ways_back(slot)]
         whole = [way for way, wrong in ways if wrong is None]
         if ways and not whole:
-            raise EngineError(
-                f"every engine to go back to is damaged: {'; '.join(wrong for _, wrong in ways if wrong)}"
+            why = "; ".join(wrong for _, wrong in ways if wrong)
+            if not self._may_be_empty:
+                raise EngineError(f"every engine to go back to is damaged: {why}")
+            log.error(
+                "%s: the configuration before is damaged: %s: what stands in agent.toml holds",
+                self._slot,
+                why,
             )
         after = Slot(
             active=verified_lighter(self._c.store, whole[0]) if whole else None,

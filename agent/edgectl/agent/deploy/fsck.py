@@ -20,7 +20,7 @@ from edgectl.agent.state.lock import hold_folder
 from edgectl.agent.state.mirror import Essentials, merged, read_mirror
 from edgectl.agent.state.records import Installed, Slot
 from edgectl.agent.state.store import Store
-from edgectl.core.bundle import Variant
+from edgectl.core.bundle.config_release import open_artifact
 from edgectl.core.errors import BundleError, StorageError, UsageError
 from edgectl.core.files import file_digest, hex_of, storage
 from edgectl.engines.finalise.cache import forget_others, others
@@ -195,7 +195,7 @@ class _Needed:
         """Why it is not whole; None if it is."""
         self.names.add(hex_of(manifest))
         try:
-            names = {hex_of(d.digest) for d in Variant.open(self._blobs, manifest).installed()}
+            names = {hex_of(d.digest) for d in open_artifact(self._blobs, manifest).installed()}
         except BundleError as e:
             return e.message
         self.names |= names

@@ -23,6 +23,7 @@ class MemoryGate:
         self._reserve = reserve_mb * MIB
         self._lock = threading.Lock()
         self._promised: dict[str, Demand] = {}
+        self._borrowers: dict[str, Callable[[], None]] = {}
         self._drops = 0
         """How often something was taken that had been promised."""
 
@@ -34,12 +35,26 @@ class MemoryGate:
         """The same; unless it is refused it is promised to the slot, in place of what was, until :meth:`drop`."""
         return self._judge(slot, demand, promise=True)
 
+    def lend(self, borrower: str, demand: Demand, give_back: Callable[[], None]) -> Admission:
+        """The same for somebody who has to go as soon as a slot asks: ``give_back`` is called then, on the slot's thread,
+        and the memory is free when it returns."""
+        found = self._judge(borrower, demand, promise=True)
+        if found.fits is not False:
+            with self._lock:
+                self._borrowers[borrower] = give_back
+        return found
+
     def drop(self, slot: str) -> None:
         """The slot has taken what it was promised, so that it shows in what is free; or does not want it any more."""
         with self._lock:
+            self._borrowers.pop(slot, None)
             self._drops += self._promised.pop(slot, None) is not None
 
     def _judge(self, slot: str, demand: Demand, *, promise: bool) -> Admission:
+        with self._lock:
+            borrowers = [give_back for name, give_back in self._borrowers.items() if name != slot]
+        for give_back in borrowers:
+            give_back()
         while True:
             drops = self._drops
             # without the lock: the driver of a GPU may take seconds to answer, and no other slot is to wait for that

@@ -29,7 +29,8 @@ from edgectl.agent.deploy.outcomes import EVENT_OF, NEEDS_SPACE, StateEnded, fai
 from edgectl.agent.deploy.slot_memory import SlotMemory
 from edgectl.agent.state.records import Deployment, Installed, Slot
 from edgectl.agent.transfer.download import FetchProgress
-from edgectl.core.bundle import Descriptor, LighterPreference, Preference, Variant
+from edgectl.core.bundle import Descriptor, LighterPreference, Preference
+from edgectl.core.bundle.config_release import open_artifact
 from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.errors import AdmissionError, BundleError, EdgectlError, EngineError, StorageError
 from edgectl.core.states import TERMINAL, State
@@ -45,6 +46,8 @@ _UNWANTED = "unwanted"
 
 class SlotThread(ABC):
     """One slot, one thread ``deploy-<slot>``."""
+
+    thing = "engine"
 
     def __init__(self, slot: str, context: DeployerDependencies) -> None:
         self.slot = slot
@@ -65,7 +68,7 @@ class SlotThread(ABC):
         self._pct: float | None = None
         self._note: Failure | None = None
         self._memory = SlotMemory(slot, context)
-        self._rollback = EngineRollback(slot, context, lambda: self._stopping)
+        self._rollback = EngineRollback(slot, context, lambda: self._stopping, self.thing)
         # deployment, stage and progress are reported as they belong together
         self._view = threading.Lock()
         self._working: tuple[int, State] | None = None
@@ -103,7 +106,7 @@ class SlotThread(ABC):
         return self._d is not None and self._d.state in (State.ACTIVATING, State.PROBATION)
 
     def crash_loop(self) -> None:
-        """The engine of this slot does not survive."""
+        """A stream does not survive with what this slot has."""
         with self._wake:
             self._crashed = True
             self._wake.notify_all()
@@ -200,7 +203,7 @@ class SlotThread(ABC):
                 return
             desired, crashed, self._crashed = self._desired, self._crashed, False
         if crashed:
-            self._degrade(Failure(code="crash_loop", detail="the engine that served did not survive"))
+            self._degrade(Failure(code="crash_loop", detail=f"the {self.thing} that served did not survive"))
         elif desired is not None and self._has_news():
             self._begin(*desired)
 
@@ -351,8 +354,7 @@ class SlotThread(ABC):
     # ---- on the way
 
     def _degrade(self, error: Failure) -> None:
-        """The engine that serves is lost: the previous one, else the factory one; without either it is
-        tried again and again."""
+        """What serves is lost: the previous one, else the factory one; without either it is tried again and again."""
         d = self._d
         slot = self._c.journal.slot(self.slot)
         if slot.active is None:
@@ -466,7 +468,7 @@ class SlotThread(ABC):
             raise TimeoutError
         if self._crashed and state in BEFORE_ACTIVATION:
             self._crashed = False
-            self._degrade(Failure(code="crash_loop", detail="the engine that served did not survive"))
+            self._degrade(Failure(code="crash_loop", detail=f"the {self.thing} that served did not survive"))
 
     def _pause(self, seconds: float) -> None:
         with self._wake:
@@ -493,7 +495,7 @@ class SlotThread(ABC):
         """None of an engine that has rotted: its rest is of no use, and must not keep the disk full for
         ever."""
         try:
-            return list(Variant.open(self._c.store.blobs, manifest).installed())
+            return list(open_artifact(self._c.store.blobs, manifest).installed())
         except BundleError as e:
             log.warning("%s: the variant %s is damaged: %s", self.slot, manifest[:19], e.message)
             return []

@@ -73,32 +73,35 @@ class StartCheck:
     trouble: StorageError | None
 
 
-def check_slots(journal: Journal, store: Store, slots: tuple[str, ...]) -> StartCheck:
-    """Give every slot an active engine that is whole, or none. Raises :class:`StorageError` if the journal
-    cannot be read."""
+def check_slots(
+    journal: Journal, store: Store, slots: tuple[str, ...], config_slots: tuple[str, ...] = ()
+) -> StartCheck:
+    """Give every slot an active engine that is whole, or none; the same with configurations. Raises
+    :class:`StorageError` if the journal cannot be read."""
     skipped: dict[str, SkippedEngine] = {}
     trouble: StorageError | None = None
-    for name in slots:
+    things = {**dict.fromkeys(slots, "engine"), **dict.fromkeys(config_slots, "configuration")}
+    for name, thing in things.items():
         slot = journal.slot(name)
         try:
             if slot.active is not None and (why := damage(store, slot.active)) is not None:
                 whole = [way for way in ways_back(slot) if damage(store, way) is None]
                 skipped[name] = SkippedEngine(slot.active, whole[0] if whole else None)
-                _give_way(journal, name, slot, whole, why)
+                _give_way(journal, name, slot, whole, why, thing)
                 del skipped[name]
-            _check_next(journal, store, name)
+            _check_next(journal, store, name, thing)
             _check_lighter(journal, store, name)
         except StorageError as e:
             trouble = e
     return StartCheck(skipped, trouble)
 
 
-def _give_way(journal: Journal, name: str, slot: Slot, whole: list[Installed], why: str) -> None:
+def _give_way(journal: Journal, name: str, slot: Slot, whole: list[Installed], why: str, thing: str) -> None:
     instead = whole[0] if whole else None
     says = (
-        f"{instead.release} serves instead" if instead else "there is no other engine, so the slot is empty"
+        f"{instead.release} serves instead" if instead else f"there is no other {thing}, so the slot is empty"
     )
-    failure = Failure(code="damaged", detail=f"the active engine is damaged ({why}); {says}", retryable=True)
+    failure = Failure(code="damaged", detail=f"the active {thing} is damaged ({why}); {says}", retryable=True)
     log.error("%s: %s", name, failure.detail)
     factory = slot.factory if slot.factory in whole else None
     d = journal.deployment(name)
@@ -107,7 +110,7 @@ def _give_way(journal: Journal, name: str, slot: Slot, whole: list[Installed], w
     )
 
 
-def _check_next(journal: Journal, store: Store, name: str) -> None:
+def _check_next(journal: Journal, store: Store, name: str, thing: str) -> None:
     """The engine that is to be the next one was proved before the agent stopped; what has rotted since is
     fetched again."""
     d = journal.deployment(name)
@@ -120,7 +123,7 @@ def _check_next(journal: Journal, store: Store, name: str) -> None:
         return
     assert d.installed is not None
     if (why := damage(store, d.installed)) is not None:
-        failure = Failure(code="damaged", detail=f"the new engine is damaged ({why})", retryable=True)
+        failure = Failure(code="damaged", detail=f"the new {thing} is damaged ({why})", retryable=True)
         log.error("%s: %s", name, failure.detail)
         journal.save(d.at(step(d.state, E.DAMAGED), failure))
 

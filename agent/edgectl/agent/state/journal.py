@@ -135,8 +135,27 @@ class Journal:
 
     def save_slot(self, slot: str, value: Slot, d: Deployment | None = None) -> None:
         """Change what a slot has and, in the same transaction, the deployment that caused it."""
-        self._write([slot_row(slot, value), _NEXT_SERIAL, *([deployment_row(d)] if d is not None else [])])
+        rows = [slot_row(slot, value), _NEXT_SERIAL, *([deployment_row(d)] if d is not None else [])]
+        with self._lock:
+            before = self.slot(slot).active
+            if before is None or value.active is None or before.manifest != value.active.manifest:
+                rows.append(("DELETE FROM counters WHERE name = ?", (f"activated:{slot}",)))
+            self._write(rows)
         self._reflect()
+
+    def activate(self, slot: str, value: Slot, d: Deployment) -> None:
+        """The same, for a release that comes into force with it."""
+        since: Statement = (
+            "INSERT OR REPLACE INTO counters SELECT ?, value FROM counters WHERE name = ?",
+            (f"activated:{slot}", _SERIAL),
+        )
+        self._write([slot_row(slot, value), _NEXT_SERIAL, since, deployment_row(d)])
+        self._reflect()
+
+    def activated(self, slot: str) -> int:
+        """When what the slot has came into force: the higher, the later, over all slots. 0: not known, or it is what was
+        gone back to."""
+        return self.value(f"activated:{slot}")
 
     def kept(self) -> frozenset[Installed]:
         """Every engine that a slot or a deployment under way refers to; all other blobs may go."""

@@ -16,7 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from edgectl.core.bundle import CHUNK_SIZE, MAX_JSON_BYTES, Descriptor, Manifest, Unpacked, Variant
+from edgectl.core.bundle import CHUNK_SIZE, MAX_JSON_BYTES, Descriptor, Manifest, Unpacked
+from edgectl.core.bundle.config_release import open_artifact
 from edgectl.core.errors import BundleError, IntegrityError, StorageError
 from edgectl.core.files import atomic_write, digest_of, file_digest, fsync_dir, hex_of, storage
 from edgectl.core.schema import parse_json
@@ -34,7 +35,7 @@ class Store:
         may take."""
         self.blobs = root / "blobs"
         self._parts = root / "parts"
-        self._reserve = reserve
+        self.reserve = reserve
         self._quota = quota
         self._chunks: dict[str, list[bytes]] = {}
         with storage(str(root)):
@@ -108,7 +109,7 @@ class Store:
                 ).config
             ]
         )
-        self.verify(Variant.open(self.blobs, manifest).installed())
+        self.verify(open_artifact(self.blobs, manifest).installed())
 
     def check_space(self, needed: int, *, begun: Iterable[Descriptor] = ()) -> None:
         """Raise :class:`StorageError` if ``needed`` bytes do not fit beside the reserve, or into the quota;
@@ -127,9 +128,9 @@ class Store:
                 f"{_mib(needed)} are needed, and of the quota of {_mib(self._quota)} {_mib(used)} are in use",
                 hint="raise store_quota_mb in agent.toml, or release smaller bundles",
             )
-        if needed + self._reserve > free:
+        if needed + self.reserve > free:
             raise StorageError(
-                f"{_mib(needed)} are needed and {_mib(free)} are free, of which {_mib(self._reserve)} stay reserved",
+                f"{_mib(needed)} are needed and {_mib(free)} are free, of which {_mib(self.reserve)} stay reserved",
                 hint="free some space on the device; the rollout tries again with a raised attempt",
             )
 

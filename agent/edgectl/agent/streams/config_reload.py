@@ -34,11 +34,22 @@ class ConfigReload:
         self._file = file
         self._thread: threading.Thread | None = None
         self._supervisor: Supervisor | None = None
+        self._released: Callable[[str, dict[str, Any]], str | None] = lambda stream, config: None
+        self._accepted: Callable[[str, dict[str, Any]], None] = lambda stream, config: None
         self._refused: Callable[[str, str], None] = lambda stream, why: None
 
-    def serves(self, supervisor: Supervisor, refused: Callable[[str, str], None]) -> None:
-        """``refused`` hears of a stream that goes on as before, and why."""
-        self._supervisor, self._refused = supervisor, refused
+    def serves(
+        self,
+        supervisor: Supervisor,
+        released: Callable[[str, dict[str, Any]], str | None],
+        accepted: Callable[[str, dict[str, Any]], None],
+        refused: Callable[[str, str], None],
+    ) -> None:
+        """``released`` hears what the file has for a stream, says which release goes before it, and may raise
+        :class:`ConfigError`; ``accepted`` hears what a stream goes on with; ``refused`` hears of a stream that goes on as
+        before, and why."""
+        self._supervisor, self._released = supervisor, released
+        self._accepted, self._refused = accepted, refused
         supervisor.written_in(self._file.place)
 
     def look(self) -> None:
@@ -60,7 +71,12 @@ class ConfigReload:
         self._supervisor.written_in(file.place)
         for what in _not_now(known, new):
             log.warning("%s: it holds from the agent's next start on", file.place(what))
-        done = self._supervisor.configure(new.pipelines, lambda stream: self._told(new.pipelines[stream]))
+        done = self._supervisor.configure(
+            new.pipelines,
+            lambda stream: self._told(new.pipelines[stream]),
+            lambda stream, config: self._without_released(stream, known.pipelines.get(stream), config),
+            self._accepted,
+        )
         for stream, came in done.items():
             if isinstance(came, ConfigError):
                 place = file.place(("pipelines", stream, "config", *came.key))
@@ -70,6 +86,19 @@ class ConfigReload:
                 log.info("%s: %s", stream, came)
         if not done:
             log.info("the configuration of no stream has changed")
+
+    def _without_released(self, stream: str, before: StreamConfig | None, new: StreamConfig) -> StreamConfig:
+        """What of it can hold now: the configuration that a release brought goes before that of the file, which had
+        ``before``. Raises :class:`ConfigError`."""
+        assert self._supervisor is not None
+        release = self._released(stream, new.config)
+        if release is None:
+            return new
+        if before is None or new.config != before.config:
+            log.warning(
+                "%s: its configuration is %s: that of the file holds once the slot is empty", stream, release
+            )
+        return new.model_copy(update={"config": self._supervisor.stream(stream).config.config})
 
     def _told(self, config: StreamConfig) -> dict[str, Any]:
         text = json.dumps(config.config, sort_keys=True, separators=(",", ":"))

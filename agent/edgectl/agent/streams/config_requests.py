@@ -1,22 +1,22 @@
-"""Requests to a stream: go on with another configuration. Waits for the worker's answer; what the worker cannot change
-while it runs restarts that stream alone."""
+"""Requests to a stream: go on with another configuration, or prepare one. Waits for the worker's answer; what the worker
+cannot change while it runs restarts that stream alone."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgectl.agent.config import StreamConfig
-from edgectl.agent.streams.supervised_stream import SupervisedStream
-from edgectl.agent.streams.worker_states import WorkerState
+from edgectl.agent.streams.engine_requests import Interrupted
+from edgectl.agent.streams.supervised_stream import Lost, SupervisedStream
 from edgectl.core.errors import ConfigError
-from edgectl.pipelines.host.protocol import Configure, ConfigureFailed
+from edgectl.pipelines.host.protocol import Configure, Configured, ConfigureFailed
 
-__all__ = ["NEW_AGENT", "configure_stream"]
+__all__ = ["NEW_AGENT", "check_config", "configure_stream"]
 
-NEW_AGENT = ("kind", "slots", "isolate")
+NEW_AGENT = ("kind", "slots", "config_slot", "isolate")
 """Settings of a stream that hold from the agent's next start on: they say which worker it is in."""
 _LOOK_S = 0.2
 _numbers = itertools.count(1)
@@ -27,6 +27,13 @@ def configure_stream(
 ) -> str:
     """Have a stream go on with ``config``, whose kind and slots are those that it has. Returns what came of it, in one
     sentence. Raises :class:`ConfigError` for one that it does not take: it goes on as before."""
+    with stream.configuring:
+        return _configure(stream, config, told, timeout_s)
+
+
+def _configure(
+    stream: SupervisedStream, config: StreamConfig, told: Mapping[str, Any], timeout_s: float
+) -> str:
     before = stream.config
     if config == before:
         return "nothing has changed"
@@ -51,26 +58,66 @@ def configure_stream(
     return f"starts again: its {' and '.join(changed)} changed"
 
 
+def check_config(
+    stream: SupervisedStream,
+    config: dict[str, Any],
+    timeout_s: float = 60.0,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> str:
+    """Have a stream prepare a configuration, with its rules on the last minute of tracks, and drop it. Returns what
+    would change, in one sentence. Raises :class:`ConfigError` for one that it does not take or survive,
+    :class:`Interrupted` where something else ended it, or nobody wants to know any more."""
+    number, deadline = next(_numbers), time.monotonic() + timeout_s
+    with stream.changed:
+        if not _asks(stream, number, None):
+            return "it does not run now: nothing was tried"
+        stream.send(Configure(stream=stream.stream, number=number, config=config, check=True))
+        while (answer := stream.config_answers.pop(number, None)) is None:
+            late = time.monotonic() > deadline
+            if late or cancelled():
+                stream.config_asked.pop(number, None)
+                said = f"{stream.stream} gave no answer" + (f" within {timeout_s:.0f} s" if late else "")
+                raise ConfigError(said) if late else Interrupted(said)
+            stream.changed.wait(_LOOK_S)
+    if isinstance(answer, Configured):
+        return f"changes {', '.join(answer.changed[:8]) or 'nothing'}"
+    if isinstance(answer, Lost):
+        if answer.fault is None:
+            raise Interrupted(f"{stream.stream} was ended by something else while it prepared it")
+        why = answer.fault.detail or answer.fault.code
+        raise ConfigError(f"{stream.stream} did not survive preparing it: {why}")
+    if answer.needs_start:
+        return f"needs a new start: {answer.error.detail}"
+    raise ConfigError(answer.error.detail or answer.error.code, key=answer.key)
+
+
+def _asks(stream: SupervisedStream, number: int, config: dict[str, Any] | None) -> bool:
+    """Note a request to a stream that runs. False: it does not. With the stream's ``changed`` held."""
+    if stream.running_config is None or stream.place is None:
+        return False
+    stream.config_asked[number] = config
+    return True
+
+
 def _ask(
     stream: SupervisedStream, config: StreamConfig, told: Mapping[str, Any], timeout_s: float
 ) -> str | ConfigureFailed | None:
     """What came of it, in one sentence, or the refusal; the stream starts with it from now on, unless it is refused."""
     number, deadline = next(_numbers), time.monotonic() + timeout_s
     with stream.changed:
-        place = stream.place
-        if stream.life.state is not WorkerState.RUNNING or place is None:
-            stream.adopt(config)
+        if not _asks(stream, number, config.config):
+            stream.start_with(config)
             return "holds from its next start on: it does not run now"
-        stream.config_asked[number] = config.config
         stream.send(Configure(stream=stream.stream, number=number, config=config.config, told=dict(told)))
         while (answer := stream.config_answers.pop(number, None)) is None:
-            if stream.place is not place:
-                # who killed the worker in the middle of it finds it in force all the same
-                stream.adopt(config)
-                return "holds from its next start on: its worker has ended"
             if time.monotonic() > deadline:
+                stream.config_asked.pop(number, None)
+                # nobody knows which one it has
+                stream.restart("it gave no answer about another configuration")
                 raise ConfigError(f"{stream.stream} gave no answer within {timeout_s:.0f} s")
             stream.changed.wait(_LOOK_S)
+        if isinstance(answer, Lost):
+            return "holds from its next start on: its worker has ended"
         if isinstance(answer, ConfigureFailed):
             return answer
     what = ", ".join(answer.changed[:8]) + (" …" if len(answer.changed) > 8 else "")

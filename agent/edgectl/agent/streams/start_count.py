@@ -1,11 +1,13 @@
-"""Counts how often a worker was started in a row with the same engines; on disk, before each start."""
+"""Counts how often a stream was started in a row with the same engines and configuration; on disk, before each start."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from edgectl.agent.state.journal import Journal
 from edgectl.core.errors import StorageError
@@ -25,14 +27,16 @@ class StartCount:
         self._uncounted = 0
         """Starts since the journal could last be written."""
 
-    def name(self, engines: Mapping[str, EngineRef]) -> str:
-        """The counter in the journal: it belongs to the stream with these very engines."""
+    def name(self, engines: Mapping[str, EngineRef], config: Mapping[str, Any]) -> str:
+        """The counter in the journal: it belongs to the stream with these very engines and this configuration. What the
+        one did not survive is not held against the next."""
         names = ",".join(f"{part}={e.manifest}" for part, e in sorted(engines.items()))
-        return f"crash:{self._stream}:{hashlib.sha256(names.encode()).hexdigest()[:16]}"
+        what = f"{names} {json.dumps(config, sort_keys=True, default=str)}"
+        return f"crash:{self._stream}:{hashlib.sha256(what.encode()).hexdigest()[:16]}"
 
-    def add(self, engines: Mapping[str, EngineRef]) -> int:
+    def add(self, engines: Mapping[str, EngineRef], config: Mapping[str, Any]) -> int:
         """Starts in a row, this one counted."""
-        name = self.name(engines)
+        name = self.name(engines, config)
         try:
             starts = self._journal.count(name)
         except StorageError as e:
@@ -44,9 +48,9 @@ class StartCount:
         self._uncounted = 0
         return starts
 
-    def clear(self, engines: Mapping[str, EngineRef]) -> None:
+    def clear(self, engines: Mapping[str, EngineRef], config: Mapping[str, Any]) -> None:
         self._uncounted = 0
         try:
-            self._journal.clear(self.name(engines))
+            self._journal.clear(self.name(engines, config))
         except StorageError as e:
             log.error("%s: %s", self._stream, e.message)

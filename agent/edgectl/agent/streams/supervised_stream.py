@@ -25,6 +25,7 @@ from edgectl.agent.streams.worker_life import (
     advance,
     is_crash_loop,
     is_forgiven,
+    is_outside,
     left_with,
     overdue,
     receive,
@@ -52,7 +53,7 @@ from edgectl.pipelines.host.protocol import (
     Stats,
 )
 
-__all__ = ["SupervisedStream", "WorkerCallbacks"]
+__all__ = ["Lost", "SupervisedStream", "WorkerCallbacks"]
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +69,18 @@ class WorkerCallbacks:
 
     stats: Callable[[str, Stats], None]
     event: Callable[[str, EventMessage], None]
-    crash_loop: Callable[[str, Mapping[str, EngineRef]], None]
-    """This stream does not survive with these engines (part → engine)."""
+    crash_loop: Callable[[str, Mapping[str, EngineRef], Mapping[str, Any]], None]
+    """This stream does not survive with these engines (part → engine) and this configuration."""
     lease: Callable[[str, LeaseMessage], None] = lambda stream, lease: None
     """The stream is in the middle of something."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What came of a request that the worker did not answer before the stream was out of it."""
+
+    fault: Failure | None
+    """Of the stream itself; None: something else ended it."""
 
 
 class SupervisedStream:
@@ -117,11 +126,19 @@ class SupervisedStream:
         self.life = WorkerLife()
         self.place: ProcessSeat | None = None
         """In the worker that takes messages for it; None while it is in none, or about to leave."""
-        self.config_asked: dict[int, dict[str, Any]] = {}
-        """Number of the request → the configuration that the worker has not answered for yet."""
-        self.config_answers: dict[int, Configured | ConfigureFailed] = {}
-        """Number of the request → what came of another configuration."""
+        self.configuring = threading.RLock()
+        """Held by who changes its configuration, from the look at what it has until that is another one."""
+        self.config_asked: dict[int, dict[str, Any] | None] = {}
+        """Number of the request → the configuration that the worker has not answered for yet; None: it only prepares
+        one. Who waits no longer takes it out: a late answer is dropped."""
+        self.config_answers: dict[int, Configured | ConfigureFailed | Lost] = {}
+        """Number of the request → what came of another configuration. Whoever asked takes it out."""
         self._config_before: dict[str, Any] | None = None
+        self._worker_config: dict[str, Any] | None = None
+        """What the worker has, started with it or told since; None while the stream is in none."""
+        self._config_fault: str | None = None
+        self._launched_config: dict[str, Any] = {}
+        """What it was last started with."""
         self.shadow_answers: dict[str, Shadowed | ShadowFailed] = {}
         """Part → what came of running another engine beside it."""
         self._close_asked = False
@@ -143,6 +160,18 @@ class SupervisedStream:
         life = self.life
         running = life.state is WorkerState.RUNNING
         return running and time.monotonic() - life.progress_s > self.config.stall_s
+
+    @property
+    def running_config(self) -> dict[str, Any] | None:
+        """What it runs with; None: it does not run, or is about to start again."""
+        with self.changed:
+            runs = self.life.state is WorkerState.RUNNING and not self._is_interrupted()
+            return self._worker_config if runs else None
+
+    @property
+    def config_fault(self) -> str | None:
+        """Why it did not start with the configuration that it has; None: it did, or was not started since."""
+        return self._config_fault
 
     def parts(self, slot: str) -> list[str]:
         return [part for part, s in self.config.slots.items() if s == slot]
@@ -167,7 +196,7 @@ class SupervisedStream:
         """Start with this configuration from now on."""
         with self.changed:
             if config.config != self.config.config:
-                self._config_before = self.config.config
+                self._config_before, self._config_fault = self.config.config, None
             self.config = config
             self.changed.notify_all()
 
@@ -175,6 +204,13 @@ class SupervisedStream:
         """Its other settings, from now on."""
         with self.changed:
             self.adopt(config.model_copy(update={"config": self.config.config}))
+
+    def start_with(self, config: StreamConfig) -> None:
+        """The same for a stream that does not run; one that is being started with another one starts again."""
+        with self.changed:
+            self.adopt(config)
+            if self.life.state in (WorkerState.LAUNCHING, WorkerState.LOADING, WorkerState.RUNNING):
+                self.restart("its configuration is another one")
 
     def restart(self, why: str | None = None) -> None:
         """Leave the worker and enter one again; ``why``, for people."""
@@ -253,10 +289,10 @@ class SupervisedStream:
             self._step(WorkerEvent.ENGINES, engines=engines)
 
     def _launch(self) -> None:
-        engines = self.life.launched
-        if is_crash_loop(self._starts.add(engines), self.timing):
-            self._hooks.crash_loop(self.stream, engines)
-        c = self.config
+        engines, c = self.life.launched, self.config
+        self._launched_config = c.config
+        if is_crash_loop(self._starts.add(engines, c.config), self.timing):
+            self._hooks.crash_loop(self.stream, engines, c.config)
         start = Start(
             stream=self.stream,
             kind=c.kind,
@@ -274,15 +310,16 @@ class SupervisedStream:
             # no memory, no process, no file left: the engine is not to blame
             detail = f"a worker cannot be started: {e.strerror}"
             log.error("%s: %s", self.stream, detail)
-            self._starts.clear(engines)
+            self._forgive()
             self._step(WorkerEvent.NOT_LAUNCHED, fault=Failure(code="storage", detail=detail, retryable=True))
             return
         if place is None:
             # something else is wanted, and nothing was tried
-            self._starts.clear(engines)
+            self._forgive()
             return
-        self.place = place
-        self._step(WorkerEvent.LAUNCHED)
+        with self.changed:
+            self.place, self._worker_config = place, c.config
+            self._step(WorkerEvent.LAUNCHED)
 
     def _read(self) -> None:
         """What the worker says of it within a moment; its end, and the end of its time."""
@@ -302,11 +339,15 @@ class SupervisedStream:
             self._step(WorkerEvent.ENDED)
 
     def _handle(self, message: FromWorker) -> None:
-        if isinstance(message, Fault) and message.error.code == "config" and message.key:
+        wrong = (
+            message.error.detail if isinstance(message, Fault) and message.error.code == "config" else None
+        )
+        if wrong is not None and isinstance(message, Fault) and message.key:
             message = message.model_copy(update={"error": self._placed(message)})
         with self.changed:
             before = self.life
             self.life = receive(before, message, time.monotonic(), self.timing)
+            self._config_fault = wrong or self._config_fault
             if isinstance(message, Configured | ConfigureFailed):
                 self._take_answer(message)
             elif (
@@ -315,15 +356,18 @@ class SupervisedStream:
                 log.error(
                     "%s: the configuration before is back: %s", self.stream, message.event.get("detail")
                 )
-                self.config = self._with(self._config_before)
+                self.config, self._worker_config = self._with(self._config_before), self._config_before
                 self._config_before = None
             if isinstance(message, Shadowed | ShadowFailed):
                 self.shadow_answers[message.part] = message
             if isinstance(message, Ready):
+                self._config_fault = None
                 self._end_trials()
+                if self._worker_config != self.config.config:
+                    self.restart("its configuration became another one while it started")
             self.changed.notify_all()
         if self.life.steady and not before.steady:
-            self._starts.clear(before.launched)
+            self._forgive()
         self._tell(message)
 
     def _end_trials(self) -> None:
@@ -335,11 +379,26 @@ class SupervisedStream:
 
     def _take_answer(self, answer: Configured | ConfigureFailed) -> None:
         """In the order of the worker's messages: what it takes back a moment later is back, however late the thread that
-        asked looks, and an answer that this thread no longer waits for counts."""
+        asked looks."""
+        if answer.number not in self.config_asked:
+            log.warning("%s: an answer about its configuration came too late", self.stream)
+            return
+        asked = self.config_asked.pop(answer.number)
         self.config_answers[answer.number] = answer
-        asked = self.config_asked.pop(answer.number, None)
         if asked is not None and isinstance(answer, Configured):
             self.adopt(self._with(asked))
+            self._worker_config = asked
+
+    def _lose_answers(self) -> None:
+        """The stream is out of the worker. Who killed that in the middle of another configuration finds it in force all
+        the same."""
+        ended = self.life.state is WorkerState.ENDING
+        fault = self.life.fault if ended and not is_outside(self.life.fault) else None
+        for number, asked in self.config_asked.items():
+            self.config_answers[number] = Lost(fault)
+            if asked is not None:
+                self.adopt(self._with(asked))
+        self.config_asked.clear()
 
     def _with(self, config: dict[str, Any]) -> StreamConfig:
         return self.config.model_copy(update={"config": config})
@@ -363,15 +422,16 @@ class SupervisedStream:
         place = self.place
         assert place is not None
         with self.changed:
-            self.place = None
-            self.config_asked.clear()
+            self.place = self._worker_config = None
             self.changed.notify_all()
         left = self.worker.leave(place, timeout_s, self._tell)
         with self.changed:
             self.life = left_with(self.life, left.stuck, left.fault)
+            self._lose_answers()
+            self.changed.notify_all()
         self._take_requests()
         if is_forgiven(self.life):
-            self._starts.clear(self.life.launched)
+            self._forgive()
         if left.guilty:
             self._consider_isolation()
         self._step(WorkerEvent.EXITED)
@@ -384,7 +444,11 @@ class SupervisedStream:
         if self._own_worker is not None and needs_own_worker(self._crashes_s, now_s, self.timing.crashes):
             log.warning("%s has crashed its worker too often and gets one of its own", self.stream)
             self.worker, self._own_worker = self._own_worker(), None
-            self._starts.clear(self.life.launched)
+            self._forgive()
+
+    def _forgive(self) -> None:
+        """Its last start does not count."""
+        self._starts.clear(self.life.launched, self._launched_config)
 
     def _back_off(self) -> None:
         """A request for another engine, or the end, cuts it short."""

@@ -170,22 +170,34 @@ class Supervisor:
         ]
 
     def configure(
-        self, pipelines: Mapping[str, StreamConfig], told: Callable[[str], Mapping[str, Any]]
+        self,
+        pipelines: Mapping[str, StreamConfig],
+        told: Callable[[str], Mapping[str, Any]],
+        settle: Callable[[str, StreamConfig], StreamConfig] = lambda stream, config: config,
+        accepted: Callable[[str, dict[str, Any]], None] = lambda stream, config: None,
     ) -> dict[str, str | ConfigError]:
-        """Let streams go on with other configurations. ``told``: what the event says of a stream's. Returns, for each
-        that has another one, what came of it, or why it goes on as before. One does not wait for another's trouble."""
+        """Let streams go on with other configurations. ``told``: what the event says of a stream's. ``settle`` has the last
+        word on what a stream is to take, or raises :class:`ConfigError`; ``accepted`` hears what it goes on with. Nobody
+        else changes the stream's configuration meanwhile.
+
+        Returns, for each that has another one, what came of it, or why it goes on as before. One does not wait for
+        another's trouble."""
         found: dict[str, str | ConfigError] = {}
         for name, stream in self._streams.items():
-            config = pipelines.get(name, stream.config)
-            if config == stream.config:
+            if name not in pipelines:
                 continue
-            if late := [key for key in NEW_AGENT if getattr(config, key) != getattr(stream.config, key)]:
-                found[name] = f"holds from the agent's next start on: {' and '.join(late)} changed"
-                continue
-            try:
-                found[name] = configure_stream(stream, config, told(name))
-            except ConfigError as e:
-                found[name] = e
+            with stream.configuring:
+                config, before = pipelines[name], stream.config
+                if late := [key for key in NEW_AGENT if getattr(config, key) != getattr(before, key)]:
+                    found[name] = f"holds from the agent's next start on: {' and '.join(late)} changed"
+                    continue
+                try:
+                    config = settle(name, config)
+                    if config != before:
+                        found[name] = configure_stream(stream, config, told(name))
+                    accepted(name, config.config)
+                except ConfigError as e:
+                    found[name] = e
         return found
 
     def written_in(self, place_of: Callable[[Key], str | None]) -> None:
@@ -224,6 +236,9 @@ class Supervisor:
     def progressing(self) -> bool:
         """Every pipeline that has engines has advanced within its ``stall_s`` (feeds systemd's watchdog)."""
         return not any(stream.stalled for stream in self._streams.values())
+
+    def stream(self, name: str) -> SupervisedStream:
+        return self._streams[name]
 
     def worker_of(self, stream: str) -> str:
         """The name of the worker that the stream is in, or would be."""

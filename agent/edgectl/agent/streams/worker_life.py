@@ -24,7 +24,7 @@ from edgectl.agent.streams.worker_states import (
     next_state,
 )
 from edgectl.core.errors import ProtocolError
-from edgectl.core.wire import Failure
+from edgectl.core.wire import Failure, Frames
 from edgectl.pipelines.host.protocol import EngineRef, Fault, FromWorker, Ready, Stats, SwapFailed, Swapped
 
 __all__ = [
@@ -34,8 +34,10 @@ __all__ = [
     "advance",
     "back_off_s",
     "blames_engine",
+    "frames_done",
     "is_crash_loop",
     "is_forgiven",
+    "is_outside",
     "left_with",
     "overdue",
     "receive",
@@ -161,8 +163,7 @@ def _observe(life: WorkerLife, message: Stats, now_s: float, timing: Timing) -> 
     """Note progress. What a worker says it runs is shown on screens and judged by gates: it has to be what is
     on record."""
     stats = message.stats
-    frames = stats.frames
-    processed = frames.processed + sum(frames.dropped.get(cause, 0) for cause in _LEFT_OUT)
+    processed = frames_done(stats.frames)
     if processed > life.processed:
         # counted from there: an engine that takes minutes to load has not yet shown that it stays alive
         steady = life.state is WorkerState.RUNNING and now_s - life.ready_s > timing.steady_s
@@ -177,6 +178,11 @@ def _observe(life: WorkerLife, message: Stats, now_s: float, timing: Timing) -> 
     if since is not None and now_s - since > timing.disagrees_s:
         raise ProtocolError(f"the worker runs another engine of {', '.join(wrong)} than it was told")
     return replace(life, disagrees_s=since)
+
+
+def frames_done(frames: Frames) -> int:
+    """Processed, or left out by choice."""
+    return frames.processed + sum(frames.dropped.get(cause, 0) for cause in _LEFT_OUT)
 
 
 def _since(before_s: float | None, now_s: float, is_so: bool) -> float | None:
@@ -236,3 +242,8 @@ def is_forgiven(life: WorkerLife) -> bool:
 
 def blames_engine(fault: Failure) -> bool:
     return fault.code not in _OUTSIDE
+
+
+def is_outside(fault: Failure | None) -> bool:
+    """Neither an engine nor a configuration is to blame for it."""
+    return fault is None or (fault.code in _OUTSIDE and fault.code != "config")

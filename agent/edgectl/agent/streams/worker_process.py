@@ -21,6 +21,9 @@ from edgectl.agent.streams.worker_sharing import culprits, must_replace
 from edgectl.core.errors import ProtocolError
 from edgectl.core.wire import Failure
 from edgectl.pipelines.host.protocol import (
+    Configure,
+    Configured,
+    ConfigureFailed,
     Ended,
     Fault,
     FromWorker,
@@ -40,6 +43,8 @@ __all__ = ["Left", "ProcessSeat", "WorkerProcess"]
 
 log = logging.getLogger(__name__)
 
+_CONFIGURATION = "(configuration)"
+"""What a stream tries that prepares or takes another one; no part is called that."""
 _LOOK_S = 0.5
 _TURN_S = 3.0
 """A stream that starts keeps the next one waiting for so long at most: a crash then has one suspect."""
@@ -73,7 +78,7 @@ class ProcessSeat:
         self.starting_s: float | None = time.monotonic()
         """Since when it is being started; None once that is over."""
         self.trying: set[str] = set()
-        """Parts for which another engine is being opened."""
+        """Parts for which another engine is being opened, and :data:`_CONFIGURATION`."""
         self._messages: queue.Queue[FromWorker | None] = queue.Queue(_MAX_WAITING)
 
     @property
@@ -157,6 +162,8 @@ class WorkerProcess:
             pipe = self._pipe if place.left is None else None
             if isinstance(message, Swap | ShadowMessage):
                 place.trying.add(message.part)
+            elif isinstance(message, Configure):
+                place.trying.add(_CONFIGURATION)
         if pipe is not None:
             pipe.send(message)
 
@@ -276,6 +283,8 @@ class WorkerProcess:
                 place.starting_s = None
             elif isinstance(message, Swapped | SwapFailed | Shadowed | ShadowFailed):
                 place.trying.discard(message.part)
+            elif isinstance(message, Configured | ConfigureFailed):
+                place.trying.discard(_CONFIGURATION)
             self._changed.notify_all()
         if isinstance(message, Ended):
             place.over(Left(stuck=message.stuck))

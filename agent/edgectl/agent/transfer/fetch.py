@@ -17,6 +17,7 @@ from edgectl.agent.state.store import Store
 from edgectl.agent.transfer.download import Download, FetchProgress
 from edgectl.core.bundle import (
     ANNOTATION_RUNTIME,
+    ANNOTATION_TYPE,
     MAX_INDEX_BYTES,
     MAX_JSON_BYTES,
     Descriptor,
@@ -30,6 +31,7 @@ from edgectl.core.bundle import (
     select_fitting,
     select_lighter,
 )
+from edgectl.core.bundle.config_release import MAX_CONFIG_BYTES
 from edgectl.core.errors import BundleError, StorageError
 from edgectl.core.schema import parse_json
 from edgectl.core.wire import Topics
@@ -90,21 +92,14 @@ class Fetcher:
         not what was signed), :class:`BundleError` (no variant runs here, or the bundle is malformed),
         :class:`AdmissionError` (each that runs is unfit), :class:`StorageError` (no space), :class:`Cancelled`.
         """
-        if index.size > MAX_INDEX_BYTES:
-            raise BundleError(
-                f"the index of release {release} has {index.size} bytes, more than {MAX_INDEX_BYTES}"
-            )
+        _check_size(release, index)
         with self.open_link() as link, contextlib.ExitStack() as stack:
             link.start()
             download = stack.enter_context(self._download(link, cancelled, progress))
             download.get([index])
-            parsed = parse_json(
-                Index,
-                self.store.read(index.digest, MAX_INDEX_BYTES),
-                max_bytes=MAX_INDEX_BYTES,
-                what="index.json",
-                error=BundleError,
-            )
+            parsed = self._index(index)
+            if parsed.annotations.get(ANNOTATION_TYPE) == "config":
+                raise BundleError(f"{release} is a configuration, and this slot holds engines")
             runtimes = self.machine.runtimes
             candidates = [
                 d for d in parsed.manifests if d.annotations.get(ANNOTATION_RUNTIME) in (None, *runtimes)
@@ -141,6 +136,44 @@ class Fetcher:
             else Installed(release=release, bundle=index.digest, manifest=fallback.digest),
         )
 
+    def fetch_config(
+        self,
+        release: str,
+        index: Descriptor,
+        cancelled: Callable[[], bool],
+        progress: Callable[[FetchProgress], None],
+    ) -> Fetched:
+        """Fetch a release that is a configuration. Raises like :meth:`fetch`; :class:`BundleError` for one that is a
+        bundle of engines."""
+        _check_size(release, index)
+        with self.open_link() as link:
+            link.start()
+            with self._download(link, cancelled, progress) as download:
+                download.get([index])
+                parsed = self._index(index)
+                if parsed.annotations.get(ANNOTATION_TYPE) != "config" or len(parsed.manifests) != 1:
+                    raise BundleError(f"{release} is no configuration, and this slot holds one")
+                (at,) = parsed.manifests
+                download.get([at])
+                manifest = _manifest(self.store, at)
+                blobs = [manifest.config, *manifest.layers]
+                if (size := sum(d.size for d in blobs)) > MAX_CONFIG_BYTES + MAX_JSON_BYTES:
+                    raise BundleError(f"the configuration {release} has {size} bytes, more than there may be")
+                self.store.check_space(size, begun=blobs)
+                download.get(blobs)
+        return Fetched(
+            chosen=Installed(release=release, bundle=index.digest, manifest=at.digest), fallback=None
+        )
+
+    def _index(self, index: Descriptor) -> Index:
+        return parse_json(
+            Index,
+            self.store.read(index.digest, MAX_INDEX_BYTES),
+            max_bytes=MAX_INDEX_BYTES,
+            what="index.json",
+            error=BundleError,
+        )
+
     def _get(self, download: Download, wanted: Sequence[Variant]) -> None:
         """The layers of variants whose manifests and configs are here, if there is room for them."""
         lacking = {
@@ -167,11 +200,23 @@ class Fetcher:
     ) -> None:
         """Fetch one blob that lies in the store afterwards until somebody tidies up. Raises like
         :meth:`fetch`."""
-        self.store.check_space(0 if self.store.has(blob.digest) else blob.size, begun=[blob])
+        self.fetch_blobs([blob], cancelled, progress)
+
+    def fetch_blobs(
+        self,
+        blobs: Sequence[Descriptor],
+        cancelled: Callable[[], bool],
+        progress: Callable[[FetchProgress], None],
+    ) -> None:
+        """The same with several over one connection; with none there is none."""
+        lacking = [d for d in blobs if not self.store.has(d.digest)]
+        self.store.check_space(sum(d.size for d in lacking), begun=lacking)
+        if all(self.store.holds(d) for d in blobs):
+            return
         with self.open_link() as link:
             link.start()
             with self._download(link, cancelled, progress) as download:
-                download.get([blob])
+                download.get(blobs)
 
     def _download(
         self, link: Link, cancelled: Callable[[], bool], progress: Callable[[FetchProgress], None]
@@ -203,6 +248,13 @@ class Fetcher:
             return select(fallbacks, self.machine.facts, profile=self.profile, runtimes=self.machine.runtimes)
         except BundleError:
             return None  # the previous engine remains the way back
+
+
+def _check_size(release: str, index: Descriptor) -> None:
+    if index.size > MAX_INDEX_BYTES:
+        raise BundleError(
+            f"the index of release {release} has {index.size} bytes, more than {MAX_INDEX_BYTES}"
+        )
 
 
 def _manifest(store: Store, d: Descriptor) -> Manifest:

@@ -54,7 +54,7 @@ from edgectl.core.trust import (
     open_desired,
     open_state,
 )
-from edgectl.core.wire import MAX_MESSAGE_BYTES, READ_ONLY, Command, ControllerState, Desired
+from edgectl.core.wire import MAX_MESSAGE_BYTES, READ_ONLY, RUNS_FILES, Command, ControllerState, Desired
 
 __all__ = ["ENROLLED", "StaleTrust", "TrustStore"]
 
@@ -222,14 +222,19 @@ class TrustStore:
         """The command in a message, if one of the director's keys has signed it for this device;
         :meth:`admit` says whether to obey it.
 
-        A fleet whose root names no director sends them unsigned. Raises :class:`TrustError` or
-        :class:`ProtocolError`.
+        A fleet whose root names no director sends them unsigned, but none of :data:`~edgectl.core.wire.RUNS_FILES`. Raises
+        :class:`TrustError` or :class:`ProtocolError`.
         """
         with self._lock:
             self._roots.check_floor()
             director = self.director
             if director is None:
-                return parse_json(Command, payload, max_bytes=MAX_MESSAGE_BYTES, what="command")
+                command = parse_json(Command, payload, max_bytes=MAX_MESSAGE_BYTES, what="command")
+                if command.op in RUNS_FILES:
+                    raise TrustError(
+                        f"command {command.op} is not signed, and this fleet has nobody who could"
+                    )
+                return command
             return open_command(payload, director, fleet, device)
 
     def admit(self, command: Command) -> None:

@@ -105,6 +105,9 @@ class HostedStream:
         self._voice = threading.Lock()
         self._silent = False
         self._windows = threading.Lock()
+        self._counting = threading.Lock()
+        self._events = 0
+        """Said so far."""
         self._last_window_said = False
         self._window_since_s = 0.0
         """On the monotonic clock: when the last window ended."""
@@ -229,7 +232,7 @@ class HostedStream:
         what = f"the configuration of stream {self.name}"
         try:
             config = parse_config(self._start.kind, command.config, what=what)
-            done = pipeline.configure(config, command.told)
+            done = pipeline.configure(config, command.told, check=command.check)
         except EdgectlError as e:
             self._say(
                 ConfigureFailed(
@@ -241,7 +244,8 @@ class HostedStream:
                 )
             )
             return
-        self._lock(config)
+        if not command.check:
+            self._lock(config)
         self._say(
             Configured(stream=self.name, number=command.number, changed=done.changed, in_force=done.in_force)
         )
@@ -308,6 +312,7 @@ class HostedStream:
             now = time.monotonic()
             window_s, self._window_since_s = max(now - self._window_since_s, 1e-6), now
             stats, stuck = pipeline.stats(), self._stuck(pipeline)
+            stats = stats.model_copy(update={"counters": {**stats.counters, "events": self._events}})
             if stuck and stats.reason is None:
                 stats = stats.model_copy(update={"reason": ", ".join(map(_reason_of, stuck))})
             rss_mb = round(psutil.Process().memory_info().rss / 1e6, 3)
@@ -330,6 +335,8 @@ class HostedStream:
         return ("engine", *found) if engine and "engine" not in found else found
 
     def _emit(self, record: Mapping[str, Any]) -> None:
+        with self._counting:
+            self._events += 1
         self._say(EventMessage(stream=self.name, event=dict(record)))
         if record.get("rule") in self._lock_on:
             reason = f"{record['rule']} was seen"

@@ -122,6 +122,8 @@ class Configure(Message):
     config: dict[str, Any] = {}
     told: dict[str, Any] = {}
     """What the event ``configuration`` says of it: ``digest``, ``name``."""
+    check: bool = False
+    """Prepare it, its rules on the last minute of tracks, and drop it: nothing changes."""
 
 
 class Commit(Message):

@@ -122,9 +122,11 @@ class Pipeline(Protocol):
         """Go back to the engine that the last swap of ``part`` replaced; nothing to do without one."""
         ...
 
-    def configure(self, config: PipelineConfig, told: Mapping[str, Any]) -> Reconfigured:
+    def configure(
+        self, config: PipelineConfig, told: Mapping[str, Any], *, check: bool = False
+    ) -> Reconfigured:
         """Go on with another configuration between two frames; tracks, counts and files go on. ``told``: what the
-        event ``configuration`` says of it (``digest``, ``name``).
+        event ``configuration`` says of it (``digest``, ``name``). ``check``: only prepare it, and say what would change.
 
         Raises :class:`~edgectl.pipelines.kinds.difference.NewStartNeeded` for settings that a running stream cannot
         take, and :class:`EdgectlError` for what is wrong with it; nothing has changed then.

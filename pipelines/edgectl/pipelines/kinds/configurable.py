@@ -82,7 +82,9 @@ class Configurable:
     _named_sinks: dict[str, Sink]
     outputs: tuple[Any, ...]
 
-    def configure(self, config: PipelineConfig, told: Mapping[str, Any]) -> Reconfigured:
+    def configure(
+        self, config: PipelineConfig, told: Mapping[str, Any], *, check: bool = False
+    ) -> Reconfigured:
         with self._configuring:
             if not self._started or self._stopped or self._done.is_set():
                 raise EngineError("the stream is not running: its configuration was not changed")
@@ -99,6 +101,8 @@ class Configurable:
                 )
             take = analyser.prepare(new, {**told, "changed": list(changes.changed)})
             change = self._change(new, changes.sinks, take)
+            if check:
+                return Reconfigured(changes.changed, in_force=False)
             self._before, self._config = self._config, new
             self._path.change(change)
             in_force = change.done.wait(_IN_FORCE_S)

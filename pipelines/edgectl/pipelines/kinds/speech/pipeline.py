@@ -195,7 +195,9 @@ class SpeechPipeline:
             self._writer.releases = self._releases()
             replaced.close()
 
-    def configure(self, config: PipelineConfig, told: Mapping[str, Any]) -> Reconfigured:
+    def configure(
+        self, config: PipelineConfig, told: Mapping[str, Any], *, check: bool = False
+    ) -> Reconfigured:
         if config == self._args.config:
             return Reconfigured((), in_force=True)
         raise NewStartNeeded(
