@@ -12,7 +12,7 @@ from edgectl.core.schema import Config, Name
 from edgectl.core.transfer import Rates
 from edgectl.link.config import BrokerConfig
 
-__all__ = ["ApiConfig", "ControllerConfig", "TransferConfig", "load_controller_config"]
+__all__ = ["ApiConfig", "ControllerConfig", "TelemetryRetention", "TransferConfig", "load_controller_config"]
 
 
 class ApiConfig(Config):
@@ -43,6 +43,18 @@ class TransferConfig(Config):
         return Rates(total=total, site=site, device=device, site_broker=self.site_broker)
 
 
+class TelemetryRetention(Config):
+    """``[retention]``: how long what devices measured is kept, and as what."""
+
+    raw_hours: float = Field(default=24.0, ge=1, le=24 * 400)
+    """Messages as they came; then histograms of an hour,"""
+    hourly_days: float = Field(default=30.0, ge=1, le=4000)
+    """and of a day."""
+    daily_days: float = Field(default=400.0, ge=1, le=4000)
+    telemetry_mb: int = Field(default=1024, ge=1)
+    """All of them together (10^6 bytes): where they are more, the oldest move on before their time."""
+
+
 class ControllerConfig(Config):
     fleet: Name = "home"
     broker: BrokerConfig
@@ -60,6 +72,7 @@ class ControllerConfig(Config):
     """Lifetime of snapshot and timestamp; renewed at half of it."""
     licences: LicencePolicy = LicencePolicy()
     """Which weights it delivers."""
+    retention: TelemetryRetention = TelemetryRetention()
     tick_s: float = Field(default=0.5, gt=0, le=60)
     states_days: float = Field(default=30.0, gt=0)
     """How long what devices said is kept (`edgectl fleet events`); what operators did is kept for ever."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 import threading
 
@@ -10,9 +11,13 @@ from edgectl.fleet.api.app import ApiServer
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.control.controller import Controller
 from edgectl.fleet.keys.keyring import KeyRing
+from edgectl.fleet.store.lock import hold_store
 from edgectl.link.notify import notify
 
-__all__ = ["run_controller"]
+__all__ = ["let_lasting_objects_be", "run_controller"]
+
+_COLLECT = (50_000, 20, 100)
+"""Of :func:`gc.set_threshold`."""
 
 
 def run_controller(
@@ -21,8 +26,20 @@ def run_controller(
     """Run controller, seeder and API until ``stop_event`` is set. ``ring`` opens keys that have a passphrase.
 
     Raises before anything runs: :class:`StorageError`, :class:`TrustError`, :class:`LinkError` (API port in
-    use).
+    use), :class:`UsageError` (another one runs on the same folder).
     """
+    let_lasting_objects_be()
+    with hold_store(config.state_dir):
+        _run(config, stop_event, ring)
+
+
+def let_lasting_objects_be() -> None:
+    """Have Python's cycle collector look less often: what is known of a large fleet are millions of objects that stay,
+    and hold no cycles."""
+    gc.set_threshold(*_COLLECT)
+
+
+def _run(config: ControllerConfig, stop_event: threading.Event, ring: KeyRing | None) -> None:
     state = config.state_dir
     forget_unfinished(state, *(state / name for name in ("trust", "approved", "blobs", "blobs-deltas")))
     controller = Controller(config, ring)

@@ -36,11 +36,14 @@ from edgectl.core.signed import is_signed
 from edgectl.core.trust import director_keys, open_state
 from edgectl.core.wire import MAX_GEN, Conn, ControllerState, Failure, Reply, Reported
 from edgectl.engines.finalise.shared_plan import hand_out
+from edgectl.fleet.api.app import _rollout
 from edgectl.fleet.client.client import FleetClient
 from edgectl.fleet.client.publish import publish_bundle, share_plan
 from edgectl.fleet.control.blobs import BlobStore
 from edgectl.fleet.keys.releases import withdraw
 from edgectl.fleet.keys.signing import follow, roots_in
+from edgectl.fleet.rollouts.gates import GateDecision, GateVerdict
+from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutSpec
 
 
 @pytest.fixture
@@ -192,6 +195,51 @@ def test_one_rollout_per_slot_and_unknown_things_are_named(fleet: Fleet, tmp_pat
         fleet.client.enroll("../x")
     again = fleet.rollout(release)
     assert fleet.client.rollout(again)["attempt"] == 2
+
+
+def test_rollout_is_previewed_over_the_api_and_nothing_begins(fleet: Fleet, tmp_path: Path) -> None:
+    release = fleet.publish(make_bundle(tmp_path / "b", size=300_000))
+    fleet.enroll("gate-1")
+    fleet.start_agent("gate-1")
+    wait_until(lambda: any(d["online"] for d in fleet.client.devices()), "it is online")
+    found = fleet.client.preview_rollout(release, "gate-detector", select="name ~ gate-*")
+    assert (found["devices"], found["online"]) == (1, 1)
+    # the test's agent has no runtime at all
+    assert found["unfit"] == {"gate-1": "cpu/float needs runtime:onnxruntime"}
+    assert found["waves"][0]["devices"] == 1
+    with pytest.raises(UsageError, match="there is no release m@9"):
+        fleet.client.preview_rollout("m@9", "gate-detector")
+    with pytest.raises(UsageError, match="select: column 1: there is no field 'site'"):
+        fleet.client.preview_rollout(release, "gate-detector", select="site = a")
+    assert fleet.client.rollouts() == []
+
+
+def test_what_gates_decided_is_asked_for_alone_and_does_not_go_along_with_every_look(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    release = fleet.publish(make_bundle(tmp_path / "b", size=300_000))
+    rollout = fleet.client.start_rollout(release, "gate-detector")["id"]
+    assert fleet.client.decisions(rollout) == []
+    with pytest.raises(RolloutError, match="there is no rollout"):
+        fleet.client.decisions("nobody")
+    assert "decisions" not in fleet.client.rollout(rollout)
+
+
+def test_numbers_of_the_gates_are_no_part_of_what_a_rollout_shows() -> None:
+    d = GateDecision(
+        gate="drops",
+        kind="drops",
+        bets="ranks",
+        stratum="cpu",
+        at_s=1.0,
+        allowed=0.02,
+        alpha=0.005,
+        verdict=GateVerdict.CANNOT_JUDGE,
+    )
+    spec = RolloutSpec(id="r", release="m@2", digest="sha256:" + "a" * 64, slot="gate")
+    shown = _rollout(spec, RolloutProgress(decisions=(d,)))
+    assert shown["id"] == "r"
+    assert "decisions" not in shown
 
 
 def test_wrong_token_opens_nothing(fleet: Fleet) -> None:
@@ -425,6 +473,11 @@ def test_slot_is_cleared_and_a_device_skipped_over_the_api(fleet: Fleet, tmp_pat
     with pytest.raises(RolloutError, match="gate-9 is not in rollout"):
         fleet.client.skip_device(rollout, "gate-9")
     assert fleet.client.change_rollout(rollout, "rollback")["state"] == "rolling_back"
+
+
+def test_rollout_that_begins_after_all_years_is_refused(fleet: Fleet) -> None:
+    with pytest.raises(UsageError, match="start_s"):
+        fleet.client.start_rollout("m@1", "gate", start_s=1e12)
 
 
 @pytest.mark.parametrize("what", ["POST /v1/rollouts", "PUT /v1/blobs/sha256:" + "a" * 64])

@@ -129,7 +129,7 @@ def test_desired_state_outlives_a_kill_or_was_never_there(
         raise StorageError("killed")
 
     with monkeypatch.context() as m:
-        m.setattr("edgectl.fleet.control.inventory._device_values", killed)
+        m.setattr("edgectl.fleet.store.devices.save", killed)
         with pytest.raises(StorageError):
             world.controller.clear_slot("gate", ClearRequest(devices=("d0", "d1")))
     world.tick()

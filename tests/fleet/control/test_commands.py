@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from edgectl.core.errors import LinkError, StorageError
 from edgectl.core.wire import MAX_COMMAND_S, MAX_GEN, Command, Reply, Topics
 from edgectl.fleet.control.commands import MAX_WAIT_S, Commander, CommandRequest, SequenceNumbers
-from edgectl.fleet.control.inventory import Inventory
+from edgectl.fleet.store.inventory import Inventory
 
 YEAR_S = 365 * 86400.0
 NOW_S = 1_800_000_000.0
@@ -173,3 +173,13 @@ def test_commands_of_many_operators_leave_in_the_order_of_their_numbers(
     assert numbers == sorted(set(numbers))
     assert len({c.id for c in link.sent}) == 4
     assert commander._waiting == {}
+
+
+def test_what_a_builder_asks_every_few_seconds_is_not_written_down(commander: Commander, link: Link) -> None:
+    for act in ("open", "look", "result", "close"):
+        measure = {"act": act, "session": "build-1"}
+        asked = CommandRequest.model_validate({"op": "measure", "owner": "anna", "measure": measure})
+        assert commander.send("gate-1", asked).ok
+    assert [c.measure.act for c in link.sent if c.measure] == ["open", "look", "result", "close"]
+    told = [e.text for e in commander._inventory.events()]
+    assert told == ["anna: measure open", "measure: done", "anna: measure close", "measure: done"]

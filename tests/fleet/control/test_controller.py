@@ -16,24 +16,29 @@ from pathlib import Path
 import pytest
 from support.bundle import make_bundle
 from support.controller import DIGEST, T, World
+from support.postgres import postgres, store_url  # noqa: F401, fixtures
 from support.tuf import keys_in
 
 from edgectl.core.bundle import Bundle
-from edgectl.core.errors import BundleError, LinkError, RolloutError, StorageError
-from edgectl.core.files import hex_of
+from edgectl.core.errors import BundleError, LinkError, RolloutError, StorageError, TrustError, UsageError
+from edgectl.core.files import digest_of, hex_of
 from edgectl.core.histogram import Histogram
 from edgectl.core.signed import add_signatures
 from edgectl.core.states import State
-from edgectl.core.wire import Frames, StreamStats, Telemetry, Trust
-from edgectl.fleet.control.inventory import Release
+from edgectl.core.wire import Command, Frames, StreamStats, Telemetry, Trust
 from edgectl.fleet.keys.ceremony import KeySet, new_key
 from edgectl.fleet.keys.releases import sign_release, withdraw
 from edgectl.fleet.rollouts.planner import DeviceOutcome, RolloutRequest, RolloutState
+from edgectl.fleet.store.inventory import Release
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    world = World(tmp_path, monkeypatch)
+def world(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    store_url: str | None,
+) -> Iterator[World]:
+    world = World(tmp_path, monkeypatch, database=store_url)
     yield world
     world.controller.inventory.close()
 
@@ -67,7 +72,7 @@ def test_step_that_a_kill_cuts_off_is_taken_whole_or_not_at_all(
         raise StorageError("killed")
 
     with monkeypatch.context() as m:
-        m.setattr("edgectl.fleet.control.inventory._device_values", killed)
+        m.setattr("edgectl.fleet.store.devices.tell", killed)
         with pytest.raises(StorageError):
             world.tick()
     world.controller.inventory.close()
@@ -265,7 +270,10 @@ def test_release_that_waits_for_a_signature_is_aborted_without_another_one(
     rollout = world.rollout("1")
     world.tick()
     world.tick()
-    assert world.controller.rollout(rollout)[1].note == "d0: waits for `edgectl rollout approve`"
+    assert (
+        world.controller.rollout(rollout)[1].note
+        == "d0: waits for a signature: `edgectl rollout approve --key KEY`"
+    )
     world.controller.change_rollout(rollout, "abort")
     world.tick()
     progress = world.controller.rollout(rollout)[1]
@@ -511,3 +519,60 @@ def test_clock_that_jumps_passes_no_deadline_of_a_rollout(
     world.reports("d0", 1, 1, state=State.FETCHING)
     assert world.controller._devices.views()["d0"].seen_s - now < 3600
     assert world.controller.rollout(rollout)[1].members["d0"].outcome.value == "admitted"
+
+
+def test_devices_measure_for_nobody_where_several_have_to_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they would open no release names: a controller that signs with one key of two cannot ask for it."""
+    world = World(tmp_path, monkeypatch, director=KeySet(new=2, threshold=2))
+    measure = Command.model_validate(
+        {"id": "1", "op": "measure", "deadline_s": 1.0, "measure": {"act": "open", "session": "s"}}
+    )
+    director = world.controller.director
+    assert director.seal_command("gate-1", measure), "it has both"
+    director._signers = director._signers[:1]
+    with pytest.raises(TrustError, match="measure needs 2 of the director's keys, and this controller has 1"):
+        director.seal_command("gate-1", measure)
+    assert director.seal_command("gate-1", measure.model_copy(update={"op": "probe", "measure": None}))
+    world.controller.inventory.close()
+
+
+def test_files_of_a_build_that_is_over_go_and_those_that_a_release_names_stay(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = world.controller.blobs
+    monkeypatch.setattr(world.controller.trust, "plans", lambda: [digest_of(b"named")])
+    named, candidate = digest_of(b"named"), digest_of(b"candidate")
+    for data, digest in ((b"named", named), (b"candidate", candidate)):
+        blobs.path(digest).write_bytes(data)
+        assert blobs.expects(digest)
+    world.controller.drop_blobs([named, candidate])
+    assert (blobs.has(named), blobs.has(candidate)) == (True, False)
+
+
+def test_one_device_is_asked_about_as_all_are(world: World) -> None:
+    for name in ("d0", "d1"):
+        world.born(name)
+    stats = StreamStats(
+        kind="surveillance", slots={"gate": DIGEST["1"]}, stages={"engine:gate": _measured(5000.0).data()}
+    )
+    told = Telemetry(epoch=1, seq=1, window_s=1, streams={"yard": stats})
+    for name in ("d0", "d1"):
+        world.hears(T.telemetry(name), told)
+    c = world.controller
+    assert c.device("d1").name == "d1"
+    with pytest.raises(UsageError, match="there is no device d9"):
+        c.device("d9")
+    assert c.rows_of(["d1", "d9"]) == [row for row in c.rows() if row.device == "d1"]
+    assert (c.telemetry("d1"), c.telemetry("d9")) == (told, None)
+    assert (c.stream_latency("d1", "yard").n, c.stream_latency("d1", "none").n) == (200, 0)
+    assert c.engine_latency("gate", DIGEST["1"]).n == 400
+    assert c.engine_latency("gate", DIGEST["1"], frozenset({"d1"})).n == 200
+
+
+def _measured(us: float) -> Histogram:
+    h = Histogram()
+    for _ in range(200):
+        h.record(us)
+    return h

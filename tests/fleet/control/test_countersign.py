@@ -12,9 +12,9 @@ from support.tuf import keys_in
 from edgectl.core.signed import add_signatures
 from edgectl.core.wire import Desired
 from edgectl.fleet.control.countersign import Countersignatures
-from edgectl.fleet.control.inventory import Inventory
 from edgectl.fleet.keys.ceremony import KeySet, init_keys, new_key
 from edgectl.fleet.keys.trust import Director, OnlineTrust
+from edgectl.fleet.store.inventory import Inventory
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 from support.controller import T, World
 
 from edgectl.core.errors import UsageError
+from edgectl.core.histogram import HistogramData
 from edgectl.core.states import State
-from edgectl.core.wire import MAX_GEN, Conn, Desired, Reported, ReportedSlot, Telemetry
+from edgectl.core.wire import MAX_GEN, Conn, Desired, Reported, ReportedSlot, StreamStats, Telemetry
 from edgectl.fleet.rollouts.planner import DeviceOutcome
 
 
@@ -220,6 +221,7 @@ def test_two_machines_with_one_identity_are_told_of_and_neither_locks_the_other_
     assert world.controller.rivals("d0") == []
     beat(world, instance="true", epoch=5)
     assert {c.conn.address for c in world.controller.rivals("d0")} == {"10.0.0.5", "10.0.0.6"}
+    assert world.controller.contested() == {"d0"}
     (text,) = told(world, "presence")
     assert "2 machines claim to be d0" in text
     assert "10.0.0.5" in text
@@ -269,7 +271,7 @@ def test_report_that_is_only_said_again_is_not_written_down(
     beat(world)
     world.reports("d0", 1, 1)
     saved: list[str] = []
-    monkeypatch.setattr(world.controller.inventory, "save_device", lambda d: saved.append(d.name))
+    monkeypatch.setattr(world.controller.inventory, "note_device", lambda d: saved.append(d.name))
     beat(world)
     world.reports("d0", 1, 2)
     assert saved == []
@@ -417,3 +419,15 @@ def test_device_is_enrolled_twice_only_if_that_is_meant(world: World) -> None:
     with pytest.raises(UsageError, match="d0 is in the fleet already"):
         world.controller.enroll("d0")
     assert not world.controller.enroll("d0", again=True)["new"]
+
+
+def test_what_a_device_measured_is_kept_once_whether_it_came_live_or_late(world: World) -> None:
+    world.born("d0")
+    stats = StreamStats(kind="sound", stages={"infer": HistogramData(offset=3, counts=(1, 2), sum_us=9.0)})
+    live = Telemetry(epoch=1, seq=5, window_s=60.0, streams={"gate": stats})
+    late = live.model_copy(update={"seq": 3, "replay": True})
+    for message in (live, late, late, live):
+        world.hears(T.telemetry("d0"), message)
+    world.hears(T.telemetry("nobody"), live)
+    assert [m.histogram.n for m in world.controller.inventory.measurements("d0")] == [3, 3]
+    assert world.controller.inventory.measurements("nobody") == []

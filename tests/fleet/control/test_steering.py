@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.controller import DIGEST, T, World
 
+from edgectl.core.errors import RolloutError
 from edgectl.core.states import State
-from edgectl.core.wire import Conn, Failure, Reported, ReportedSlot
-from edgectl.fleet.rollouts.planner import DeviceOutcome, Member, RolloutState
-from edgectl.fleet.rollouts.takeback import needs
+from edgectl.core.wire import Conn, Failure, Frames, Reported, ReportedSlot, StreamStats, Telemetry
+from edgectl.fleet.rollouts.gates import GateVerdict, recompute
+from edgectl.fleet.rollouts.planner import DeviceOutcome, Member, RolloutRequest, RolloutState
+from edgectl.fleet.rollouts.takeback import advance, needs
+from edgectl.fleet.rollouts.values import RolloutSpec, Wave
+from edgectl.fleet.store.inventory import Release
 
 
 @pytest.fixture
@@ -286,3 +291,136 @@ def test_way_back_that_an_older_controller_began_goes_on_to_an_empty_slot(world:
         RolloutState.STOPPED,
         DeviceOutcome.RESTORED,
     )
+
+
+def test_rollout_that_supersedes_another_ends_it_and_takes_nothing_back(world: World) -> None:
+    world.born("d0")
+    first = world.rollout("1", "d0")
+    world.tick()
+    with pytest.raises(RolloutError, match="is still running in slot gate"):
+        world.rollout("2", "d0")
+    world.controller.inventory.save_release(Release("gate@2", DIGEST["2"], (), world.now))
+    second = world.controller.start_rollout(
+        RolloutRequest(release="gate@2", slot="gate", devices=("d0",), supersede=True)
+    ).id
+    assert _state(world, first) is RolloutState.ABORTED
+    assert world.controller.rollout(first)[1].reason == "superseded by gate@2"
+    world.tick()
+    told = world.told("d0")
+    assert told is not None
+    assert told.slots["gate"].release == "gate@2"
+    world.tick()
+    assert _member(world, first, "d0").outcome is DeviceOutcome.SUPERSEDED
+    assert _member(world, second, "d0").before is None, "what was cut short is no way back"
+
+
+def test_release_that_is_being_taken_back_is_not_superseded(world: World) -> None:
+    world.born("d0")
+    first = world.rollout("1", "d0")
+    world.tick()
+    world.controller.change_rollout(first, "abort")
+    with pytest.raises(RolloutError, match="is still rolling_back"):
+        world.controller.start_rollout(RolloutRequest(release="gate@1", slot="gate", supersede=True))
+
+
+def test_operator_halts_and_approves_and_both_acts_are_kept(world: World) -> None:
+    world.born("d0")
+    world.born("d1")
+    world.controller.inventory.save_release(Release("gate@1", DIGEST["1"], (), world.now))
+    rollout = world.controller.start_rollout(
+        RolloutRequest(release="gate@1", slot="gate", waves=(Wave(share=1.0, approval=True),))
+    ).id
+    world.tick()
+    world.controller.change_rollout(rollout, "approve")
+    assert world.controller.rollout(rollout)[1].approved == 1
+    world.controller.change_rollout(rollout, "halt")
+    assert _state(world, rollout) is RolloutState.ABORTED
+    world.tick()
+    asked = [d for d in ("d0", "d1") if world.told(d) and world.told(d).slots]  # type: ignore[union-attr]
+    assert len(asked) == 1, "who has begun is left alone"
+    acts = [e.text for e in world.controller.inventory.events(about=rollout, acts=True)]
+    assert "approve by the operator" in acts
+    assert "halt by the operator" in acts
+
+
+def test_selection_goes_by_what_was_probed(world: World) -> None:
+    for name, sm in (("d0", "8.7"), ("d1", "7.2")):
+        conn = Conn(epoch=1, online=True, slots=("gate",), facts=(f"sm:{sm}",), profile="jetson-orin")
+        world.hears(T.conn(name), conn)
+    world.controller.inventory.save_release(Release("gate@1", DIGEST["1"], (), world.now))
+    rollout = world.controller.start_rollout(
+        RolloutRequest(release="gate@1", slot="gate", select="fact.sm >= 8 and profile = jetson-orin")
+    ).id
+    world.tick()
+    assert world.controller.rollout(rollout)[1].members.keys() == {"d0"}
+
+
+def _sends(world: World, device: str, seq: int, version: str, errors: int = 0) -> None:
+    """A window of 10 s, with so many failures since the start."""
+    s = StreamStats(
+        kind="surveillance",
+        slots={"gate": DIGEST[version]},
+        frames=Frames(captured=100 * seq, processed=100 * seq - errors),
+        errors=errors,
+    )
+    t = Telemetry(epoch=1, seq=seq, window_s=10.0, streams={"yard": s})
+    world.hears(T.telemetry(device), t)
+
+
+def test_telemetry_of_a_canary_stops_a_release_that_it_had_committed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.controller._devices, "_now", lambda: world.now)
+    for device in ("d0", "d1"):
+        world.born(device)
+    world.rollout("1", "d0", "d1")
+    world.tick()
+    for device in ("d0", "d1"):
+        _says(world, device, 1, "1", State.COMMITTED)
+    world.tick()
+    world.controller.inventory.save_release(Release("gate@2", DIGEST["2"], (), world.now))
+    request = RolloutRequest(release="gate@2", slot="gate", canary=1, soak_s=3600.0, waves=(Wave(share=1.0),))
+    rollout = world.controller.start_rollout(request).id
+    world.tick()
+    progress = world.controller.rollout(rollout)[1]
+    (first,) = [n for n, m in progress.members.items() if m.admitted_s is not None]
+    _says(world, first, 2, "2", State.COMMITTED)
+    for seq in range(1, 5):
+        world.now += 10
+        _sends(world, first, seq, "2", errors=60 * seq)
+        world.tick()
+    progress = world.controller.rollout(rollout)[1]
+    assert progress.state is RolloutState.ROLLING_BACK
+    assert progress.reason == f"errors on {first}: 60.00%, 1.00% may"
+    assert [m.outcome for m in progress.members.values()] == [DeviceOutcome.RETURNING, DeviceOutcome.WAITING]
+    errors = next(d for d in progress.decisions if d.gate == "errors")
+    assert recompute(errors) is errors.verdict is GateVerdict.WORSE
+    told = [e.text for e in world.controller.inventory.events(about=rollout)]
+    assert f"gate errors, unknown profile, from gate@1: worse: {progress.reason}" in told
+
+
+def test_rollout_that_a_defect_stops_keeps_no_other_from_going_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.hears(T.conn("d0"), Conn(epoch=1, online=True, slots=("gate", "door")))
+    broken = world.rollout("1")
+    release = Release("door@2", DIGEST["2"], (), world.now)
+    world.controller.inventory.save_release(release)
+    other = world.controller.start_rollout(RolloutRequest(release="door@2", slot="door", canary=9)).id
+
+    def defect(spec: RolloutSpec, *rest: Any) -> Any:
+        if spec.id == broken:
+            raise ValueError("a defect")
+        return advance(spec, *rest)
+
+    with monkeypatch.context() as m:
+        m.setattr("edgectl.fleet.control.steering.advance", defect)
+        world.tick()
+        world.tick()
+    assert "d0" not in world.controller.rollout(broken)[1].members
+    assert _member(world, other, "d0").outcome is DeviceOutcome.ADMITTED
+    assert [r.message for r in caplog.records if "stands still" in r.message] == [
+        f"rollout {broken} stands still: a defect of the controller"
+    ]
+    world.tick()
+    assert _member(world, broken, "d0").outcome is DeviceOutcome.ADMITTED

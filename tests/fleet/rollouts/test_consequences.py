@@ -78,6 +78,7 @@ def test_no_field_of_the_wire_can_be_added_without_being_told(model: type[Any]) 
         values = {
             "windows": ["sun 01:00-02:00"],
             "percentile": 99,
+            "events": {"max_ratio": 3.0},
             "shared_plans": True,
             "hold": True,
             "attempt": 7,

@@ -11,18 +11,22 @@ from hypothesis import strategies as st
 from support.simulated_fleet import BACK, BEFORE, NEW, OLD, SPEC, SimulatedFleet
 
 from edgectl.core.errors import RolloutError
-from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
 from edgectl.core.wire import ClearSlot, Failure, ReportedSlot
+from edgectl.fleet.rollouts.gates import GateDecision, GateVerdict
 from edgectl.fleet.rollouts.planner import (
     ACTIVE,
+    BUSY,
     DeviceOutcome,
-    LatencyEvidence,
+    GateEvidence,
     RolloutState,
+    approve,
+    halt,
     order,
     pause,
     resume,
 )
+from edgectl.fleet.rollouts.values import Wave
 
 
 def test_canary_first_then_soak_then_the_rest_then_done() -> None:
@@ -145,7 +149,8 @@ def test_device_that_is_offline_is_not_waited_for_and_judged_when_it_returns() -
     sim.report(a, State.COMMITTED)
     sim.step(dt=SPEC.away_s + 1)
     assert sim.outcome(b) is DeviceOutcome.AWAY
-    sim.step()
+    assert sim.progress.state is RolloutState.RUNNING, "it soaks, although there is no other wave"
+    sim.step(dt=SPEC.soak_s + 1)
     assert sim.progress.state is RolloutState.DONE
     sim.step()
     assert sim.progress.note == f"{b}: away, takes it when it is back"
@@ -347,20 +352,33 @@ def test_only_matching_devices_are_touched() -> None:
     assert {a.device for a in sim.step()} == {"d0"}
 
 
-def latency(ms: float) -> Histogram:
-    h = Histogram()
-    for _ in range(300):
-        h.record(ms * 1000)
-    return h
+def gate_says(verdict: GateVerdict, gate: str = "latency p99") -> GateDecision:
+    return GateDecision(
+        gate=gate,
+        kind="latency",
+        bets="ranks",
+        stratum="orin",
+        at_s=1.0,
+        allowed=0.0,
+        alpha=0.01,
+        verdict=verdict,
+        reason=f"{gate} on d0: 30 ms after 20 ms",
+    )
 
 
-def test_latency_over_the_fleet_is_a_gate() -> None:
+def test_gate_that_finds_the_release_worse_stops_the_rollout_and_its_record_stays() -> None:
     sim = SimulatedFleet(4)
     sim.step()
-    sim.step(LatencyEvidence(latency(5), latency(7)))
+    unsure = (gate_says(GateVerdict.OPEN), gate_says(GateVerdict.CANNOT_JUDGE, "drops"))
+    sim.step(GateEvidence(unsure))
     assert sim.progress.state is RolloutState.RUNNING
-    sim.step(LatencyEvidence(latency(5), latency(9)))
-    assert "p95 latency rose from" in (sim.progress.reason or "")
+    assert sim.progress.decisions == unsure
+    worse = (gate_says(GateVerdict.OPEN, "drops"), gate_says(GateVerdict.WORSE))
+    sim.step(GateEvidence(worse))
+    assert sim.progress.state is RolloutState.ROLLING_BACK
+    assert sim.progress.reason == "latency p99 on d0: 30 ms after 20 ms"
+    sim.step()
+    assert sim.progress.decisions == worse
 
 
 @settings(max_examples=40, deadline=None)
@@ -488,3 +506,290 @@ def test_device_that_cannot_go_back_does_not_keep_the_slot_busy_for_ever() -> No
     assert over.reason == (
         "aborted by the operator; 1 could not take back what was before (d1: rejected: signed metadata does not name release m@1)"
     )
+
+
+def commit_all(sim: SimulatedFleet) -> None:
+    for name, m in sim.progress.members.items():
+        if m.outcome in BUSY:
+            sim.report(name, State.COMMITTED)
+
+
+THREE = SPEC.model_copy(
+    update={"canary": 1, "soak_s": 0.0, "waves": (Wave(share=0.5), Wave(share=1.0, approval=True))}
+)
+
+
+def test_wave_that_needs_approval_waits_for_it_and_a_later_one_for_its_own() -> None:
+    sim = SimulatedFleet(8, THREE)
+    for _ in range(6):
+        sim.step()
+        commit_all(sim)
+    assert sim.progress.wave == 1
+    assert "wave 2 waits for approval: `edgectl rollout approve r`" in (sim.progress.note or "")
+    assert len(sim.admitted) == 4
+    sim.progress = approve(THREE, sim.progress)
+    for _ in range(4):
+        sim.step()
+        commit_all(sim)
+    assert sim.progress.state is RolloutState.DONE
+    assert sim.admitted == set(sim.views)
+
+
+def test_approval_is_for_the_next_wave_alone_and_once() -> None:
+    sim = SimulatedFleet(8, THREE)
+    sim.step()
+    with pytest.raises(RolloutError, match="the next wave of rollout r waits for no approval"):
+        approve(THREE, sim.progress)
+    commit_all(sim)
+    sim.step()
+    sim.step()
+    assert sim.progress.wave == 1
+    sim.progress = approve(THREE, sim.progress)
+    with pytest.raises(RolloutError, match="wave 2 of rollout r is approved already"):
+        approve(THREE, sim.progress)
+    for _ in range(8):
+        sim.step()
+        commit_all(sim)
+    assert sim.progress.state is RolloutState.DONE
+    with pytest.raises(RolloutError, match="that is done waits for no approval"):
+        approve(THREE, sim.progress)
+
+
+def test_nobody_is_asked_before_the_rollout_is_to_begin_and_waiting_is_not_idling() -> None:
+    spec = SPEC.model_copy(update={"start_s": 5000.0, "idle_s": 100.0})
+    sim = SimulatedFleet(4, spec)
+    assert sim.step(dt=2000) == []
+    assert sim.progress.note == "begins at 1970-01-01 01:23 UTC"
+    sim.step(dt=1500)
+    assert sim.progress.state is RolloutState.RUNNING
+    assert sim.progress.began_s is None
+    assert len(sim.step(dt=600)) == 2
+    assert sim.progress.began_s == sim.now
+
+
+def test_soak_begins_anew_behind_whoever_joins_while_it_lasts() -> None:
+    waves = (Wave(share=0.5, soak_s=100.0), Wave(share=1.0))
+    sim = SimulatedFleet(4, SPEC.model_copy(update={"canary": 1, "soak_s": 0.0, "waves": waves}))
+    for _ in range(2):
+        for name in [a.device for a in sim.step()]:
+            sim.report(name, State.COMMITTED)
+        sim.step()
+    assert (sim.progress.wave, len(sim.admitted)) == (1, 2)
+    sim.views["late"] = sim.view("late")
+    sim.step(dt=90)
+    sim.report("late", State.COMMITTED)
+    sim.step()
+    sim.step(dt=90)
+    assert sim.progress.wave == 1, "it soaks for the newcomer, too"
+    sim.step(dt=11)
+    assert sim.progress.wave == 2
+
+
+def test_soak_goes_by_inferences_of_the_release_since_the_wave_ended() -> None:
+    spec = SPEC.model_copy(update={"canary": 1, "soak_s": 0.0, "soak_inferences": 500})
+    sim = SimulatedFleet(3, spec)
+    after = 300
+    sim.step()
+    commit_all(sim)
+    sim.step(GateEvidence(inferences=after))
+    after += 300
+    sim.step(GateEvidence(inferences=after))
+    assert "the canary soaks: 500 inferences of the release" in (sim.progress.note or "")
+    assert len(sim.admitted) == 1, "300 since the canary had committed"
+    after += 200
+    sim.step(GateEvidence(inferences=after))
+    sim.step(GateEvidence(inferences=after))
+    assert sim.admitted == set(sim.views)
+
+
+def test_wave_without_its_quorum_waits_and_says_how_many_it_lacks() -> None:
+    spec = SPEC.model_copy(
+        update={
+            "canary": 1,
+            "soak_s": 0.0,
+            "quorum": 0.75,
+            "waves": (Wave(count=4), Wave(share=1.0)),
+            "lost_s": 5.0,
+        }
+    )
+    sim = SimulatedFleet(10, spec)
+    sim.step()
+    commit_all(sim)
+    sim.step()
+    sim.step()
+    away = sorted(n for n, m in sim.progress.members.items() if m.wave == 1)[:2]
+    for name in away:
+        sim.off(name)
+    for _ in range(5):
+        sim.step(dt=300)
+        for name, m in sim.progress.members.items():
+            if m.outcome in BUSY and name not in away:
+                sim.report(name, State.COMMITTED)
+    assert sim.progress.wave == 1
+    assert "wave 1 waits for 1 more to commit it: 75% have to" in (sim.progress.note or "")
+    sim.on(away[0])
+    sim.step()
+    sim.report(away[0], State.COMMITTED)
+    sim.step()
+    sim.step()
+    assert sim.progress.wave == 2
+
+
+def test_rollout_that_takes_too_long_asks_nobody_else_and_takes_nothing_back() -> None:
+    sim = SimulatedFleet(8, THREE.model_copy(update={"total_s": 3600.0}))
+    for _ in range(6):
+        sim.step()
+        commit_all(sim)
+    assert sim.step(dt=3600) == []
+    assert sim.progress.state is RolloutState.STOPPED
+    assert sim.progress.reason == "it was to be over within 1h; devices keep what they have"
+    assert not sim.progress.unfinished
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_halt_takes_nothing_back_and_who_is_at_work_is_followed_to_its_end(paused: bool) -> None:
+    sim = SimulatedFleet(6)
+    first, second = sorted(a.device for a in sim.step())
+    sim.report(first, State.COMMITTED)
+    sim.step()
+    if paused:
+        sim.progress = pause(sim.progress)
+    sim.progress = halt(sim.progress, "stopped by the operator")
+    assert sim.progress.state is RolloutState.ABORTED
+    assert sim.progress.unfinished
+    assert sim.step() == []
+    sim.report(second, State.FAILED, error="no space", retryable=True)
+    assert sim.step() == []
+    assert sim.outcome(second) is DeviceOutcome.FAILED, "it is not asked again"
+    assert sim.outcome(first) is DeviceOutcome.COMMITTED
+    assert not sim.progress.unfinished
+    with pytest.raises(RolloutError, match="that is aborted cannot be stopped"):
+        halt(sim.progress, "once more")
+    assert {a.device for a in sim.rollback()} == {first, second}, "an operator can still take it back"
+
+
+def test_release_that_was_cut_short_is_no_way_back() -> None:
+    sim = SimulatedFleet(2, SPEC.model_copy(update={"ways_back": {"d0": None}}))
+    sim.step()
+    assert sim.progress.members["d0"].before is None, "its slot was empty before what was cut short"
+    assert sim.progress.members["d1"].before == BEFORE
+
+
+def test_quorum_is_asked_of_waves_before_another_and_its_lack_takes_nothing_back() -> None:
+    spec = SPEC.model_copy(
+        update={"canary": 1, "soak_s": 0.0, "quorum": 0.9, "lost_s": 5.0, "idle_s": 3600.0, "rollback": True}
+    )
+    sim = SimulatedFleet(10, spec)
+    for _ in range(3):
+        sim.step()
+        commit_all(sim)
+    for name in sorted(sim.admitted)[:3]:
+        if sim.outcome(name) is not DeviceOutcome.COMMITTED:
+            sim.off(name)
+    for _ in range(4):
+        sim.step(dt=700)
+        commit_all(sim)
+    assert sim.progress.state is RolloutState.DONE, "nothing comes after the last wave"
+    early = spec.model_copy(update={"waves": (Wave(count=4), Wave(share=1.0))})
+    sim = SimulatedFleet(10, early)
+    sim.step()
+    commit_all(sim)
+    sim.step()
+    sim.step()
+    for name in [n for n, m in sim.progress.members.items() if m.wave == 1][:2]:
+        sim.off(name)
+    for _ in range(8):
+        sim.step(dt=1000)
+        for name, m in sim.progress.members.items():
+            if m.outcome in BUSY and sim.views[name].online:
+                sim.report(name, State.COMMITTED)
+    assert sim.progress.state is RolloutState.STOPPED
+    assert (sim.progress.reason or "").endswith("devices keep what they have")
+    assert not any(m.outcome is DeviceOutcome.RESTORED for m in sim.progress.members.values())
+
+
+def test_device_that_was_named_and_comes_late_enters_the_wave_under_way() -> None:
+    names = tuple(f"d{i}" for i in range(8))
+    spec = SPEC.model_copy(
+        update={
+            "canary": 1,
+            "soak_s": 0.0,
+            "devices": (*names, "late"),
+            "waves": (Wave(count=3), Wave(share=1.0)),
+        }
+    )
+    sim = SimulatedFleet(8, spec)
+    while sim.progress.wave < 2:
+        sim.step()
+        commit_all(sim)
+    sim.views["late"] = sim.view("late")
+    sim.step()
+    assert "late" in sim.admitted
+    assert sim.progress.members["late"].wave == 2
+
+
+def test_soak_counts_from_the_very_last_commit() -> None:
+    spec = SPEC.model_copy(
+        update={"canary": 1, "soak_s": 0.0, "waves": (Wave(count=2, soak_s=1000.0), Wave(share=1.0))}
+    )
+    sim = SimulatedFleet(6, spec)
+    while sim.progress.wave < 1:
+        sim.step()
+        commit_all(sim)
+    sim.step()
+    commit_all(sim)
+    sim.step(dt=900)
+    sim.views["late"] = sim.view("late")
+    sim.step()
+    commit_all(sim)
+    sim.step(dt=900)
+    sim.step()
+    assert sim.progress.wave == 1, "the one that came later soaks, too"
+    sim.step(dt=1000)
+    sim.step()
+    assert sim.progress.wave == 2
+
+
+def test_restart_of_the_controller_counts_inferences_anew() -> None:
+    spec = SPEC.model_copy(update={"canary": 1, "soak_s": 0.0, "soak_inferences": 100})
+    sim = SimulatedFleet(3, spec)
+    sim.step()
+    commit_all(sim)
+    sim.step(GateEvidence(inferences=5000))
+    sim.step(GateEvidence(inferences=60))
+    assert len(sim.admitted) == 1
+    sim.step(GateEvidence(inferences=101))
+    sim.step(GateEvidence(inferences=101))
+    assert sim.admitted == set(sim.views)
+
+
+def test_release_that_makes_no_inferences_does_not_hold_its_slot_for_ever() -> None:
+    spec = SPEC.model_copy(update={"canary": 1, "soak_s": 10.0, "soak_inferences": 100, "idle_s": 3600.0})
+    sim = SimulatedFleet(3, spec)
+    sim.step()
+    commit_all(sim)
+    sim.step()
+    sim.step(dt=3700)
+    assert sim.progress.state is RolloutState.STOPPED
+    assert sim.progress.reason == (
+        "the release made too few inferences within 1h after the canary; devices keep what they have"
+    )
+
+
+def test_paused_rollout_is_not_ended_by_its_deadline() -> None:
+    sim = SimulatedFleet(8, SPEC.model_copy(update={"total_s": 100.0}))
+    sim.step()
+    sim.progress = pause(sim.progress)
+    sim.step(dt=1000)
+    assert sim.progress.state is RolloutState.PAUSED
+
+
+def test_halt_gives_up_who_waits_for_another_try() -> None:
+    sim = SimulatedFleet(4)
+    first, second = sorted(a.device for a in sim.step())
+    sim.report(first, State.FAILED, error="no space", retryable=True)
+    sim.step()
+    assert sim.outcome(first) is DeviceOutcome.RETRYING
+    sim.progress = halt(sim.progress, "stopped by the operator")
+    assert sim.outcome(first) is DeviceOutcome.FAILED
+    assert sim.outcome(second) is DeviceOutcome.ADMITTED

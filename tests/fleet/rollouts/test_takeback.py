@@ -53,7 +53,7 @@ def test_first_release_of_an_empty_slot_is_taken_out_again_and_the_rollout_is_ab
 
 
 def test_abort_of_what_is_over_names_the_way_back() -> None:
-    sim = SimulatedFleet(1, SPEC.model_copy(update={"canary": 1}))
+    sim = SimulatedFleet(1, SPEC.model_copy(update={"canary": 1, "soak_s": 0.0}))
     sim.step()
     sim.report("d0", State.COMMITTED)
     sim.step()
@@ -153,7 +153,7 @@ def test_release_that_waits_for_an_operators_signature_never_went_out_and_nothin
     sim.step()
     sim.views["d0"] = replace(sim.views["d0"], unsigned=True)
     sim.step()
-    assert sim.progress.note == "d0: waits for `edgectl rollout approve`"
+    assert sim.progress.note == "d0: waits for a signature: `edgectl rollout approve --key KEY`"
     sim.abort()
     sim.step()
     assert (sim.progress.state, sim.outcome("d0")) == (RolloutState.ABORTED, DeviceOutcome.RESTORED)

@@ -1,4 +1,5 @@
-"""The controller's HTTP API: Starlette on uvicorn, loopback by default, bearer token, JSON.
+"""The controller's HTTP API: Starlette on uvicorn, loopback by default, bearer token, JSON. The dashboard
+(:mod:`edgectl.fleet.web`) is served beside it.
 
 Errors come as ``{"error": {"code", "message", "hint"}}``; :mod:`edgectl.fleet.client.client` makes the same
 exception of them.
@@ -6,7 +7,6 @@ exception of them.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import hmac
 import json
@@ -32,7 +32,8 @@ from edgectl.fleet.control.clearing import ClearRequest
 from edgectl.fleet.control.commands import CommandRequest
 from edgectl.fleet.control.controller import Controller
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutRequest, RolloutSpec
-from edgectl.link.http import BoundedProtocol
+from edgectl.fleet.web.app import Dashboard
+from edgectl.link.http import BoundedProtocol, read_body
 
 __all__ = ["MAX_EVENTS", "ApiServer", "make_app"]
 
@@ -44,6 +45,7 @@ _BODY_S = 60.0
 """For a whole body, blobs aside: those take as long as they go on."""
 _SHUTDOWN_S = 5
 _MAX_BODY = MAX_TRUST_BYTES + 65536
+_ROLLOUT_OPS = ("pause", "resume", "approve", "abort", "halt", "rollback")
 _STATUS: dict[type[EdgectlError], int] = {RolloutError: 409, LinkError: 504, StorageError: 507}
 
 
@@ -80,7 +82,7 @@ class RemoveRequest(Message):
 
 
 class EventQuery(Message):
-    """Which events, in the words of :meth:`edgectl.fleet.control.inventory.Inventory.events`."""
+    """Which events, in the words of :meth:`edgectl.fleet.store.inventory.Inventory.events`."""
 
     limit: int = Field(default=200, ge=1, le=MAX_EVENTS)
     about: str | None = Field(default=None, max_length=200)
@@ -89,12 +91,16 @@ class EventQuery(Message):
     acts: bool = False
 
 
+class DropRequest(Message):
+    blobs: tuple[Digest, ...] = Field(max_length=4096)
+
+
 class FreezeRequest(Message):
     freeze: bool
 
 
-def make_app(controller: Controller, token: str) -> Starlette:
-    """The ASGI application."""
+def make_app(controller: Controller, token: str, dashboard: Dashboard | None = None) -> Starlette:
+    """The ASGI application. ``dashboard``: served beside the API, at ``/``."""
 
     def guarded(endpoint: Endpoint) -> Endpoint:
         async def call(request: Request) -> Response:
@@ -140,6 +146,11 @@ def make_app(controller: Controller, token: str) -> Starlette:
         size = await controller.blobs.put(digest, request.stream(), controller.config.api.max_blob_mb << 20)
         return JSONResponse({"digest": digest, "size": size}, status_code=201)
 
+    async def drop_blobs(request: Request) -> Response:
+        r = DropRequest.model_validate_json(await _body(request))
+        await run_in_threadpool(controller.drop_blobs, r.blobs)
+        return JSONResponse({})
+
     async def add_release(request: Request) -> Response:
         r = ReleaseRequest.model_validate_json(await _body(request))
         found = await run_in_threadpool(
@@ -163,10 +174,14 @@ def make_app(controller: Controller, token: str) -> Starlette:
         spec = await run_in_threadpool(controller.start_rollout, r)
         return JSONResponse(_rollout(spec, RolloutProgress()), status_code=201)
 
+    async def preview_rollout(request: Request) -> Response:
+        r = RolloutRequest.model_validate_json(await _body(request))
+        return JSONResponse(dataclasses.asdict(await run_in_threadpool(controller.preview_rollout, r)))
+
     async def change_rollout(request: Request) -> Response:
         rollout, op = request.path_params["id"], request.path_params["op"]
-        if op not in ("pause", "resume", "abort", "rollback"):
-            raise UsageError(f"a rollout can be paused, resumed, aborted or rolled back, not {op!r}")
+        if op not in _ROLLOUT_OPS:
+            raise UsageError(f"{op!r} is nothing to do with a rollout: {', '.join(_ROLLOUT_OPS)}")
         await run_in_threadpool(controller.change_rollout, rollout, op)
         return JSONResponse(_rollout(*controller.rollout(rollout)))
 
@@ -210,8 +225,14 @@ def make_app(controller: Controller, token: str) -> Starlette:
         await run_in_threadpool(controller.freeze, r.freeze)
         return JSONResponse(_state(controller))
 
+    async def open_dashboard(_: Request) -> Response:
+        if dashboard is None:
+            raise UsageError("this controller serves no dashboard")
+        return JSONResponse(dashboard.link(), status_code=201)
+
     return Starlette(
         routes=[
+            Route("/v1/blobs/drop", guarded(drop_blobs), methods=["POST"]),
             Route("/v1/blobs/{digest}", guarded(has_blob), methods=["HEAD"]),
             Route("/v1/blobs/{digest}", guarded(put_blob), methods=["PUT"]),
             Route(
@@ -219,6 +240,10 @@ def make_app(controller: Controller, token: str) -> Starlette:
                 get(lambda _: [dataclasses.asdict(r) for r in controller.inventory.releases().values()]),
             ),
             Route("/v1/releases", guarded(add_release), methods=["POST"]),
+            Route(
+                "/v1/configurations/{release}",
+                get(lambda r: _configuration(controller, r.path_params["release"])),
+            ),
             Route("/v1/licences", get(lambda _: controller.config.licences.model_dump())),
             Route("/v1/devices", get(lambda _: _devices(controller))),
             Route("/v1/devices", guarded(enroll), methods=["POST"]),
@@ -231,7 +256,9 @@ def make_app(controller: Controller, token: str) -> Starlette:
                 get(lambda _: [_rollout(*r) for r in controller.inventory.rollouts().values()]),
             ),
             Route("/v1/rollouts", guarded(start_rollout), methods=["POST"]),
+            Route("/v1/preview", guarded(preview_rollout), methods=["POST"]),
             Route("/v1/rollouts/{id}", get(lambda r: _rollout(*controller.rollout(r.path_params["id"])))),
+            Route("/v1/rollouts/{id}/decisions", get(lambda r: _decisions(controller, r.path_params["id"]))),
             Route("/v1/rollouts/{id}/{op}", guarded(change_rollout), methods=["POST"]),
             Route("/v1/rollouts/{id}/devices/{name}/skip", guarded(skip_device), methods=["POST"]),
             Route("/v1/slots/{slot}/clear", guarded(clear_slot), methods=["POST"]),
@@ -245,6 +272,8 @@ def make_app(controller: Controller, token: str) -> Starlette:
             Route("/v1/transfer", get(lambda _: dataclasses.asdict(controller.seeder.counters))),
             Route("/v1/freeze", get(lambda _: _state(controller))),
             Route("/v1/freeze", guarded(freeze), methods=["POST"]),
+            Route("/v1/dashboard", guarded(open_dashboard), methods=["POST"]),
+            *(dashboard.routes() if dashboard is not None else ()),
         ]
     )
 
@@ -261,9 +290,13 @@ class ApiServer:
             raise LinkError(
                 f"the API cannot listen on {c.host}:{c.port}: {e.strerror}", hint="choose another [api] port"
             ) from e
+        # head and body are two writes: the second must not wait for the first to be acknowledged (40 ms). Connections
+        # inherit it on Linux; asyncio sets it only where a socket names its protocol
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._dashboard = Dashboard(controller, token)
         self._server = uvicorn.Server(
             uvicorn.Config(
-                make_app(controller, token),
+                make_app(controller, token, self._dashboard),
                 http=BoundedProtocol,
                 log_level="warning",
                 ws="none",
@@ -280,6 +313,7 @@ class ApiServer:
         self._thread.start()
 
     def close(self) -> None:
+        self._dashboard.close()
         self._server.should_exit = True
         if self._thread.ident is not None:
             self._thread.join()
@@ -287,18 +321,7 @@ class ApiServer:
 
 
 async def _body(request: Request) -> bytes:
-    async def read() -> bytes:
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > _MAX_BODY:
-                raise UsageError(f"the request has more than {_MAX_BODY} bytes")
-        return bytes(body)
-
-    try:
-        return await asyncio.wait_for(read(), _BODY_S)
-    except asyncio.TimeoutError as e:  # another class in Python 3.10
-        raise TimeoutError from e
+    return await read_body(request.stream(), "the request", max_bytes=_MAX_BODY, within_s=_BODY_S)
 
 
 def _error(status: int, e: EdgectlError) -> JSONResponse:
@@ -316,6 +339,11 @@ def _trust(controller: Controller) -> dict[str, Any]:
     }
 
 
+def _configuration(controller: Controller, release: str) -> dict[str, Any]:
+    document = controller.configuration(release)
+    return {"release": release, "kind": document.config.kind, "text": document.text()}
+
+
 def _json(message: Message | None) -> Any:
     return json.loads(message.encode()) if message is not None else None
 
@@ -325,7 +353,12 @@ def _state(controller: Controller) -> dict[str, Any]:
 
 
 def _rollout(spec: RolloutSpec, progress: RolloutProgress) -> dict[str, Any]:
-    return {**_json(spec), **_json(progress)}
+    return {**_json(spec), **{k: v for k, v in _json(progress).items() if k != "decisions"}}
+
+
+def _decisions(controller: Controller, rollout: str) -> list[Any]:
+    """What its gates decided, with the numbers: too much to go along each time that somebody looks."""
+    return [_json(d) for d in controller.rollout(rollout)[1].decisions]
 
 
 def _devices(controller: Controller) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -64,16 +65,22 @@ class FleetClient:
     def has_blob(self, digest: str) -> bool:
         return self._send("HEAD", f"/blobs/{digest}", missing_ok=True).status_code == 200
 
-    def put_blob(self, digest: str, path: Path, progress: Callable[[int], None] = lambda _: None) -> None:
-        """Upload a file; ``progress`` gets the bytes of each piece."""
+    def put_blob(
+        self, digest: str, source: Path | bytes, progress: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Upload a file, or bytes; ``progress`` gets the bytes of each piece."""
 
         def pieces() -> Iterator[bytes]:
-            with path.open("rb") as f:
+            with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as f:
                 while piece := f.read(1 << 18):
                     yield piece
                     progress(len(piece))
 
         self._send("PUT", f"/blobs/{digest}", content=pieces())
+
+    def drop_blobs(self, digests: Iterable[str]) -> None:
+        """Have the controller forget files that no release names."""
+        self._send("POST", "/blobs/drop", json={"blobs": list(digests)})
 
     def trust(self) -> dict[str, Any]:
         """``files``: the controller's signed metadata by name; ``roles``:
@@ -109,11 +116,19 @@ class FleetClient:
     def releases(self) -> list[dict[str, Any]]:
         return list(self._json("GET", "/releases"))
 
+    def configuration(self, release: str) -> dict[str, Any]:
+        """``release``, ``kind`` and ``text`` of a published configuration."""
+        return dict(self._json("GET", f"/configurations/{quote(release, safe='')}"))
+
     # ---- rollouts
 
     def start_rollout(self, release: str, slot: str, **options: Any) -> dict[str, Any]:
         """``options``: the other fields of :class:`edgectl.fleet.rollouts.planner.RolloutRequest`."""
         return dict(self._json("POST", "/rollouts", json={"release": release, "slot": slot, **options}))
+
+    def preview_rollout(self, release: str, slot: str, **options: Any) -> dict[str, Any]:
+        """What it would do: the fields of :class:`edgectl.fleet.rollouts.preview.Preview`."""
+        return dict(self._json("POST", "/preview", json={"release": release, "slot": slot, **options}))
 
     def rollouts(self) -> list[dict[str, Any]]:
         return list(self._json("GET", "/rollouts"))
@@ -121,8 +136,12 @@ class FleetClient:
     def rollout(self, rollout: str) -> dict[str, Any]:
         return dict(self._json("GET", f"/rollouts/{rollout}"))
 
+    def decisions(self, rollout: str) -> list[dict[str, Any]]:
+        """What its gates decided last: :class:`edgectl.fleet.rollouts.gates.GateDecision`, as dictionaries."""
+        return list(self._json("GET", f"/rollouts/{rollout}/decisions"))
+
     def change_rollout(self, rollout: str, op: str) -> dict[str, Any]:
-        """``op``: pause, resume, abort, rollback."""
+        """``op``: pause, resume, approve (the next wave), abort, halt (nothing is taken back), rollback."""
         return dict(self._json("POST", f"/rollouts/{rollout}/{op}"))
 
     def skip_device(self, rollout: str, device: str) -> dict[str, Any]:
@@ -217,6 +236,10 @@ class FleetClient:
         """``freeze``: as ordered last, None if nobody knows; ``connected``: whether the controller reaches
         the broker."""
         return dict(self._json("GET", "/freeze"))
+
+    def dashboard_link(self) -> str:
+        """An address at which a browser is signed in to the dashboard, once and within a minute."""
+        return self._url + str(self._json("POST", "/dashboard")["path"])
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         return self._send(method, path, **options).json()

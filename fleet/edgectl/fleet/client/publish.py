@@ -1,4 +1,4 @@
-"""From a bundle on disk to a release, and from a compiled plan to one that devices share: verify, upload
+"""From a bundle or a configuration on disk to a release, and from a compiled plan to one that devices share: verify, upload
 what is missing, sign, announce."""
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgectl.core.bundle import MAX_JSON_BYTES, Bundle, read_bounded
+from edgectl.core.bundle.config_release import open_release
 from edgectl.core.errors import BundleError, IntegrityError, UsageError
 from edgectl.core.files import file_digest, hex_of, storage
 from edgectl.core.plan import PLAN_FILE, PLAN_JSON, SharedPlan
@@ -39,15 +40,16 @@ def publish_bundle(
     Raises :class:`BundleError` / :class:`IntegrityError` (the bundle), :class:`UsageError` (its licence, before
     anything is uploaded), :class:`TrustError` (the keys), :class:`LinkError`.
     """
-    bundle = Bundle(bundle_dir)
+    bundle = open_release(bundle_dir)
     bundle.verify()
-    check_licences(client.licences(), [v.config for v in bundle.variants])
+    if isinstance(bundle, Bundle):
+        check_licences(client.licences(), [v.config for v in bundle.variants])
     ring = ring or KeyRing()
     name = f"{delegation or 'targets'}.json"
     unlock_release(keys, bundle, client.signed_file(name), ring, delegation=delegation)
     files = {
         d: bundle.blobs / hex_of(d)
-        for v in bundle.variants
+        for v in bundle.artifacts
         for d in (v.digest, *(x.digest for x in v.descriptors()))
     }
     files[bundle.digest] = bundle_dir / "index.json"

@@ -22,6 +22,7 @@ from edgectl.core.bundle import (
     VariantConfig,
     read_bounded,
 )
+from edgectl.core.bundle.config_release import ConfigDocument, open_artifact
 from edgectl.core.delta import Span, common_bytes, make_delta, tensor_spans
 from edgectl.core.errors import BundleError, IntegrityError, ProtocolError
 from edgectl.core.files import atomic_write, digest_of, fsync_dir, hex_of, open_atomic, storage
@@ -170,8 +171,7 @@ class BlobStore:
         """The engine layer of each variant, by profile and variant name."""
         found = {}
         self.closure(index_digest)
-        for d in self._index(index_digest).manifests:
-            variant = Variant.open(self.folder, d.digest)
+        for variant in self.variants(index_digest):
             for layer in variant.manifest.layers:
                 if layer.mediaType == LAYER_ENGINE:
                     found[variant.config.profile, variant.config.variant] = layer
@@ -179,7 +179,17 @@ class BlobStore:
 
     def configs(self, index_digest: str) -> list[VariantConfig]:
         """Of each variant of a bundle. Raises :class:`BundleError` / :class:`IntegrityError`."""
-        return [Variant.open(self.folder, d.digest).config for d in self._index(index_digest).manifests]
+        return [v.config for v in self.variants(index_digest)]
+
+    def variants(self, index_digest: str) -> list[Variant]:
+        """Of a bundle; none of a configuration. Raises :class:`BundleError` / :class:`IntegrityError`."""
+        found = (open_artifact(self.folder, d.digest) for d in self._index(index_digest).manifests)
+        return [v for v in found if isinstance(v, Variant)]
+
+    def configuration(self, index_digest: str) -> ConfigDocument | None:
+        """None where the release is a bundle of engines. Raises :class:`BundleError` / :class:`IntegrityError`."""
+        found = (open_artifact(self.folder, d.digest) for d in self._index(index_digest).manifests)
+        return next((c for c in found if isinstance(c, ConfigDocument)), None)
 
     def _index(self, digest: str) -> Index:
         data = self._json(digest, MAX_INDEX_BYTES)

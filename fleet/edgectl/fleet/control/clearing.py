@@ -9,7 +9,6 @@ from edgectl.core.errors import RolloutError, UsageError
 from edgectl.core.schema import Message, Name
 from edgectl.core.states import State
 from edgectl.core.wire import MAX_GEN, ClearSlot
-from edgectl.fleet.control.inventory import Device
 from edgectl.fleet.rollouts.planner import (
     ACTIVE,
     DeviceOutcome,
@@ -19,6 +18,7 @@ from edgectl.fleet.rollouts.planner import (
     SetSlot,
     fits,
 )
+from edgectl.fleet.store.inventory import Device
 
 __all__ = ["ClearRequest", "Cleared", "clear", "cleared"]
 

@@ -12,14 +12,16 @@ import queue
 import secrets
 import threading
 import time
+from functools import partial
 
 from pydantic import Field
 
 from edgectl.core.errors import EdgectlError, LinkError, ProtocolError
+from edgectl.core.measuring import MeasureOrder
 from edgectl.core.schema import Message, Name, parse_json
 from edgectl.core.wire import MAX_MESSAGE_BYTES, READ_ONLY, Command, Op, Reply, Topics
-from edgectl.fleet.control.inventory import Inventory
 from edgectl.fleet.keys.trust import Director
+from edgectl.fleet.store.inventory import Inventory
 from edgectl.link.mqtt import Link
 
 __all__ = ["MAX_WAIT_S", "CommandRequest", "Commander", "SequenceNumbers"]
@@ -42,8 +44,14 @@ class CommandRequest(Message):
     owner: Name | None = None
     ttl_s: float | None = Field(default=None, gt=0, le=86400)
     reason: str = Field(default="", max_length=200)
+    measure: MeasureOrder | None = None
     wait_s: float = Field(default=10.0, gt=0, le=MAX_WAIT_S)
     """How long to wait for the answer."""
+
+    @property
+    def is_act(self) -> bool:
+        """Whether it is written down: what a builder asks every few seconds is not."""
+        return self.measure is None or self.measure.act in ("open", "close")
 
 
 class SequenceNumbers:
@@ -94,19 +102,21 @@ class Commander:
         """Ask, and return the device's answer. Who asked what, and what came of it, is in the inventory's
         log.
 
-        Raises :class:`LinkError`: the broker is away, or no answer came in time.
+        Raises :class:`LinkError`: the broker is away, or no answer came in time; :class:`TrustError` for a command
+        that more keys have to sign than are here.
         """
-        self._inventory.log("command", device, _asked(request))
+        log = partial(self._inventory.log, "command", device) if request.is_act else _unsaid
+        log(_asked(request))
         try:
             reply = self._ask(device, request)
         except EdgectlError as e:
-            self._inventory.log("command", device, f"{request.op}: {e.message}")
+            log(f"{request.op}: {e.message}")
             raise
         if not reply.ok:
             why = reply.error.detail or reply.error.code if reply.error else "no reason given"
-            self._inventory.log("command", device, f"{request.op}: refused: {why}")
+            log(f"{request.op}: refused: {why}")
         elif request.op not in READ_ONLY:
-            self._inventory.log("command", device, f"{request.op}: done")
+            log(f"{request.op}: done")
         return reply
 
     def on_reply(self, device: str, payload: bytes) -> None:
@@ -153,8 +163,13 @@ class Commander:
             self._waiting.pop(key, None)
 
 
+def _unsaid(text: str) -> None:
+    """Not written down."""
+
+
 def _asked(r: CommandRequest) -> str:
     words = [f"{r.owner or 'operator'}: {r.op}"]
+    words += [r.measure.act] if r.measure else []
     words += [f"of {r.slot}"] if r.slot else []
     words += [f"for {r.ttl_s:g} s"] if r.ttl_s else []
     return " ".join(words) + (f": {r.reason}" if r.reason else "")

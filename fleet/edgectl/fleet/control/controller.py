@@ -26,12 +26,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from edgectl.core.bundle.config_release import ConfigDocument
 from edgectl.core.clock import SteadyWall, clock_says
-from edgectl.core.errors import EdgectlError, LinkError, UsageError
+from edgectl.core.errors import EdgectlError, LinkError, StorageError, UsageError
 from edgectl.core.files import atomic_write, storage
 from edgectl.core.histogram import Histogram
 from edgectl.core.licence import LicencePolicy
-from edgectl.core.wire import ControllerState, Reply, Topics
+from edgectl.core.wire import ControllerState, Reply, Telemetry, Topics
 from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.control.blobs import BlobStore
@@ -41,7 +42,6 @@ from edgectl.fleet.control.countersign import Countersignatures
 from edgectl.fleet.control.device_handler import from_device
 from edgectl.fleet.control.devices import Devices
 from edgectl.fleet.control.garbage_collector import GarbageCollector
-from edgectl.fleet.control.inventory import Device, Inventory, Release
 from edgectl.fleet.control.licences import check_licences
 from edgectl.fleet.control.presence import Claim
 from edgectl.fleet.control.release_registry import ReleaseRegistry
@@ -51,6 +51,8 @@ from edgectl.fleet.control.telemetry_view import LatencyBook, StreamRow, rows
 from edgectl.fleet.keys.keyring import KeyRing
 from edgectl.fleet.keys.trust import Director, OnlineTrust
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutRequest, RolloutSpec
+from edgectl.fleet.rollouts.preview import Preview
+from edgectl.fleet.store.inventory import Device, Inventory, Release
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog
 from edgectl.link.seeder import BlobSeeder
@@ -65,6 +67,7 @@ _BACKOFF_S = 2.0
 """Between two tries to connect. Who is away is known 1.5 heartbeats after the controller hears again: at
 10 s, 5 s more would be too late."""
 _PRUNE_S = 3600.0
+_RETAIN_S = 60.0
 
 
 class Controller:
@@ -106,9 +109,11 @@ class Controller:
             keepalive_s=_KEEPALIVE_S,
             max_backoff_s=_BACKOFF_S,
         )
+        self._complained: str | None = None
         self._prune_s = time.monotonic()
+        self._retain_s = 0.0
         # last of what may fail: it has to be closed
-        self.inventory = Inventory(config.state_dir, config.database)
+        self.inventory = Inventory(config.state_dir, config.database, config.retention)
         self._numbers = SequenceNumbers(self.inventory)
         self._commander = Commander(self.topics, self.director, self._numbers, self.inventory, self._link)
         self._countersignatures = Countersignatures(
@@ -188,12 +193,16 @@ class Controller:
                     "the thread that sends chunks has ended unexpectedly",
                     hint="see the log; start the controller again",
                 )
+            began_s = time.monotonic()
             try:
                 self.tick(self._time())
+                self._complained = None
             except EdgectlError as e:
-                log.error("%s", e.message)
+                self._complain(e.message)
                 stop_event.wait(1.0)
             self.watchdog.feed()
+            # However much devices have to say, they are listened to for as long as was written and decided.
+            stop_event.wait(min(time.monotonic() - began_s, self.config.tick_s))
 
     def close(self) -> None:
         if self._link.is_up:
@@ -207,6 +216,7 @@ class Controller:
 
     def tick(self, now_s: float) -> None:
         """Publish again what a broker may have lost, renew metadata, move every rollout one step."""
+        self._write_said()
         if self._republish and self._link.is_up:
             self._mark_all()
         self._devices.look(self._link.hears)
@@ -225,10 +235,29 @@ class Controller:
         self._devices.on_reply(device)
         self._commander.on_reply(device, payload)
 
+    def _complain(self, message: str) -> None:
+        """Once, and not with every tick in which it is still so."""
+        if message != self._complained:
+            self._complained = message
+            log.error("%s", message)
+
+    def _write_said(self) -> None:
+        """What devices said since the last tick, in one transaction. Where it fails, nothing else waits for
+        it: what was decided before is published."""
+        try:
+            self.inventory.flush()
+        except StorageError as e:
+            self._complain(e.message)
+
     def _prune(self, now_s: float) -> None:
         if time.monotonic() >= self._prune_s:
             self._prune_s = time.monotonic() + _PRUNE_S
             self.inventory.prune(now_s - self.config.states_days * 86400)
+            self._retain_s = 0.0
+        if time.monotonic() >= self._retain_s:
+            # A piece with every tick while there is something to do, then not before a minute is over.
+            more = self.inventory.retain(time.time())
+            self._retain_s = 0.0 if more else time.monotonic() + _RETAIN_S
 
     def _on_up(self) -> None:
         self._publisher.connected()
@@ -320,11 +349,37 @@ class Controller:
         release = self.inventory.releases().get(request.release)
         if release is not None and self.config.licences != LicencePolicy():
             check_licences(self.config.licences, self.blobs.configs(release.digest))
+        if any(request.wave(n).soak_inferences for n in range(request.last_wave + 1)) and (
+            release is not None and self.blobs.configuration(release.digest) is not None
+        ):
+            raise UsageError(
+                f"{release.release} is a configuration and makes no inferences: let it soak by time",
+                hint="leave soak_inferences out",
+            )
         return self._steering.start(request)
 
+    def configuration(self, release: str) -> ConfigDocument:
+        """A published configuration. Raises :class:`UsageError` where there is none of that name,
+        :class:`BundleError` / :class:`IntegrityError` where its blobs are not whole."""
+        known = self.inventory.releases().get(release)
+        document = None if known is None else self.blobs.configuration(known.digest)
+        if document is None:
+            what = "a bundle of engines" if known is not None else "not published"
+            raise UsageError(f"{release} is {what}", hint="`edgectl release list` lists releases")
+        return document
+
+    def preview_rollout(self, request: RolloutRequest) -> Preview:
+        """What it would do if it began now. Raises :class:`UsageError` for an unknown release,
+        :class:`BundleError` / :class:`IntegrityError` where its blobs are not whole."""
+        release = self.inventory.releases().get(request.release)
+        if release is None:
+            return self._steering.preview(request, (), self.config.transfer.rates())
+        artifacts = self.blobs.configuration(release.digest) or self.blobs.variants(release.digest)
+        return self._steering.preview(request, artifacts, self.config.transfer.rates())
+
     def change_rollout(self, rollout: str, op: str) -> RolloutProgress:
-        """``pause``, ``resume``, ``abort`` (which takes the release back), or ``rollback`` (which does so in
-        any state).
+        """``pause``, ``resume``, ``approve`` (the next wave), ``abort`` (which takes the release back), ``halt`` (which
+        does not), or ``rollback`` (which does so in any state).
 
         Raises :class:`RolloutError`.
         """
@@ -391,6 +446,11 @@ class Controller:
                 )
         return self._commander.send(device, request)
 
+    def drop_blobs(self, digests: Iterable[str]) -> None:
+        """Forget files that came for devices to measure; what a release names stays."""
+        self._collector.drop(digests)
+        self._wake.set()
+
     def enroll(self, device: str, *, again: bool = False) -> dict[str, Any]:
         """Make a device known. Returns what its ``agent.toml`` needs besides its pipelines, and whether it is
         ``new``.
@@ -439,12 +499,44 @@ class Controller:
         """The machines that claim to be this device, where they are several."""
         return self._devices.rivals(device)
 
+    def contested(self) -> frozenset[str]:
+        """Devices that several machines claim to be: :meth:`rivals` names them."""
+        return self._devices.contested
+
     def is_revoked(self, device: str) -> bool:
         return self._devices.is_revoked(device)
 
     def rows(self) -> list[StreamRow]:
         with self._devices.lock:
             return rows({d.name: (d.conn, d.reported) for d in self._devices.all()}, self.latency)
+
+    def device(self, device: str) -> Device:
+        """Raises :class:`UsageError` for one that nobody knows."""
+        found = self._devices.get(device)
+        if found is None:
+            raise UsageError(f"there is no device {device}", hint="`edgectl fleet devices` lists them")
+        return found
+
+    def rows_of(self, devices: Iterable[str]) -> list[StreamRow]:
+        """The same of some devices; those that nobody knows are left out."""
+        with self._devices.lock:
+            known = [d for name in devices if (d := self._devices.get(name)) is not None]
+            return rows({d.name: (d.conn, d.reported) for d in known}, self.latency)
+
+    def telemetry(self, device: str) -> Telemetry | None:
+        """The last window that it told of; None: it never has."""
+        with self._devices.lock:
+            return self.latency.latest.get(device)
+
+    def stream_latency(self, device: str, stream: str) -> Histogram:
+        """Engine latency over the last windows of the engine that serves now."""
+        with self._devices.lock:
+            return self.latency.stream(device, stream)
+
+    def engine_latency(self, slot: str, digest: str, devices: frozenset[str] | None = None) -> Histogram:
+        """Of one bundle in one slot, over all (or these) devices."""
+        with self._devices.lock:
+            return self.latency.engine(slot, digest, devices)
 
     def engines(self) -> dict[tuple[str, str], Histogram]:
         """(slot, digest) → latency over the fleet."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from edgectl.core.errors import EdgectlError
 from edgectl.core.files import atomic_write, storage
 from edgectl.core.wire import Desired
-from edgectl.fleet.control.inventory import Inventory
 from edgectl.fleet.keys.trust import Director
+from edgectl.fleet.store.inventory import Inventory
 
 __all__ = ["Countersignatures"]
 

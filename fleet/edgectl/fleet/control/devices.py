@@ -7,6 +7,7 @@ so whoever takes it must not wait for the network while he has it.
 from __future__ import annotations
 
 import logging
+import operator
 import threading
 import time
 from collections.abc import Callable
@@ -18,11 +19,11 @@ from edgectl.core.wire import MAX_GEN, MAX_MESSAGE_BYTES, Conn, Desired, Reporte
 from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.broker.retained import Arrival
 from edgectl.fleet.control.commands import SequenceNumbers
-from edgectl.fleet.control.inventory import Device, Inventory
 from edgectl.fleet.control.presence import Claim, Claims, is_news
 from edgectl.fleet.control.telemetry_view import LatencyBook
 from edgectl.fleet.keys.trust import Director
 from edgectl.fleet.rollouts.planner import DeviceView
+from edgectl.fleet.store.inventory import Device, Inventory
 
 __all__ = ["BELIEVED_GEN", "Devices"]
 
@@ -67,6 +68,8 @@ class Devices:
         self._retained = retained
         self._seen: dict[str, float] = {}
         """Device → when it was heard last, in the time that deadlines are in."""
+        self._views: dict[str, tuple[tuple[Conn, Reported | None, Desired, float], DeviceView]] = {}
+        """Device → what its view was made of, and the view."""
         self._claims: dict[str, Claims] = {}
         self._contested: set[str] = set()
         self._silent: dict[str, str | None] = {}
@@ -104,7 +107,7 @@ class Devices:
                     f"{device} is in the fleet already",
                     hint="--again writes its files once more; two machines with one identity mislead everybody",
                 )
-            self._keep(
+            self._decide(
                 self._forget_start(known)
                 if known is not None and device in self._revoked
                 else known or self._once_more(device)
@@ -126,7 +129,14 @@ class Devices:
             if known is None:
                 raise UsageError(f"there is no device {device}", hint="`edgectl fleet devices` lists them")
             self._inventory.archive(known, purge=purge)
-            for of_devices in (self._known, self._claims, self._former, self._seen, self._silent):
+            for of_devices in (
+                self._known,
+                self._views,
+                self._claims,
+                self._former,
+                self._seen,
+                self._silent,
+            ):
                 of_devices.pop(device, None)
             self._contested.discard(device)
             self._revoked.discard(device)
@@ -152,6 +162,12 @@ class Devices:
             claims = self._claims.get(device)
             return claims.rivals if claims else []
 
+    @property
+    def contested(self) -> frozenset[str]:
+        """Devices that several machines claim to be."""
+        with self.lock:
+            return frozenset(self._contested)
+
     def look(self, hears: tuple[float, float] | None) -> None:
         """Who was silent for too long is away. ``hears``: as :attr:`edgectl.link.mqtt.Link.hears`; while
         we hear nobody, nobody is."""
@@ -169,17 +185,7 @@ class Devices:
         """Devices that were ever there and can come back, as the planner sees them."""
         with self.lock:
             return {
-                d.name: DeviceView(
-                    name=d.name,
-                    online=d.conn.online,
-                    seen_s=self._seen.get(d.name, d.seen_s),
-                    slots=frozenset(d.conn.slots),
-                    labels=d.conn.labels,
-                    desired=d.desired.slots,
-                    reported=d.reported.slots if d.reported else {},
-                    gen=d.desired.gen,
-                    clear=d.desired.clear,
-                )
+                d.name: self._view(d, d.conn)
                 for d in self._known.values()
                 if d.conn is not None and d.name not in self._revoked
             }
@@ -240,8 +246,11 @@ class Devices:
             if d is None:
                 return  # its birth comes first
             self._claims_of(device).sign(self._clock())
-            if self._latency.add(device, telemetry) and not telemetry.replay:
-                self._saw(d)
+            if self._latency.add(device, telemetry):
+                self._inventory.note_telemetry(device, telemetry)
+                if not telemetry.replay:
+                    self._latency.blocks.add(device, telemetry, self._now())
+                    self._saw(d)
 
     def on_reply(self, device: str) -> None:
         """It has answered a command: a sign of life."""
@@ -291,6 +300,30 @@ class Devices:
                 self._publisher.tell(device, d.desired)
 
     # ---- under the lock
+
+    def _view(self, d: Device, conn: Conn) -> DeviceView:
+        """Made once for as long as nothing of the device changes: a fleet is looked at with every tick."""
+        of = (conn, d.reported, d.desired, self._seen.get(d.name, d.seen_s))
+        known = self._views.get(d.name)
+        if known is not None and all(map(operator.is_, known[0], of)):
+            return known[1]
+        view = DeviceView(
+            name=d.name,
+            online=conn.online,
+            seen_s=of[3],
+            slots=frozenset(conn.slots),
+            labels=conn.labels,
+            desired=d.desired.slots,
+            reported=d.reported.slots if d.reported else {},
+            gen=d.desired.gen,
+            clear=d.desired.clear,
+            profile=conn.profile,
+            facts=frozenset(conn.facts),
+            streams=conn.streams,
+            config_slots=frozenset(conn.config_slots),
+        )
+        self._views[d.name] = (of, view)
+        return view
 
     def _born(self, d: Device, claims: Claims, conn: Conn) -> None:
         if self._retained() and conn.instance is not None and self._is_stale(d, claims, conn):
@@ -427,7 +460,7 @@ class Devices:
                 "trust", d.name, f"has seen generation {reported.gen}, above ours: generations go on there"
             )
             d.desired = d.desired.model_copy(update={"gen": reported.gen + 1})
-            self._keep(d)
+            self._decide(d)
             self._publisher.tell(d.name, d.desired)
 
     def _once_more(self, device: str) -> Device:
@@ -461,5 +494,11 @@ class Devices:
         return d.conn is not None and d.conn.epoch < epoch <= self._former.get(d.name, -1)
 
     def _keep(self, d: Device) -> None:
+        """What it said; the broker has it, too."""
+        self._known[d.name] = d
+        self._inventory.note_device(d)
+
+    def _decide(self, d: Device) -> None:
+        """What is wanted of it: on the disk before anybody is told."""
         self._known[d.name] = d
         self._inventory.save_device(d)

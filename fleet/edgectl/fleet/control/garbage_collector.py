@@ -12,8 +12,8 @@ from edgectl.core.errors import EdgectlError
 from edgectl.core.wire import Topics
 from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.control.blobs import BlobStore
-from edgectl.fleet.control.inventory import Inventory
 from edgectl.fleet.keys.trust import OnlineTrust
+from edgectl.fleet.store.inventory import Inventory
 from edgectl.link.seeder import manifest_topics
 
 __all__ = ["GarbageCollector"]
@@ -49,6 +49,13 @@ class GarbageCollector:
                 self._gone |= frozenset(self._blobs.offered(known[release].digest))
             except EdgectlError as e:
                 log.warning("blobs of %s: %s", release, e.message)
+
+    def drop(self, blobs: Iterable[str]) -> None:
+        """Remove these, as far as nothing names them: their upload came for nothing else than what is over."""
+        gone = frozenset(blobs)
+        self._blobs.arrived(gone)
+        self._gone |= gone
+        self.collect()
 
     def is_due(self, now_s: float) -> bool:
         """Once a day, and where somebody was in the way the last time."""

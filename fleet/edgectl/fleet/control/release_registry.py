@@ -19,10 +19,10 @@ from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.control.blobs import BlobStore
 from edgectl.fleet.control.devices import Devices
 from edgectl.fleet.control.garbage_collector import GarbageCollector
-from edgectl.fleet.control.inventory import Inventory, Release
 from edgectl.fleet.control.licences import check_licences
 from edgectl.fleet.control.steering import Steering
 from edgectl.fleet.keys.trust import Director, OnlineTrust
+from edgectl.fleet.store.inventory import Inventory, Release
 
 __all__ = ["ReleaseRegistry"]
 

@@ -18,8 +18,8 @@ from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.broker.retained import Arrival
 from edgectl.fleet.control.blobs import BlobStore
 from edgectl.fleet.control.devices import Devices
-from edgectl.fleet.control.inventory import Inventory
 from edgectl.fleet.keys.trust import Director
+from edgectl.fleet.store.inventory import Inventory
 
 __all__ = ["RetainedGuard"]
 

@@ -9,35 +9,44 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from edgectl.core.bundle import Variant
+from edgectl.core.bundle.config_release import ConfigDocument
 from edgectl.core.errors import RolloutError, TrustError, UsageError
-from edgectl.core.wire import MAX_GEN, ClearSlot, Desired
+from edgectl.core.transfer.limits import Rates
+from edgectl.core.wire import MAX_GEN, ClearSlot, Desired, DesiredSlot
 from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.control.clearing import Cleared, ClearRequest, clear, cleared
 from edgectl.fleet.control.countersign import Countersignatures
 from edgectl.fleet.control.devices import BELIEVED_GEN, Devices
-from edgectl.fleet.control.inventory import Device, Inventory
+from edgectl.fleet.control.gate_keeper import GateKeeper, verdicts
 from edgectl.fleet.control.telemetry_view import LatencyBook
 from edgectl.fleet.keys.trust import Director
 from edgectl.fleet.rollouts.planner import (
     ACTIVE,
     DeviceView,
-    LatencyEvidence,
     RolloutProgress,
     RolloutRequest,
     RolloutSpec,
     RolloutState,
     SetSlot,
+    approve,
+    halt,
     pause,
     resume,
 )
+from edgectl.fleet.rollouts.preview import Preview, preview
 from edgectl.fleet.rollouts.takeback import abort, advance, busy, leave, needs, rollback, skip
+from edgectl.fleet.rollouts.values import OPEN
+from edgectl.fleet.store.inventory import Device, Inventory, Release
 
 __all__ = ["Steering"]
 
 log = logging.getLogger(__name__)
+
+_CUT_SHORT = (RolloutState.ABORTED, RolloutState.STOPPED)
 
 
 class Steering:
@@ -56,7 +65,9 @@ class Steering:
         """``wake`` is set when there is something to do."""
         self._inventory = inventory
         self._devices = devices
-        self._latency = latency
+        self._gate_keeper = GateKeeper(latency)
+        self._broken: set[str] = set()
+        """Rollouts that cannot be moved on."""
         self._director = director
         self._countersignatures = countersignatures
         self._publisher = publisher
@@ -65,24 +76,33 @@ class Steering:
     def step(self, now_s: float) -> None:
         """Move every rollout on. ``now_s``: in the time of its deadlines."""
         with self._devices.lock:
-            for spec, progress in self._inventory.rollouts(active=True).values():
-                new, actions = advance(spec, progress, self._views(), now_s, self._evidence(spec, progress))
+            active = self._inventory.rollouts(active=True)
+            self._gate_keeper.keep(active)
+            for spec, progress in active.values():
+                views = self._views()
+                try:
+                    evidence = self._gate_keeper.evidence(spec, progress, views, now_s)
+                    new, actions = advance(spec, progress, views, now_s, evidence)
+                except (ArithmeticError, LookupError, TypeError, ValueError):
+                    # a defect of ours: one rollout stands still, and neither the others nor the controller
+                    if spec.id not in self._broken:
+                        self._broken.add(spec.id)
+                        log.exception("rollout %s stands still: a defect of the controller", spec.id)
+                    continue
+                self._broken.discard(spec.id)
                 self._advance(spec, progress, new, actions)
 
     def start(self, request: RolloutRequest) -> RolloutSpec:
         """Begin. Raises :class:`RolloutError` if the slot is busy with another one, :class:`UsageError`
         for an unknown release."""
         with self._devices.lock:
-            release = self._inventory.releases().get(request.release)
-            if release is None:
-                raise UsageError(
-                    f"there is no release {request.release}",
-                    hint="`edgectl release publish DIR` publishes one",
-                )
+            release = self._release(request.release)
             known = self._inventory.rollouts()
             for spec, progress in known.values():
                 if spec.slot == request.slot and progress.state in ACTIVE:
-                    raise busy(spec, progress)
+                    if not request.supersede or progress.state is RolloutState.ROLLING_BACK:
+                        raise busy(spec, progress)
+                    self._advance(spec, progress, halt(progress, f"superseded by {request.release}"), [])
             asked = [
                 s.attempt + max((m.tries for m in p.members.values()), default=0)
                 for s, p in known.values()
@@ -94,6 +114,7 @@ class Steering:
                 id=f"{request.slot}-{len(known) + 1}",
                 digest=release.digest,
                 attempt=1 + max(asked, default=0),
+                ways_back=_ways_back(request.slot, self._inventory.rollouts().values()),
                 **request.model_dump(),
             )
             self._inventory.save_rollout(spec, RolloutProgress())
@@ -101,9 +122,28 @@ class Steering:
         self._wake.set()
         return spec
 
+    def preview(
+        self, request: RolloutRequest, artifacts: Sequence[Variant] | ConfigDocument, rates: Rates
+    ) -> Preview:
+        """What a rollout would do now. ``artifacts``: of the release. Raises :class:`UsageError` for an unknown
+        release."""
+        with self._devices.lock:
+            release = self._release(request.release)
+            spec = RolloutSpec(id="preview", digest=release.digest, **request.model_dump())
+            views = self._views()
+        return preview(spec, views, artifacts, rates)
+
+    def _release(self, name: str) -> Release:
+        release = self._inventory.releases().get(name)
+        if release is None:
+            raise UsageError(
+                f"there is no release {name}", hint="`edgectl release publish DIR` publishes one"
+            )
+        return release
+
     def change(self, rollout: str, op: str) -> RolloutProgress:
-        """``pause``, ``resume``, ``abort`` (which takes the release back), or ``rollback`` (which does so in
-        any state).
+        """``pause``, ``resume``, ``approve`` (the next wave), ``abort`` (which takes the release back), ``halt`` (which
+        does not), or ``rollback`` (which does so in any state).
 
         Raises :class:`RolloutError`.
         """
@@ -114,6 +154,10 @@ class Steering:
                 new, actions = abort(spec, progress, self._views())
             elif op == "rollback":
                 new, actions = rollback(spec, progress, self._views(), self._inventory.rollouts().values())
+            elif op == "halt":
+                new = halt(progress, "stopped by the operator; devices keep what they have")
+            elif op == "approve":
+                new = approve(spec, progress)
             else:
                 new = {"pause": pause, "resume": resume}[op](progress)
             self._inventory.log("rollout", rollout, f"{op} by the operator")
@@ -169,7 +213,7 @@ class Steering:
         return sorted(wanted)
 
     def find(self, rollout: str) -> tuple[RolloutSpec, RolloutProgress]:
-        found = self._inventory.rollouts().get(rollout)
+        found = self._inventory.rollout(rollout)
         if found is None:
             raise RolloutError(f"there is no rollout {rollout}", hint="`edgectl rollout status` lists them")
         return found
@@ -181,7 +225,7 @@ class Steering:
         Under ``Devices.lock``.
         """
         changed, left = [], []
-        for spec, progress in self._inventory.rollouts().values():
+        for spec, progress in self._inventory.rollouts_of(device).values():
             if (without := leave(progress, device)) is not progress:
                 changed.append((spec, without))
                 left += [spec.id] if progress.unfinished else []
@@ -216,22 +260,6 @@ class Steering:
             views[name] = replace(views[name], unsigned=True)
         return views
 
-    def _evidence(self, spec: RolloutSpec, progress: RolloutProgress) -> LatencyEvidence | None:
-        """Latency before and after, over the same devices; None while nobody had another engine before."""
-        members = {
-            n: m.before
-            for n, m in progress.members.items()
-            if m.admitted_s is not None and m.before is not None
-        }
-        digests = {b.digest for b in members.values() if b is not None}
-        if len(digests) != 1:
-            return None
-        devices = frozenset(members)
-        return LatencyEvidence(
-            before=self._latency.engine(spec.slot, digests.pop(), devices),
-            after=self._latency.engine(spec.slot, spec.digest, devices),
-        )
-
     def _advance(
         self, spec: RolloutSpec, old: RolloutProgress, new: RolloutProgress, actions: list[SetSlot]
     ) -> None:
@@ -248,11 +276,24 @@ class Steering:
             self._devices[d.name].desired = d.desired
         for action in actions:
             self._publisher.tell(action.device, self._devices[action.device].desired)
+        for text in verdicts(old.decisions, new.decisions):
+            self._inventory.log("rollout", spec.id, text)
         if new.state is not old.state:
             self._inventory.log(
                 "rollout", spec.id, f"{new.state.value}{f': {new.reason}' if new.reason else ''}"
             )
             log.info("rollout %s is %s %s", spec.id, new.state.value, new.reason or "")
+
+
+def _ways_back(
+    slot: str, rollouts: Iterable[tuple[RolloutSpec, RolloutProgress]]
+) -> dict[str, DesiredSlot | None]:
+    """What devices have to go back to that are still on their way to a release whose rollout was cut short."""
+    found: dict[str, DesiredSlot | None] = {}
+    for spec, progress in rollouts:
+        if spec.slot == slot and progress.state in _CUT_SHORT and progress.ending is None:
+            found |= {n: m.before for n, m in progress.members.items() if m.outcome in OPEN and m.admitted_s}
+    return found
 
 
 def _desired_after(d: Device, action: SetSlot) -> Desired:

@@ -10,6 +10,7 @@ from itertools import islice
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
 from edgectl.core.wire import ENGINE_STAGE, Conn, Reported, Telemetry
+from edgectl.fleet.control.block_book import BlockBook
 
 __all__ = ["LatencyBook", "StreamRow", "rows"]
 
@@ -60,6 +61,8 @@ class LatencyBook:
         """Device → (slot, engine) → …: those it used last."""
         self._seen: dict[str, tuple[int, int]] = {}
         self.latest: dict[str, Telemetry] = {}
+        self.blocks = BlockBook()
+        """The same in blocks, for the gates of rollouts."""
 
     def add(self, device: str, t: Telemetry) -> bool:
         """Take one message. False for one that was counted before, or is older than what is known of this
@@ -107,6 +110,7 @@ class LatencyBook:
         """It has left the fleet: what it measured counts nowhere any more."""
         for of_devices in (self._windows, self._engines, self._seen, self.latest):
             of_devices.pop(device, None)
+        self.blocks.remove(device)
 
     def stream(self, device: str, stream: str) -> Histogram:
         """Engine latency over the last windows of the engine that serves now."""

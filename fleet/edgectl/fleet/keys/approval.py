@@ -154,7 +154,7 @@ def _terms(said: Mapping[str, Any], usual: Mapping[str, Any], within: str = "") 
         elif name == "shadow" and isinstance(value, dict):
             yield from _terms(value, _SHADOW, "shadow ")
         elif isinstance(value, dict) and isinstance(usual[name], dict):
-            yield from _terms(value, usual[name])
+            yield from _terms(value, usual[name], f"{name} " if name == "events" else "")
         elif value != usual[name]:
             yield f"{words} {_value(name, value)}"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from edgectl.core.bundle import Bundle
+from edgectl.core.bundle.config_release import ConfigBundle
 from edgectl.core.errors import TrustError, UsageError
 from edgectl.core.plan import PlanStatement, SharedPlan, plan_path
 from edgectl.core.trust import delegated_path, delegation_paths, release_name, target_path
@@ -20,7 +21,7 @@ __all__ = ["sign_plan", "sign_release", "unlock_release", "withdraw"]
 
 def sign_release(
     keys: Path,
-    bundle: Bundle,
+    bundle: Bundle | ConfigBundle,
     current: bytes | None = None,
     *,
     delegation: str | None = None,
@@ -40,7 +41,12 @@ def sign_release(
 
 
 def unlock_release(
-    keys: Path, bundle: Bundle, current: bytes | None, ring: KeyRing, *, delegation: str | None = None
+    keys: Path,
+    bundle: Bundle | ConfigBundle,
+    current: bytes | None,
+    ring: KeyRing,
+    *,
+    delegation: str | None = None,
 ) -> None:
     """Find out whether :func:`sign_release` can do its work, and ask for the passphrases that it needs.
     Raises as it does."""
@@ -50,7 +56,7 @@ def unlock_release(
 
 
 def _naming(
-    keys: Path, bundle: Bundle, current: bytes | None, delegation: str | None
+    keys: Path, bundle: Bundle | ConfigBundle, current: bytes | None, delegation: str | None
 ) -> tuple[str, str, Targets | None]:
     """Release, role, and the role's targets with the bundle in them; None where they name it already."""
     release = release_name(bundle.name, bundle.version)
@@ -60,7 +66,7 @@ def _naming(
         take_newer(keys, {f"{role}.json": current})
     targets = copy.deepcopy(own_targets(keys, role, must=True))
     digest = bundle.digest.removeprefix("sha256:")
-    profiles = sorted({v.config.profile for v in bundle.variants})
+    profiles = bundle.profiles
     paths = _paths(keys, root, role, release, profiles)
     for path in paths:
         known = targets.targets.get(path)
@@ -166,6 +172,6 @@ def _paths(folder: Path, root: Root, role: str, release: str, profiles: list[str
     return found
 
 
-def _target(path: str, bundle: Bundle, profiles: list[str]) -> TargetFile:
+def _target(path: str, bundle: Bundle | ConfigBundle, profiles: list[str]) -> TargetFile:
     digest = bundle.digest.removeprefix("sha256:")
     return TargetFile(len(bundle.index_bytes), {"sha256": digest}, path, {"custom": {"profiles": profiles}})

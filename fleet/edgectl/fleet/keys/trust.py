@@ -34,7 +34,7 @@ from edgectl.core.trust import (
     seal_state,
     target_path,
 )
-from edgectl.core.wire import MAX_MESSAGE_BYTES, Command, ControllerState, Desired, Trust
+from edgectl.core.wire import MAX_MESSAGE_BYTES, RUNS_FILES, Command, ControllerState, Desired, Trust
 from edgectl.fleet.keys.keyring import KeyRing
 from edgectl.fleet.keys.signing import (
     EXPIRY,
@@ -401,12 +401,22 @@ class Director:
         return SealedDesired(payload, max(0, wanted.threshold - len(self._signers)))
 
     def seal_command(self, device: str, command: Command) -> bytes:
-        """One key of the director's is enough for a command: it installs nothing."""
-        return (
-            command.encode()
-            if self._wanted() is None
-            else seal_command(self._fleet, device, command, self._signers)
-        )
+        """One key of the director's is enough for a command that installs nothing. Raises :class:`TrustError` for one
+        by which a device opens files, where more of them have to sign than are here."""
+        wanted = self._wanted()
+        if wanted is None and command.op in RUNS_FILES:
+            raise TrustError(
+                f"the root metadata of this fleet name no director, who would sign the command {command.op}",
+                hint="docs/security.md says how a fleet gets one",
+            )
+        if wanted is None:
+            return command.encode()
+        if command.op in RUNS_FILES and wanted.threshold > len(self._signers):
+            raise TrustError(
+                f"{command.op} needs {wanted.threshold} of the director's keys, and this controller has {len(self._signers)}",
+                hint="candidates can be measured in a fleet whose controller signs alone, e.g. one of test devices",
+            )
+        return seal_command(self._fleet, device, command, self._signers)
 
     def seal_state(self, state: ControllerState) -> bytes:
         """The freeze with it, for which one key is enough, too."""

@@ -10,20 +10,23 @@ speak of, in :mod:`edgectl.fleet.rollouts.values`.
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Iterable, Mapping
 
+from edgectl.core.durations import in_words
 from edgectl.core.errors import RolloutError
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import ClearSlot, DesiredSlot
-from edgectl.fleet.rollouts.gates import failure_gate, latency_gate
+from edgectl.fleet.rollouts.admission import NextAsked, admission
+from edgectl.fleet.rollouts.gates import GateVerdict, failure_gate
+from edgectl.fleet.rollouts.notes import also_noted, names, noted, starts, wave_name
 from edgectl.fleet.rollouts.values import (
     ACTIVE,
     BUSY,
     OPEN,
     DeviceOutcome,
     DeviceView,
-    LatencyEvidence,
+    GateEvidence,
     Member,
     RolloutProgress,
     RolloutRequest,
@@ -31,12 +34,13 @@ from edgectl.fleet.rollouts.values import (
     RolloutState,
     SetSlot,
 )
+from edgectl.fleet.rollouts.waves import NO_CANARY, canary_places, fits, is_expected, joined, order, selected
 
 __all__ = [
     "ACTIVE",
     "DeviceOutcome",
     "DeviceView",
-    "LatencyEvidence",
+    "GateEvidence",
     "Member",
     "RolloutProgress",
     "RolloutRequest",
@@ -44,9 +48,11 @@ __all__ = [
     "RolloutState",
     "SetSlot",
     "admitted",
+    "approve",
     "decide",
     "desired_back",
     "fits",
+    "halt",
     "names",
     "order",
     "pause",
@@ -59,6 +65,7 @@ _FAILED = TERMINAL - {State.COMMITTED}
 _AGAIN = frozenset({State.FAILED, State.EXPIRED})
 """Ends before anything was activated: where the device says that it was not the release's fault, it is
 worth another try."""
+_OVER = frozenset({RolloutState.DONE, RolloutState.STOPPED, RolloutState.ABORTED})
 _MAX_BACKOFF_S = 6 * 3600.0
 _DEFERRED_S = 8 * 86400.0
 """A device gives up after 7 days of DEFERRED by itself; one that says so for longer counts anew after
@@ -69,13 +76,6 @@ _SETTLED = frozenset({DeviceOutcome.COMMITTED, DeviceOutcome.FAILED, DeviceOutco
 _JUDGED = _SETTLED | {DeviceOutcome.ADMITTED, DeviceOutcome.AWAY, DeviceOutcome.LOST}
 """What a device says later changes these, too: it commits after its deadline, or what it had committed
 does not survive."""
-_NO_CANARY = frozenset({DeviceOutcome.AWAY, DeviceOutcome.SKIPPED, DeviceOutcome.SUPERSEDED})
-"""Another device takes the place of such a canary. A lost one keeps it: the release may have been its end."""
-
-
-def order(devices: Iterable[str], release: str) -> list[str]:
-    """Deterministic, the same after a restart, and other devices are the canaries of the next release."""
-    return sorted(devices, key=lambda d: hashlib.sha256(f"{d}\0{release}".encode()).digest())
 
 
 def decide(
@@ -83,26 +83,46 @@ def decide(
     progress: RolloutProgress,
     views: Mapping[str, DeviceView],
     now_s: float,
-    evidence: LatencyEvidence | None = None,
+    evidence: GateEvidence | None = None,
 ) -> tuple[RolloutProgress, list[SetSlot]]:
     """One step of a rollout that takes nothing back. Returns the new progress and what to write; the same
     input gives the same answer."""
-    if progress.state in (RolloutState.DONE, RolloutState.STOPPED) and progress.unfinished:
+    if progress.state in _OVER and progress.unfinished:
         return _stragglers(spec, progress, views, now_s)
     if progress.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
         return progress, []
-    members = _selected(spec, progress, views)
+    if progress.began_s is None:
+        if spec.start_s is not None and now_s < spec.start_s:
+            return progress.model_copy(update={"note": starts(spec.start_s)}), []
+        progress = progress.model_copy(update={"began_s": now_s})
+    members = selected(spec, progress, views)
     members = {name: _judged(spec, m, views.get(name), now_s) for name, m in members.items()}
-    progress = progress.model_copy(update={"members": members})
-    if reason := _gate(spec, progress, evidence):
+    decisions = progress.decisions if evidence is None else evidence.decisions
+    progress = progress.model_copy(update={"members": members, "decisions": decisions})
+    if reason := _gate(spec, progress):
         return stop(spec, progress, views, reason)
-    if _wave_is_over(progress):
-        return _next_wave(spec, _noted(spec, progress, views, None), now_s), []
+    began_s = now_s if progress.began_s is None else progress.began_s
+    running = progress.state is RolloutState.RUNNING
+    if running and spec.total_s is not None and now_s - began_s > spec.total_s:
+        reason = f"it was to be over within {in_words(spec.total_s)}; devices keep what they have"
+        return halt(progress, reason, RolloutState.STOPPED), []
+    if _wave_is_over(spec, progress):
+        inferences = 0 if evidence is None else evidence.inferences
+        return _next_wave(spec, noted(spec, progress, views), now_s, inferences), []
+    progress = progress.model_copy(update={"wave_done_s": None, "wave_done_n": 0})
     actions: list[SetSlot] = []
+    asked = NextAsked(())
     if progress.state is RolloutState.RUNNING:
-        progress, actions = _admit(spec, progress, views, now_s)
-    since = _idle_since(progress, now_s)
-    progress = _noted(spec, progress.model_copy(update={"idle_since_s": since}), views, since)
+        asked = admission(spec, progress, views, now_s)
+        progress, actions = _admit(spec, progress, views, asked, now_s)
+    since = None if asked.waits else _idle_since(progress, now_s)
+    progress = progress.model_copy(update={"idle_since_s": since})
+    progress = noted(
+        spec, progress, views, idle=since is not None, held=asked.held, missing=_missing(spec, progress)
+    )
+    if since is not None and now_s - since > spec.idle_s and progress.wave > 0:
+        reason = f"{wave_name(progress.wave)} did not come to its end within {in_words(spec.idle_s)}: {progress.note}"
+        return halt(progress, f"{reason}; devices keep what they have", RolloutState.STOPPED), []
     if since is not None and now_s - since > spec.idle_s:
         return stop(
             spec,
@@ -155,6 +175,32 @@ def stop(
     return progress.model_copy(update=update), actions
 
 
+def halt(
+    progress: RolloutProgress, reason: str, ending: RolloutState = RolloutState.ABORTED
+) -> RolloutProgress:
+    """Admit nobody else, and take nothing back. Devices that are at work finish, and are looked after until they have."""
+    if progress.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
+        raise RolloutError(f"a rollout that is {progress.state.value} cannot be stopped")
+    members = {n: _given_up(m) for n, m in progress.members.items()}
+    update = {"state": ending, "reason": reason, "note": None, "idle_since_s": None, "members": members}
+    return progress.model_copy(update=update)
+
+
+def approve(spec: RolloutSpec, progress: RolloutProgress) -> RolloutProgress:
+    """Let the next wave begin. Raises :class:`RolloutError` where none waits for that."""
+    if progress.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
+        raise RolloutError(f"a rollout that is {progress.state.value} waits for no approval")
+    coming = progress.wave + 1
+    if coming > spec.last_wave or not spec.wave(coming).approval:
+        raise RolloutError(
+            f"the next wave of rollout {spec.id} waits for no approval",
+            hint=f"`edgectl rollout status {spec.id}`",
+        )
+    if progress.approved >= coming:
+        raise RolloutError(f"wave {coming} of rollout {spec.id} is approved already")
+    return progress.model_copy(update={"approved": coming})
+
+
 def _returning(m: Member, view: DeviceView | None) -> Member:
     untold = view is not None and view.unsigned
     return m.model_copy(
@@ -181,9 +227,12 @@ def desired_back(before: DesiredSlot | None) -> DesiredSlot | ClearSlot:
     return before.model_copy(update={"policy": before.policy.model_copy(update=terms), "expires_s": None})
 
 
-def admitted(m: Member, view: DeviceView | None, slot: str, now_s: float) -> Member:
+def admitted(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float) -> Member:
     """The member once it is asked to take the release; what it has now is what it gets back."""
-    before = None if view is None else _before(view, slot)
+    before = None
+    if view is not None:
+        known = view.name in spec.ways_back
+        before = spec.ways_back[view.name] if known else _before(view, spec.slot)
     update = {"outcome": DeviceOutcome.ADMITTED, "admitted_s": now_s, "before": before, "detail": None}
     return m.model_copy(update=update)
 
@@ -203,58 +252,6 @@ def _before(view: DeviceView, slot: str) -> DesiredSlot | None:
     if slot in view.clear or r.active is None or r.active_release is None:
         return None
     return DesiredSlot(release=r.active_release, digest=r.active)
-
-
-def fits(spec: RolloutSpec, view: DeviceView) -> bool:
-    """Whether the rollout is for this device."""
-    named = not spec.devices or view.name in spec.devices
-    return named and spec.slot in view.slots and all(view.labels.get(k) == v for k, v in spec.labels.items())
-
-
-def _selected(
-    spec: RolloutSpec, progress: RolloutProgress, views: Mapping[str, DeviceView]
-) -> dict[str, Member]:
-    """Members so far, and newcomers, who enter the wave that runs, under its gates. The canary is made of
-    devices that are there."""
-    members = dict(progress.members)
-    for name in spec.devices:
-        if name not in views and name not in members:
-            members[name] = Member(wave=1, outcome=DeviceOutcome.AWAY, detail=_NEVER_SEEN)
-    members.update(
-        {n: _arrived(spec, m, views[n]) for n, m in members.items() if n in views and _is_expected(m)}
-    )
-    newcomers = [n for n, v in views.items() if (n not in members or members[n].left) and fits(spec, v)]
-    members.update({name: Member(wave=1) for name in order(newcomers, spec.release)})
-    if progress.wave == 0:
-        here = {n for n, v in views.items() if v.online}
-        for name, m in members.items():
-            if m.wave == 0 and m.outcome is DeviceOutcome.WAITING and name not in here:
-                members[name] = m.model_copy(update={"wave": 1})
-        waiting = [
-            n
-            for n in order(members, spec.release)
-            if members[n].outcome is DeviceOutcome.WAITING and n in here
-        ]
-        places = spec.canary - sum(m.wave == 0 and m.outcome not in _NO_CANARY for m in members.values())
-        for name in [n for n in waiting if members[n].wave != 0][: max(0, places)]:
-            members[name] = members[name].model_copy(update={"wave": 0})
-    return members
-
-
-_NEVER_SEEN = "it was never there"
-
-
-def _is_expected(m: Member) -> bool:
-    """A device that was named and not there when the rollout began."""
-    return m.outcome is DeviceOutcome.AWAY and m.admitted_s is None
-
-
-def _arrived(spec: RolloutSpec, m: Member, view: DeviceView) -> Member:
-    if fits(spec, view):
-        return m.model_copy(update={"outcome": DeviceOutcome.WAITING, "detail": None})
-    return m.model_copy(
-        update={"outcome": DeviceOutcome.SKIPPED, "detail": f"it has no slot {spec.slot}, or other labels"}
-    )
 
 
 def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float) -> Member:
@@ -312,7 +309,7 @@ def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float)
     return m
 
 
-def _gate(spec: RolloutSpec, progress: RolloutProgress, evidence: LatencyEvidence | None) -> str | None:
+def _gate(spec: RolloutSpec, progress: RolloutProgress) -> str | None:
     canary = progress.wave == 0
     # many that go away with it are no chance
     bad = {DeviceOutcome.FAILED, DeviceOutcome.LATE} | (set() if canary else {DeviceOutcome.LOST})
@@ -329,17 +326,15 @@ def _gate(spec: RolloutSpec, progress: RolloutProgress, evidence: LatencyEvidenc
         reason = "no canary device committed it"
     if reason:
         return f"{reason} ({failures[0][0]}: {failures[0][1]})"
-    if evidence is None or spec.max_latency_ratio is None:
-        return None
-    return latency_gate(
-        evidence.before, evidence.after, percentile=spec.policy.percentile, max_ratio=spec.max_latency_ratio
-    )
+    return next((d.reason for d in progress.decisions if d.verdict is GateVerdict.WORSE), None)
 
 
 def _nobody_is_left(spec: RolloutSpec, progress: RolloutProgress) -> bool:
     """Every canary has failed, within what the gate allows, and no other takes its place."""
-    current = [m.outcome for m in progress.members.values() if m.wave == 0 and m.outcome not in _NO_CANARY]
-    full = len(current) >= spec.canary or not _any(progress, DeviceOutcome.WAITING, DeviceOutcome.AWAY)
+    current = [m.outcome for m in progress.members.values() if m.wave == 0 and m.outcome not in NO_CANARY]
+    full = len(current) >= canary_places(spec, progress.members.values()) or not _any(
+        progress, DeviceOutcome.WAITING, DeviceOutcome.AWAY
+    )
     return bool(current) and full and all(o in (DeviceOutcome.FAILED, DeviceOutcome.LATE) for o in current)
 
 
@@ -347,12 +342,35 @@ def _any(progress: RolloutProgress, *outcomes: DeviceOutcome) -> bool:
     return any(m.outcome in outcomes for m in progress.members.values())
 
 
-def _wave_is_over(progress: RolloutProgress) -> bool:
-    """Nobody of it is at work, and somebody has shown that the release works. The canary waits for one
+def _wave_is_over(spec: RolloutSpec, progress: RolloutProgress) -> bool:
+    """Nobody of it is at work, and as many as have to have shown that the release works. The canary waits for one
     that was lost."""
     current = [m.outcome for m in progress.members.values() if m.wave == progress.wave]
     waited_for = BUSY | {DeviceOutcome.WAITING} | ({DeviceOutcome.LOST} if progress.wave == 0 else set())
-    return _any(progress, DeviceOutcome.COMMITTED) and not waited_for.intersection(current)
+    return (
+        _any(progress, DeviceOutcome.COMMITTED)
+        and not waited_for.intersection(current)
+        and _missing(spec, progress) == 0
+    )
+
+
+def _is_last(progress: RolloutProgress) -> bool:
+    """Nobody is left for another wave."""
+    return not any(
+        m.wave > progress.wave and m.outcome is DeviceOutcome.WAITING for m in progress.members.values()
+    )
+
+
+def _missing(spec: RolloutSpec, progress: RolloutProgress) -> int:
+    """How many more of the current wave have to commit it before the next; none where there is no next."""
+    if not spec.quorum or _is_last(progress):
+        return 0
+    counted = [
+        m.outcome
+        for m in progress.members.values()
+        if m.wave == progress.wave and m.outcome not in (DeviceOutcome.SKIPPED, DeviceOutcome.SUPERSEDED)
+    ]
+    return max(0, math.ceil(spec.quorum * len(counted) - 1e-9) - counted.count(DeviceOutcome.COMMITTED))
 
 
 def _idle_since(progress: RolloutProgress, now_s: float) -> float | None:
@@ -363,28 +381,50 @@ def _idle_since(progress: RolloutProgress, now_s: float) -> float | None:
     return progress.idle_since_s if progress.idle_since_s is not None else now_s
 
 
-def _next_wave(spec: RolloutSpec, progress: RolloutProgress, now_s: float) -> RolloutProgress:
-    later = [
-        m for m in progress.members.values() if m.wave > progress.wave and m.outcome is DeviceOutcome.WAITING
-    ]
-    if not later:
-        return progress.model_copy(update={"state": RolloutState.DONE, "reason": None})
-    since = progress.wave_done_s if progress.wave_done_s is not None else now_s
-    if now_s - since < spec.soak_s or progress.state is RolloutState.PAUSED:
-        return progress.model_copy(update={"wave_done_s": since})
-    return progress.model_copy(update={"wave": progress.wave + 1, "wave_done_s": None})
+def _next_wave(
+    spec: RolloutSpec, progress: RolloutProgress, now_s: float, inferences: int
+) -> RolloutProgress:
+    """A wave is over: wait for its soak and for whoever has to approve the next one. ``inferences`` of the release so
+    far."""
+    if progress.wave_done_s is None:
+        progress = progress.model_copy(update={"wave_done_s": now_s, "wave_done_n": inferences})
+    if inferences < progress.wave_done_n:  # the controller was restarted, and counts anew
+        progress = progress.model_copy(update={"wave_done_n": 0})
+    empty = all(m.wave != progress.wave for m in progress.members.values())
+    wave, coming = spec.wave(progress.wave), progress.wave + 1
+    waited_s = now_s - (progress.wave_done_s or 0.0)
+    soaking = waited_s < wave.soak_s
+    unproven = wave.soak_inferences - (inferences - progress.wave_done_n)
+    if not empty and unproven > 0 and waited_s > wave.soak_s + spec.idle_s:
+        reason = f"the release made too few inferences within {in_words(spec.idle_s)} after {wave_name(progress.wave)}"
+        return halt(progress, f"{reason}; devices keep what they have", RolloutState.STOPPED)
+    if not empty and (soaking or unproven > 0):
+        until = [f"{in_words(wave.soak_s)} after its last commit"] if soaking else []
+        until += [f"{wave.soak_inferences} inferences of the release"] if unproven > 0 else []
+        return also_noted(progress, f"{wave_name(progress.wave)} soaks: {' and '.join(until)}")
+    if _is_last(progress):
+        return progress.model_copy(update={"state": RolloutState.DONE, "reason": None, "note": None})
+    if spec.wave(coming).approval and progress.approved < coming:
+        return also_noted(progress, f"wave {coming} waits for approval: `edgectl rollout approve {spec.id}`")
+    if progress.state is RolloutState.PAUSED:
+        return progress
+    return progress.model_copy(update={"wave": coming, "wave_done_s": None, "wave_done_n": 0, "note": None})
 
 
 def _admit(
-    spec: RolloutSpec, progress: RolloutProgress, views: Mapping[str, DeviceView], now_s: float
+    spec: RolloutSpec,
+    progress: RolloutProgress,
+    views: Mapping[str, DeviceView],
+    asked: NextAsked,
+    now_s: float,
 ) -> tuple[RolloutProgress, list[SetSlot]]:
     members, actions = dict(progress.members), []
-    for name in order(members, spec.release):
+    for name in asked.now:
         m = members[name]
-        if m.wave == progress.wave and m.outcome is DeviceOutcome.WAITING:
-            members[name] = admitted(m, views.get(name), spec.slot, now_s)
-            actions.append(SetSlot(name, spec.slot, _desired(spec, m)))
-    progress, again = _ask_again(spec, progress.model_copy(update={"members": members}), now_s)
+        members[name] = admitted(spec, m, views.get(name), now_s)
+        actions.append(SetSlot(name, spec.slot, _desired(spec, m)))
+    progress = progress.model_copy(update={"members": members})
+    progress, again = _ask_again(spec, progress, asked.again, now_s)
     return progress, actions + again
 
 
@@ -395,15 +435,10 @@ def _desired(spec: RolloutSpec, m: Member) -> DesiredSlot:
 
 
 def _ask_again(
-    spec: RolloutSpec, progress: RolloutProgress, now_s: float
+    spec: RolloutSpec, progress: RolloutProgress, due: Iterable[str], now_s: float
 ) -> tuple[RolloutProgress, list[SetSlot]]:
-    """Who waits for another try is asked for the same with a raised attempt: an end that a device has
+    """Those that wait for another try are asked for the same with a raised attempt: an end that a device has
     reported stays one."""
-    due = {
-        n: m
-        for n, m in progress.members.items()
-        if m.outcome is DeviceOutcome.RETRYING and now_s >= (m.retry_s or 0.0)
-    }
     again = {
         n: m.model_copy(
             update={
@@ -413,7 +448,8 @@ def _ask_again(
                 "retry_s": None,
             }
         )
-        for n, m in due.items()
+        for n in due
+        for m in (progress.members[n],)
     }
     actions = [SetSlot(n, spec.slot, _desired(spec, m)) for n, m in again.items()]
     return progress.model_copy(update={"members": {**progress.members, **again}}), actions
@@ -426,56 +462,21 @@ def _stragglers(
     back from the others."""
     members, actions = dict(progress.members), []
     for name, m in progress.members.items():
-        if name in views and _is_expected(m) and progress.state is RolloutState.DONE:
-            m = _arrived(spec, m, views[name])
+        if name in views and is_expected(m) and progress.state is RolloutState.DONE:
+            m = joined(spec, m, views[name], progress.wave)
             if m.outcome is DeviceOutcome.WAITING:
-                m = admitted(m, views[name], spec.slot, now_s)
+                m = admitted(spec, m, views[name], now_s)
                 actions.append(SetSlot(name, spec.slot, _desired(spec, m)))
             members[name] = m
             continue
-        m = members[name] = _judged(spec, m, views.get(name), now_s)
+        m = _judged(spec, m, views.get(name), now_s)
+        members[name] = m = m if progress.state is RolloutState.DONE else _given_up(m)
         desired, ours = views[name].desired.get(spec.slot) if name in views else None, _desired(spec, m)
         taken = desired is None or (desired.digest, desired.attempt) != (ours.digest, ours.attempt)
-        if m.outcome in OPEN and name in views and taken and not _is_expected(m):
+        if m.outcome in OPEN and name in views and taken and not is_expected(m):
             members[name] = m.model_copy(update={"outcome": DeviceOutcome.SUPERSEDED, "detail": None})
-    progress, again = _ask_again(spec, progress.model_copy(update={"members": members}), now_s)
-    return _noted(spec, progress, views, None), actions + again
-
-
-def _noted(
-    spec: RolloutSpec, progress: RolloutProgress, views: Mapping[str, DeviceView], idle_since_s: float | None
-) -> RolloutProgress:
-    """With whom it waits for, for people. Nothing in it changes with time alone: every change is written
-    down."""
-    members = {
-        n: m for n, m in progress.members.items() if m.wave == progress.wave or progress.state not in ACTIVE
-    }
-    lost = [n for n, m in members.items() if m.outcome is DeviceOutcome.LOST]
-    gone = [n for n, m in members.items() if m.outcome in BUSY and n in views and not views[n].online]
-    unsigned = [n for n, m in members.items() if m.outcome in BUSY and n in views and views[n].unsigned]
-    notes = []
-    if unsigned:
-        notes.append(f"{names(unsigned)}: waits for `edgectl rollout approve`")
-    if lost:
-        notes.append(
-            f"{names(lost)} went away in the middle of an activation; `edgectl rollout skip {spec.id} {lost[0]}` goes on without"
-        )
-    elif idle_since_s is not None and progress.wave == 0:
-        absent = [
-            n for n, m in progress.members.items() if m.outcome in (DeviceOutcome.WAITING, DeviceOutcome.AWAY)
-        ]
-        notes.append(
-            f"nobody is there to be the canary: {names(absent) or f'no device with slot {spec.slot} is known'}"
-        )
-    elif gone:
-        notes.append(f"{names(gone)}: away, waited for {spec.away_s:g} s at most")
-    if progress.state not in ACTIVE:
-        away = [n for n, m in members.items() if m.outcome is DeviceOutcome.AWAY]
-        notes += [f"{names(away)}: away, takes it when it is back"] if away else []
-    return progress.model_copy(update={"note": "; ".join(notes) or None})
-
-
-def names(devices: Iterable[str]) -> str:
-    """A few of them, for a sentence: ``a, b, c and 4 more``."""
-    found = sorted(devices)
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    due = [
+        n for n, m in members.items() if m.outcome is DeviceOutcome.RETRYING and now_s >= (m.retry_s or 0.0)
+    ]
+    progress, again = _ask_again(spec, progress.model_copy(update={"members": members}), due, now_s)
+    return noted(spec, progress, views), actions + again

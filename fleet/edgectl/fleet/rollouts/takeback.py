@@ -17,7 +17,7 @@ from edgectl.fleet.rollouts.planner import (
     ACTIVE,
     DeviceOutcome,
     DeviceView,
-    LatencyEvidence,
+    GateEvidence,
     Member,
     RolloutProgress,
     RolloutSpec,
@@ -45,7 +45,7 @@ def advance(
     progress: RolloutProgress,
     views: Mapping[str, DeviceView],
     now_s: float,
-    evidence: LatencyEvidence | None = None,
+    evidence: GateEvidence | None = None,
 ) -> tuple[RolloutProgress, list[SetSlot]]:
     """One step of a rollout, whichever way it goes. Returns the new progress and what to write; the same
     input gives the same answer."""

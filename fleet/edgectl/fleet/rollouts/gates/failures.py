@@ -1,13 +1,12 @@
-"""Measured conditions between the parts of a rollout. Pure; each returns why to stop, or None."""
+"""Devices that could not take the release: an exact binomial bound (Clopper & Pearson 1934). Pure."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
-from edgectl.core.histogram import Histogram
-
-__all__ = ["failure_gate", "latency_gate", "lower_bound", "upper_bound"]
+__all__ = ["at_most", "bisect", "failure_gate", "lower_bound", "upper_bound"]
 
 
 def failure_gate(
@@ -28,15 +27,7 @@ def failure_gate(
     return None
 
 
-def latency_gate(before: Histogram, after: Histogram, *, percentile: float, max_ratio: float) -> str | None:
-    """Is the new engine slower than the old one over the devices that run it? Nothing is said from too few
-    samples."""
-    old, new = before.percentile_ms(percentile), after.percentile_ms(percentile)
-    if old is None or new is None or new <= max_ratio * old:
-        return None
-    return f"p{percentile:g} latency rose from {old:.2f} to {new:.2f} ms, {max_ratio:g} times are allowed"
-
-
+@functools.lru_cache(maxsize=4096)
 def upper_bound(failed: int, n: int, confidence: float = 0.95) -> float:
     """Largest failure rate that still explains ``failed`` of ``n`` (one-sided, exact: Clopper–Pearson).
 
@@ -44,7 +35,7 @@ def upper_bound(failed: int, n: int, confidence: float = 0.95) -> float:
     """
     if n == 0 or failed >= n:
         return 1.0
-    return _bisect(lambda p: _at_most(failed, n, p) > 1 - confidence)
+    return bisect(lambda p: at_most(failed, n, p) > 1 - confidence)
 
 
 def lower_bound(failed: int, n: int, confidence: float = 0.95) -> float:
@@ -52,19 +43,31 @@ def lower_bound(failed: int, n: int, confidence: float = 0.95) -> float:
     return 1.0 - upper_bound(n - failed, n, confidence) if n and failed else 0.0
 
 
-def _at_most(k: int, n: int, p: float) -> float:
-    """P(X ≤ k) of a binomial distribution, by logarithms: n may be 100 000."""
-    if p <= 0:
+def at_most(k: int, n: int, p: float) -> float:
+    """P(X ≤ k) of a binomial distribution. The terms of the tail on the side of k, from k outwards, until they no longer
+    count: n may be 100 000."""
+    if p <= 0 or k >= n:
         return 1.0
-    log_p, log_q = math.log(p), math.log1p(-p)
-    total = 0.0
-    for i in range(k + 1):
-        log_choose = math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1)
-        total += math.exp(log_choose + i * log_p + (n - i) * log_q)
-    return min(1.0, total)
+    if p >= 1 or k < 0:
+        return 0.0
+    if k < p * (n + 1):  # below the mode the terms fall towards 0
+        return min(1.0, _tail(k, n, p, -1))
+    return max(0.0, 1.0 - _tail(k + 1, n, p, 1))
 
 
-def _bisect(below: Callable[[float], bool]) -> float:
+def _tail(first: int, n: int, p: float, step: int) -> float:
+    """The sum of P(X = first), P(X = first + step), …, which fall."""
+    log_choose = math.lgamma(n + 1) - math.lgamma(first + 1) - math.lgamma(n - first + 1)
+    term = math.exp(log_choose + first * math.log(p) + (n - first) * math.log1p(-p))
+    total, i, odds = 0.0, first, p / (1 - p)
+    while term > total * 1e-17:
+        total += term
+        term *= (n - i) / (i + 1) * odds if step > 0 else i / ((n - i + 1) * odds)
+        i += step
+    return total
+
+
+def bisect(below: Callable[[float], bool]) -> float:
     low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2

@@ -1,0 +1,36 @@
+"""The gates that there are. A gate is one file of this folder: its settings, its code and one line of documentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
+
+from edgectl.fleet.rollouts.gates import drops, errors, events, frames, latency, memory
+from edgectl.fleet.rollouts.gates.drops import DropTerms
+from edgectl.fleet.rollouts.gates.errors import ErrorTerms
+from edgectl.fleet.rollouts.gates.events import EventTerms
+from edgectl.fleet.rollouts.gates.frames import FrameTerms
+from edgectl.fleet.rollouts.gates.gate_type import GateType
+from edgectl.fleet.rollouts.gates.latency import LatencyTerms
+from edgectl.fleet.rollouts.gates.memory import MemoryTerms
+
+__all__ = ["GATES", "GateTerms", "type_of"]
+
+GATES: dict[str, GateType] = {
+    "latency": latency.GATE,
+    "errors": errors.GATE,
+    "drops": drops.GATE,
+    "frames": frames.GATE,
+    "memory": memory.GATE,
+    "events": events.GATE,
+}
+
+GateTerms: TypeAlias = Annotated[
+    LatencyTerms | ErrorTerms | DropTerms | FrameTerms | MemoryTerms | EventTerms, Field(discriminator="gate")
+]
+"""Settings of any of them."""
+
+
+def type_of(terms: GateTerms) -> GateType:
+    return GATES[terms.gate]

@@ -1,0 +1,1 @@
+"""What the controller remembers, in SQLite or PostgreSQL: see :mod:`edgectl.fleet.store.inventory`."""
