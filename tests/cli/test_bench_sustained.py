@@ -43,8 +43,8 @@ def test_one_variant_runs_for_the_time_and_is_drawn(bundle: Path, tmp_path: Path
         (["--sustained", "1m", "--decide"], "--sustained runs one variant, --decide compares all"),
         (["--plot", "x.svg"], "--variant and --plot belong to --sustained"),
         (
-            ["--sustained", "1s", "--variant", "cpu/onnxruntime-flot32"],
-            "did you mean 'cpu/onnxruntime-float32'?",
+            ["--sustained", "1s", "--variant", "cpu/cpu-flot32"],
+            "did you mean 'cpu/cpu-float32'?",
         ),
         (["--sustained", "1s", "--plot", "/nowhere/at/all.svg"], "there is no folder /nowhere/at"),
     ],

@@ -61,6 +61,8 @@ def names(world: World) -> set[str]:
         "--stream speech=mic --slot a=b --slot c=d",
         "--stream surveillance=rtsp://x --slot detector=No/Slot",
         "--stream surveillance=rtsp://x --slot Detector=gate",
+        "--stream surveillance=rtsp://x --config-slot a --config-slot b",
+        "--stream surveillance=rtsp://x --config-slot surveillance-detector",
         "--label site",
         "--profile No/Profile",
         "--csr device.csr",
@@ -101,6 +103,13 @@ def test_disk_that_fills_up_on_the_way_leaves_nothing(
     assert [p.name for p in Path("gate-1").iterdir()] == ["mine"] if there else not Path("gate-1").exists()
     monkeypatch.undo()
     world.controller.enroll("gate-1")  # and nobody is in the way of another try
+
+
+def test_device_measures_for_builds_only_if_it_was_enrolled_to(world: World) -> None:
+    edgectl("device enroll gate-1")
+    edgectl("device enroll bench-1 --measure")
+    assert load_agent_config(Path("gate-1/agent.toml")).measure is None
+    assert load_agent_config(Path("bench-1/agent.toml")).measure is not None
 
 
 def test_device_is_enrolled_into_a_second_folder_only_if_that_is_meant(world: World) -> None:

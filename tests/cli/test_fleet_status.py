@@ -54,6 +54,15 @@ class Controller:
             for n, s in ((1, "done"), (2, "running"))
         ]
 
+    def preview_rollout(
+        self, slot: str, labels: dict[str, str], devices: list[str], **_: object
+    ) -> dict[str, Any]:
+        meant = slot == "gate" and labels.get("site") != "south" and "gate-9" not in devices
+        warning = (
+            "no device is selected; 4 of 4 have slot gate" if slot == "gate" else f"no device has slot {slot}"
+        )
+        return {"devices": 4 if meant else 0, "warnings": [] if meant else [warning]}
+
     def start_rollout(self, release: str, slot: str, **_: object) -> dict[str, Any]:
         return {
             "id": f"{slot}-3",
@@ -107,11 +116,11 @@ def test_controller_without_a_broker_says_that_what_it_knows_is_old_and_that_a_f
 )
 def test_rollout_that_means_no_device_says_so_and_how_to_end_it(words: str) -> None:
     said = run(f"rollout start m@2 {words}")
-    assert "no device that this controller knows" in said
+    assert "note: no device " in said
     assert "edgectl rollout abort" in said
 
 
 def test_rollout_that_began_says_how_to_follow_it() -> None:
     said = run("rollout start m@2 --slot gate --label site=north --device gate-1")
     assert "no device" not in said
-    assert said.endswith("next: edgectl rollout status gate-3\n")
+    assert said.endswith("next: edgectl rollout watch gate-3\n")

@@ -20,7 +20,7 @@ from typer.main import get_command
 from edgectl.cli.main import app, main
 
 HEAVY = {"numpy", "cv2", "av", "pydantic", "paho", "onnxruntime", "onnx", "rich", "tuf", "cryptography", "yaml"}
-LIGHT = ("edgectl.cli", *(f"edgectl.core.{m}" for m in ("errors", "uri", "clock", "privacy", "lazy")))
+LIGHT = ("edgectl.cli", *(f"edgectl.core.{m}" for m in ("errors", "uri", "clock", "durations", "privacy", "lazy")))
 TABLES = {"edgectl.pipelines.kinds", "edgectl.pipelines.registry"}  # names without what they name
 
 def helped(path):

@@ -59,6 +59,16 @@ def test_text_goes_to_stdout_and_talk_to_stderr(capsys: pytest.CaptureFixture[st
     assert captured.err == "hello\n"
 
 
+def test_what_is_to_be_copied_stands_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Printer(False)
+    link = "http://127.0.0.1:8765/enter/" + "x" * 200
+    out.say(f"a link: {link}", whole=True)
+    out.say(f"a link: {link}")
+    whole, *broken = capsys.readouterr().err.splitlines()
+    assert whole == f"a link: {link}"
+    assert len(broken) > 1
+
+
 def test_an_error_is_one_sentence_and_the_next_step(capsys: pytest.CaptureFixture[str]) -> None:
     Printer(False).fail(UsageError("there is no [thing]", hint="pip install 'edgectl[thing]'"))
     captured = capsys.readouterr()

@@ -46,6 +46,7 @@ NOUNS = {
     "agent": "Run the service on a device.",
     "controller": "Set up and run the controller: inventory, seeder, rollouts, API.",
     "release": "Publish, withdraw and list signed releases.",
+    "config": "Publish pipeline configurations as releases, show and compare them.",
     "rollout": "Bring a release to devices in waves, watch it, take it back.",
     "slot": "Empty a slot.",
     "fleet": "Watch the fleet: devices, status, events, freeze.",

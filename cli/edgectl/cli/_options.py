@@ -16,18 +16,16 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
-import re
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
 import typer
 
+from edgectl.core.durations import seconds_of
 from edgectl.core.errors import UsageError
 from edgectl.core.uri import redact_text
 
 __all__ = ["OptionGroup", "Prefer", "duration", "key_value", "ungrouped"]
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Prefer(str, enum.Enum):
@@ -76,9 +74,10 @@ def _fields(group: type[OptionGroup]) -> dict[str, inspect.Parameter]:
 
 def duration(text: str) -> float:
     """``90s``, ``30m``, ``1h30m``, ``2h`` → seconds. Raises :class:`typer.BadParameter`."""
-    if not re.fullmatch(r"([0-9]{1,6}[smhd])+", text):
-        raise typer.BadParameter(f"{text!r} is not a time like 30m, 2h or 1h30m")
-    return float(sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"([0-9]+)([smhd])", text)))
+    try:
+        return seconds_of(text)
+    except ValueError as e:
+        raise typer.BadParameter(str(e)) from None
 
 
 def key_value(text: str, option: str) -> tuple[str, str]:

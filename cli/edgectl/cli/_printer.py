@@ -79,10 +79,11 @@ class Printer(OptionGroup):
         else:
             self.stdout.print(_shown(text))
 
-    def say(self, message: str) -> None:
-        """A message: what is going on. Silent with ``--json``."""
+    def say(self, message: str, *, whole: bool = False) -> None:
+        """A message: what is going on. Silent with ``--json``. ``whole``: it has something to be copied, and is not broken
+        into lines."""
         if not self.as_json:
-            self.stderr.print(redact_text(message))
+            self.stderr.print(redact_text(message), soft_wrap=whole)
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, float | None], None]]:

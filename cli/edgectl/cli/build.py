@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgectl.cli._controller import ControllerOptions
 from edgectl.cli._printer import Printer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from rich.console import Group
+
+    from edgectl.cli._measuring import FleetDevice
 
 __all__ = ["build"]
 
@@ -107,6 +113,13 @@ def build(
             help="Minutes of training after pruning, and for int8 that loses accuracy. The float model teaches; no labels are needed. Needs torch.",
         ),
     ] = 0.0,
+    teach: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="With --recover: more data to learn from, without labels: a video, a folder of pictures or recordings, an .npz.",
+        ),
+    ] = None,
     smaller_input: Annotated[
         str | None,
         typer.Option(
@@ -178,10 +191,19 @@ def build(
             help="The model is a pickle of yours, or of somebody whom you trust: code inside it may run while it is converted.",
         ),
     ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="DEVICE[,DEVICE]",
+            help="Measure candidates on these enrolled devices instead of here: they have [measure] in their agent.toml and nothing else to do.",
+        ),
+    ] = None,
     debug: Annotated[
         bool, typer.Option("--debug", help="Log every step to stderr, with tracebacks.")
     ] = False,
     *,
+    controller: ControllerOptions,
     output: Printer,
 ) -> None:
     """Quantize a model for one or more device profiles and pack the engines into a bundle. The fastest
@@ -197,9 +219,13 @@ def build(
     from edgectl.builder.variants.batched import parse_batches
     from edgectl.builder.variants.smaller_input import parse_smaller_input
 
-    compression = parse_options(prune or (), cluster=cluster, importance=importance, recover_minutes=recover)
+    compression = parse_options(
+        prune or (), cluster=cluster, importance=importance, recover_minutes=recover, teach=teach
+    )
     smaller = None if smaller_input is None else parse_smaller_input(smaller_input)
-    with output.progress() as update:
+    with contextlib.ExitStack() as stack:
+        devices = stack.enter_context(_devices(on, profile, controller))
+        update = stack.enter_context(output.progress())
 
         def show(p: BuildProgress) -> None:
             left = "" if p.ends_in_s is None else f"  about {_clock(p.ends_in_s)} left"
@@ -230,6 +256,7 @@ def build(
             runtimes=runtime or (),
             convert=ConvertOptions(convert_python, trust_source),
             float16_weights=float16_weights,
+            devices=devices,
             progress=show,
         )
 
@@ -239,6 +266,24 @@ def build(
         return build_view(report)
 
     output.result(report, shown)
+
+
+@contextlib.contextmanager
+def _devices(
+    names: str | None, profiles: str, controller: ControllerOptions
+) -> Iterator[Sequence[FleetDevice]]:
+    """Those that measure, until the build is over."""
+    if names is None:
+        yield ()
+        return
+    from edgectl.builder.request import loaded_profiles
+    from edgectl.cli._measuring import measuring_devices
+    from edgectl.cli.device.asking import login
+
+    wanted = list(dict.fromkeys(n.strip() for n in names.split(",") if n.strip()))
+    known = [p.name for p in loaded_profiles(profiles)]
+    with controller.client() as fleet, measuring_devices(fleet, wanted, known, login()) as devices:
+        yield devices
 
 
 def _clock(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import typer
 from edgectl.cli._controller import ControllerOptions
 from edgectl.cli._nouns import Noun
 from edgectl.cli._printer import Printer, outcomes, printable, table
+from edgectl.core.durations import seconds_of
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -23,7 +24,6 @@ app = Noun("fleet")
 
 _PAGE = 1000
 """What the controller answers with at most."""
-_AGO = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @app.command("devices")
@@ -200,8 +200,8 @@ def _since(text: str) -> float:
     """``2h``, ``1d12h`` ago or a local time → Unix seconds."""
     from datetime import datetime
 
-    if re.fullmatch(r"([0-9]{1,6}[smhd])+", text):
-        return time.time() - sum(int(n) * _AGO[unit] for n, unit in re.findall(r"([0-9]+)([smhd])", text))
+    with contextlib.suppress(ValueError):
+        return time.time() - seconds_of(text)
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):

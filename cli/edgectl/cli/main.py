@@ -60,6 +60,8 @@ _EXTRAS = {
     "starlette": "fleet",
     "uvicorn": "fleet",
     "httpx": "fleet",
+    "jinja2": "fleet",
+    "markupsafe": "fleet",
     "amqtt": "broker",
     "torch": "compress",
     "threadpoolctl": "builder",

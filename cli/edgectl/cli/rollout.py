@@ -12,8 +12,8 @@ import typer
 from edgectl.cli._controller import ControllerOptions
 from edgectl.cli._keys import key_ring
 from edgectl.cli._nouns import Noun
-from edgectl.cli._options import key_value
 from edgectl.cli._printer import Printer, outcomes, table
+from edgectl.cli._rollout_terms import RolloutTerms
 from edgectl.core.errors import RolloutError, TrustError, UsageError
 
 if TYPE_CHECKING:
@@ -23,133 +23,71 @@ __all__ = ["app"]
 
 app = Noun("rollout")
 
-_MEDIAN_RATIO = 1.5
-"""Of the gates that compare medians, in shadow and between the rollout's windows; a looser
-`--max-latency-ratio` loosens them, too."""
-
+Release = Annotated[
+    str | None, typer.Argument(help="NAME@VERSION of a published release; may stand in the --policy.")
+]
+Slot = Annotated[
+    str | None, typer.Option(help="The slot that gets it, e.g. gate-detector; may stand in the --policy.")
+]
 Id = Annotated[str, typer.Argument(help="Id of the rollout; `edgectl rollout status` lists them.")]
+
+
+_UNDER_WAY = ("running", "paused", "rolling_back")
+_LOOK_S = 0.5
+
+
+@app.command("preview")
+def preview(
+    release: Release = None,
+    slot: Slot = None,
+    *,
+    terms: RolloutTerms,
+    controller: ControllerOptions,
+    out: Printer,
+) -> None:
+    """Show what a rollout would do if it began now: devices, waves, bytes, time, and what its gates can find. Nothing is
+    begun."""
+    request = terms.request(release, slot)
+    with controller.client() as fleet:
+        found = fleet.preview_rollout(**request)
+
+    def shown() -> RenderableType:
+        from edgectl.cli.views.rollout import preview_view
+
+        return preview_view(request, found)
+
+    out.result(found, shown)
 
 
 @app.command("start")
 def start(
-    release: Annotated[str, typer.Argument(help="NAME@VERSION of a published release.")],
-    slot: Annotated[str, typer.Option(help="The slot that gets it, e.g. gate-detector.")],
-    canary: Annotated[int, typer.Option(min=1, help="Devices in the first wave.")] = 1,
-    soak: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait after the canary before the rest.")
-    ] = 0.0,
-    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE: only devices with this label.")] = None,
-    device: Annotated[list[str] | None, typer.Option(help="Only this device; may be repeated.")] = None,
-    probation: Annotated[
-        float, typer.Option(min=0.1, help="Seconds that a new engine is watched on each device.")
-    ] = 60.0,
-    min_inferences: Annotated[
-        int, typer.Option(min=1, help="Fewest inferences of the new engine before it is judged.")
-    ] = 130,
-    percentile: Annotated[
-        int, typer.Option(help="Latency percentile that is judged: 50, 90, 95 or 99.")
-    ] = 95,
-    max_latency_ratio: Annotated[
-        float, typer.Option(min=0.01, help="Largest latency allowed, as a multiple of the old engine's.")
-    ] = 1.3,
-    max_latency_ms: Annotated[
-        float | None, typer.Option(min=0.001, help="Largest latency allowed, in ms.")
-    ] = None,
-    window: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="When devices may activate it, in their local time: 'mon-fri 01:00-05:00'. They fetch it at any time."
-        ),
-    ] = None,
-    shadow: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1, max=100, help="First run it beside the old engine on this percentage of frames."
-        ),
-    ] = None,
-    min_agreement: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="With --shadow: share of findings that old and new engine must have in common."
-        ),
-    ] = 0.9,
-    retries: Annotated[
-        int,
-        typer.Option(min=0, max=20, help="How often to ask a device again that had no disk, memory or time."),
-    ] = 3,
-    shared_plans: Annotated[
-        bool,
-        typer.Option(
-            "--shared-plans",
-            help="TensorRT: take a plan that `edgectl release share-plan` signed for just this device.",
-        ),
-    ] = False,
-    deadline: Annotated[
-        float, typer.Option(min=1, help="Hours that a device may take while it is online.")
-    ] = 24.0,
-    idle: Annotated[
-        float,
-        typer.Option(
-            min=0.01,
-            help="Hours to wait while no device is online that could prove the release. Then the rollout stops.",
-        ),
-    ] = 24.0,
-    back: Annotated[
-        float,
-        typer.Option(min=0.01, help="Minutes to wait for devices to go back when the release is taken back."),
-    ] = 60.0,
+    release: Release = None,
+    slot: Slot = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the rollout to its end; exit 12 if it stops.")
     ] = False,
     *,
+    terms: RolloutTerms,
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """Bring a release to devices: a canary first, then the rest. If the release fails there, the rollout
+    """Bring a release to devices: a canary first, then wave after wave. If the release fails there, the rollout
     stops and devices go back."""
-    if percentile not in (50, 90, 95, 99):
-        raise UsageError(f"--percentile {percentile}: 50, 90, 95 or 99")
-    policy = {
-        "probation_s": probation,
-        "min_inferences": min_inferences,
-        "percentile": percentile,
-        "max_latency_ratio": max_latency_ratio,
-        "max_latency_ms": max_latency_ms,
-        "windows": _windows(window or []),
-        "shadow": None
-        if shadow is None
-        else {
-            "percent": shadow,
-            "min_agreement": min_agreement,
-            "max_latency_ratio": max(_MEDIAN_RATIO, max_latency_ratio),
-        },
-        "shared_plans": shared_plans,
-    }
-    labels = dict(key_value(text, "--label") for text in label or [])
+    request = terms.request(release, slot)
     with controller.client() as fleet:
-        rollout = fleet.start_rollout(
-            release,
-            slot,
-            policy=policy,
-            labels=labels,
-            devices=device or [],
-            canary=canary,
-            soak_s=soak,
-            max_latency_ratio=max(_MEDIAN_RATIO, max_latency_ratio),
-            retries=retries,
-            deadline_s=deadline * 3600,
-            idle_s=idle * 3600,
-            back_s=back * 60,
-        )
-        if not _meant(fleet.devices(), slot, labels, device or []):
+        meant = fleet.preview_rollout(**request)
+        rollout = fleet.start_rollout(**request)
+        for warning in meant["warnings"]:
+            out.say(f"note: {warning}")
+        if not meant["devices"]:
             out.say(
-                f"no device that this controller knows has slot {slot}{' and the labels' if labels else ''}: the rollout waits for one\n"
-                f"next: `edgectl fleet devices` shows the slots; `edgectl rollout abort {rollout['id']}` ends it"
+                f"the rollout waits for a device that it selects\n"
+                f"next: `edgectl fleet devices` shows slots and labels; `edgectl rollout abort {rollout['id']}` ends it"
             )
         if wait:
             with out.progress() as update:
-                while rollout["state"] in ("running", "paused", "rolling_back"):
-                    time.sleep(0.5)
+                while rollout["state"] in _UNDER_WAY:
+                    time.sleep(_LOOK_S)
                     rollout = fleet.rollout(rollout["id"])
                     done = Counter(m["outcome"] for m in rollout["members"].values())
                     total = max(1, len(rollout["members"]))
@@ -160,27 +98,71 @@ def start(
     def shown() -> RenderableType:
         from rich.console import Group
 
-        now = _shown([rollout])
-        return now if wait else Group(now, f"next: edgectl rollout status {rollout['id']}")
+        now = _one(rollout)
+        return now if wait else Group(now, f"next: edgectl rollout watch {rollout['id']}")
 
     out.result(rollout, shown)
-    if wait and rollout["state"] != "done":
-        raise RolloutError(
-            f"rollout {rollout['id']} of {release} is {rollout['state']}: {rollout.get('reason') or 'no reason given'}"
-        )
+    if wait:
+        _check_end(rollout)
 
 
 @app.command("status")
 def status(
     rollout: Annotated[str | None, typer.Argument(help="Id; without one, all are listed.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every device, not only those that are at work or in trouble.")
+    ] = False,
     *,
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """Show rollouts, or one with its devices."""
+    """Show rollouts, or one with its waves and devices."""
     with controller.client() as fleet:
         found = [fleet.rollout(rollout)] if rollout else fleet.rollouts()
-    out.result(found[0] if rollout else found, lambda: _shown(found))
+    if not rollout:
+        out.result(found, lambda: _shown(found))
+        return
+    out.result(found[0], lambda: _one(found[0], every=every))
+
+
+@app.command("explain")
+def explain(rollout: Id, *, controller: ControllerOptions, out: Printer) -> None:
+    """Show what each gate made of the telemetry, with its numbers; each verdict is worked out again from them."""
+    from edgectl.cli.views.gates import decisions_view
+    from edgectl.fleet.rollouts.gates import GATES, GateDecision, recompute
+
+    with controller.client() as fleet:
+        fleet.rollout(rollout)  # one that is not there is a mistake, and not one without decisions
+        decisions = [GateDecision.model_validate(d) for d in fleet.decisions(rollout)]
+    if strangers := sorted({d.kind for d in decisions} - GATES.keys()):
+        raise UsageError(
+            f"this edgectl does not know the gate {strangers[0]}",
+            hint="install the controller's version here",
+        )
+    again = [recompute(d) for d in decisions]
+    told = [
+        {**d.model_dump(mode="json"), "recomputed": v.value} for d, v in zip(decisions, again, strict=True)
+    ]
+    out.result(told, lambda: decisions_view(decisions, again))
+
+
+@app.command("watch")
+def watch(rollout: Id, *, controller: ControllerOptions, out: Printer) -> None:
+    """Follow a rollout until it ends or Ctrl-C. Exits with 12 if it did not end well."""
+    with controller.client() as fleet:
+        found = fleet.rollout(rollout)
+
+        class Now:
+            def __rich__(self) -> RenderableType:
+                return _one(found)
+
+        with out.live(Now()) as say:
+            while found["state"] in _UNDER_WAY:
+                say(f"{found['state']}, wave {found['wave']}: {outcomes(found)}")
+                time.sleep(_LOOK_S)
+                found = fleet.rollout(rollout)
+    out.result(found, lambda: _one(found))
+    _check_end(found)
 
 
 @app.command("pause")
@@ -196,9 +178,18 @@ def resume(rollout: Id, *, controller: ControllerOptions, out: Printer) -> None:
 
 
 @app.command("abort")
-def abort(rollout: Id, *, controller: ControllerOptions, out: Printer) -> None:
-    """Stop a running rollout. Its devices get back what they had."""
-    _change(rollout, "abort", controller, out)
+def abort(
+    rollout: Id,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Take nothing back: devices keep what they have, or are about to have."),
+    ] = False,
+    *,
+    controller: ControllerOptions,
+    out: Printer,
+) -> None:
+    """Stop a running rollout. Its devices get back what they had, unless they are to keep it."""
+    _change(rollout, "halt" if keep else "abort", controller, out)
 
 
 @app.command("rollback")
@@ -208,7 +199,7 @@ def rollback(rollout: Id, *, controller: ControllerOptions, out: Printer) -> Non
         changed = fleet.change_rollout(rollout, "rollback")
     if changed["state"] != "rolling_back":
         out.say(f"no device has {changed['release']} by this rollout any more: there is nothing to take back")
-    out.result(changed, lambda: _shown([changed]))
+    out.result(changed, lambda: _one(changed))
 
 
 @app.command("skip")
@@ -222,11 +213,14 @@ def skip(
     """Continue without a device, for example one that is away. It keeps, or gets back, what it had."""
     with controller.client() as fleet:
         changed = fleet.skip_device(rollout, device)
-    out.result(changed, lambda: _shown([changed]))
+    out.result(changed, lambda: _one(changed))
 
 
 @app.command("approve")
 def approve(
+    rollout: Annotated[
+        str | None, typer.Argument(help="Let the next wave of this rollout begin, where it waits for that.")
+    ] = None,
     key: Annotated[
         list[Path] | None,
         typer.Option(help="Private key of the director that you hold, or a folder of them; not with --show."),
@@ -237,8 +231,15 @@ def approve(
     controller: ControllerOptions,
     out: Printer,
 ) -> None:
-    """Sign, as an operator, what devices are to run, in a fleet whose director needs more than the
-    controller's key."""
+    """Let the next wave of a rollout begin; without an id, sign what devices are to run, in a fleet whose director needs
+    more than the controller's key."""
+    if rollout is not None:
+        if key or device or show:
+            raise UsageError(
+                "a wave is approved by the rollout's id alone; --key, --device and --show belong to documents"
+            )
+        _change(rollout, "approve", controller, out)
+        return
     from edgectl.core.signed import add_signatures
     from edgectl.fleet.keys.approval import check_known, consequences, director_in, missing_from
 
@@ -281,37 +282,26 @@ def approve(
 def _change(rollout: str, op: str, controller: ControllerOptions, out: Printer) -> None:
     with controller.client() as fleet:
         changed = fleet.change_rollout(rollout, op)
-    out.result(changed, lambda: _shown([changed]))
+    out.result(changed, lambda: _one(changed))
+
+
+def _check_end(rollout: dict[str, Any]) -> None:
+    if rollout["state"] != "done":
+        raise RolloutError(
+            f"rollout {rollout['id']} of {rollout['release']} is {rollout['state']}: "
+            f"{rollout.get('reason') or 'no reason given'}"
+        )
+
+
+def _one(rollout: dict[str, Any], *, every: bool = False) -> RenderableType:
+    from edgectl.cli.views.rollout import status_view
+
+    return status_view(rollout, every=every)
 
 
 def _shown(rollouts: list[dict[str, Any]]) -> RenderableType:
-    from rich.console import Group
-
     t = table("id", "release", "slot", "state", "wave", "devices", "reason")
     for r in rollouts:
         why = "; ".join(filter(None, (r.get("reason"), r.get("note"))))
         t.add_row(r["id"], r["release"], r["slot"], r["state"], str(r["wave"]), outcomes(r), why)
-    if len(rollouts) != 1 or not rollouts[0]["members"]:
-        return t
-    members = table("device", "wave", "outcome", "detail")
-    for name, m in sorted(rollouts[0]["members"].items(), key=lambda item: (item[1]["wave"], item[0])):
-        members.add_row(name, str(m["wave"]), m["outcome"], m.get("detail") or "")
-    return Group(t, "", members)
-
-
-def _meant(devices: list[dict[str, Any]], slot: str, labels: dict[str, str], only: list[str]) -> int:
-    """How many devices a rollout has to do with, as far as they are known now."""
-    conns = [d.get("conn") or {} for d in devices if not only or d["name"] in only]
-    return sum(slot in c.get("slots", ()) and labels.items() <= c.get("labels", {}).items() for c in conns)
-
-
-def _windows(texts: list[str]) -> list[str]:
-    from pydantic import TypeAdapter, ValidationError
-
-    from edgectl.core.schema import first_problem
-    from edgectl.core.windows import Window
-
-    try:
-        return list(TypeAdapter(tuple[Window, ...]).validate_python(texts))
-    except ValidationError as e:
-        raise UsageError(f"--window: {first_problem(e).partition(': ')[2]}") from e
+    return t

@@ -126,9 +126,8 @@ class Site:
             "controller", "controller", "run", "--config", str(self.folder / "controller.toml")
         )
         wait_for_port(api, self.processes)
-        self.client = self._stack.enter_context(
-            FleetClient.of(f"http://127.0.0.1:{api}", controller / "token")
-        )
+        self._api = f"http://127.0.0.1:{api}"
+        self.client = self._stack.enter_context(FleetClient.of(self._api, controller / "token"))
         self.events = EventTap(self._broker)
         self._stack.callback(self.events.close)
 
@@ -171,6 +170,16 @@ class Site:
     def page(self, device: str) -> str:
         """Address of a device's live page."""
         return f"http://127.0.0.1:{self._pages[device]}/"
+
+    def dashboard(self) -> str:
+        """A link to the controller's dashboard that signs a browser in, once and within a minute."""
+        return self.client.dashboard_link()
+
+    @property
+    def open_dashboard(self) -> str:
+        """The command that prints another such link."""
+        token = self.folder / "controller" / "token"
+        return f"edgectl controller open --controller {self._api} --token-file {token}"
 
     def workers(self, device: str) -> list[float]:
         """The memory of each worker of a device, MB (10^6 bytes); on Linux what is shared is divided among those who

@@ -83,6 +83,8 @@ def run_demo(folder: Path, out: Printer, *, stay: bool = False) -> DemoResult:
             bad = site.publish(bundles["bad"])
             result.page = site.page(MANY.name)
             out.say(f"live page of {MANY.name}, with {len(MANY.cameras)} cameras: {result.page}")
+            out.say(f"dashboard of the fleet, once within a minute: {site.dashboard()}", whole=True)
+            out.say(f"another link to it: {site.open_dashboard}", whole=True)
             update("v1: canary, then the rest")
             ids = [site.rollout(releases[m.release], m.slot) for m in MODELS]
             result.good = site.wait_rollouts(ids, update)
@@ -104,7 +106,10 @@ def run_demo(folder: Path, out: Printer, *, stay: bool = False) -> DemoResult:
             site.wait_running(releases[MODELS[0].release], "gate", update)
             result.workers_mb = [round(mb, 1) for mb in site.workers(MANY.name)]
             if stay:
-                update(f"all is shown; Ctrl-C ends it. Live page: {result.page}")
+                out.say(f"dashboard of the fleet, once within a minute: {site.dashboard()}", whole=True)
+                update(
+                    f"all is shown; Ctrl-C ends it. Live page: {result.page}, dashboard: {site.open_dashboard}"
+                )
                 site.stay(update)
         result.rows = site.client.rows()
         result.events = _by_device(site)

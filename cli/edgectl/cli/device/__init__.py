@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgectl.cli._nouns import Noun
 from edgectl.cli.device.certificates import certificates, renew, revoke
+from edgectl.cli.device.diagnosis import diagnose, show
 from edgectl.cli.device.enrolment import enroll, remove, request
 from edgectl.cli.device.orders import cancel, force, hold, lock, release, rollback, unlock
 from edgectl.cli.device.questions import health, logs, probe
@@ -13,4 +14,4 @@ __all__ = ["app"]
 app = Noun("device")
 app.add(request, enroll, remove, renew, revoke, certificates)
 app.add(lock, unlock, hold, release, force, cancel, rollback)
-app.add(probe, logs, health)
+app.add(show, probe, logs, health, diagnose)

@@ -59,6 +59,12 @@ def enroll(
             help="PART=SLOT for each --stream, in order: the slot that the part takes its engine from. Default: detector=STREAM-detector."
         ),
     ] = None,
+    config_slot: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Slot for each --stream, in order, that its configuration comes from (`edgectl config publish`)."
+        ),
+    ] = None,
     profile: Annotated[
         str, typer.Option(help="Device profile; auto: the probe of the device decides.")
     ] = "auto",
@@ -74,6 +80,12 @@ def enroll(
         typer.Option(
             "--again",
             help="Enroll a device again that is in the fleet: its files are lost, or it moves to another machine.",
+        ),
+    ] = False,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Let builds measure candidates on it while it is idle (edgectl build --on)."
         ),
     ] = False,
     *,
@@ -96,7 +108,7 @@ def enroll(
             f"{folder / 'agent.toml'} is there already",
             hint=f"`edgectl device renew {name}` makes a new certificate; to enroll it anew, give another --out and --again",
         )
-    pipelines = _pipelines(stream or [], slot or [])
+    pipelines = _pipelines(stream or [], slot or [], config_slot or [])
     labels = dict(key_value(item, "--label") for item in label or [])
     _check_agent(name, pipelines, profile, labels)
     asked = certificate.request(folder, name)
@@ -114,6 +126,7 @@ def enroll(
                 pipelines=pipelines,
                 profile=profile,
                 labels=labels,
+                **({"measure": {}} if measure else {}),
                 certificate=authority.issue_client(name, days=certificate.days, request=asked)
                 if authority is not None
                 else None,
@@ -230,10 +243,12 @@ def _check_agent(
         raise UsageError(f"such a device cannot be: {first_problem(e)}") from e
 
 
-def _pipelines(streams: list[str], slots: list[str]) -> dict[str, dict[str, Any]]:
+def _pipelines(streams: list[str], slots: list[str], config_slots: list[str]) -> dict[str, dict[str, Any]]:
     """``KIND=SOURCE`` → a pipeline named after its kind (``surveillance``, ``surveillance-2`` …)."""
     if len(slots) > len(streams):
         raise UsageError("there are more --slot than --stream")
+    if len(config_slots) > len(streams):
+        raise UsageError("there are more --config-slot than --stream")
     from edgectl.pipelines.kinds import KINDS
 
     found: dict[str, dict[str, Any]] = {}
@@ -245,4 +260,6 @@ def _pipelines(streams: list[str], slots: list[str]) -> dict[str, dict[str, Any]
         part = KINDS.get(kind).parts[0]
         part, slot = key_value(slots[i], "--slot") if i < len(slots) else (part, f"{name}-{part}")
         found[name] = {"kind": kind, "source": source, "slots": {part: slot}}
+        if i < len(config_slots):
+            found[name]["config_slot"] = config_slots[i]
     return found

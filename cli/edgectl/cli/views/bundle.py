@@ -17,6 +17,7 @@ from edgectl.core.bundle import (
     LAYER_GOLDEN,
     LAYER_PACKED,
     LAYER_RANGES,
+    LAYER_WEIGHTS,
     Bundle,
     Descriptor,
     LayerReport,
@@ -34,6 +35,7 @@ __all__ = ["acceptance_table", "bundle_view", "labels_line", "labels_table", "va
 _KINDS = {
     LAYER_ENGINE: "engine",
     LAYER_PACKED: "engine",
+    LAYER_WEIGHTS: "weights",
     LAYER_GOLDEN: "golden samples",
     LAYER_RANGES: "ranges",
 }
