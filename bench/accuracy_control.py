@@ -24,8 +24,9 @@ from builder_vs_peers import REAL
 
 from edgectl.builder.ingest.canonical import prepare
 from edgectl.builder.ingest.samples import Slices, collect, slice_samples
+from edgectl.builder.int8.basis import prepare_basis
 from edgectl.builder.int8.calibrate import calibrate
-from edgectl.builder.int8.escalate import escalate, prepare_basis
+from edgectl.builder.int8.escalate import escalate
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings

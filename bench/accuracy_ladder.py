@@ -19,8 +19,9 @@ import numpy as np
 
 from edgectl.builder.ingest.canonical import prepare
 from edgectl.builder.ingest.samples import collect, slice_samples
+from edgectl.builder.int8.basis import prepare_basis
 from edgectl.builder.int8.calibrate import calibrate
-from edgectl.builder.int8.escalate import escalate, prepare_basis
+from edgectl.builder.int8.escalate import escalate
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.int8.quantize import quantize
 from edgectl.builder.int8.reconstruct import reconstruct

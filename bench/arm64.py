@@ -24,7 +24,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,13 @@ def emulator() -> Iterator[None]:
             subprocess.run(["umount", str(BINFMT)], check=False, timeout=30)
 
 
-def build_bundles(folder: Path) -> None:
-    """The shipped models for both profiles, with what this machine's builder makes of them."""
+def build_bundles(folder: Path, models: Sequence[str] = tuple(MODELS)) -> None:
+    """Shipped models for both profiles, with what this machine's builder makes of them."""
     from edgectl.cli.demo.builds import CALIBRATION
     from edgectl.models import reference
 
     shutil.rmtree(folder, ignore_errors=True)
-    for name in MODELS:
+    for name in models:
         ours = reference(name)
         command = [sys.executable, "-m", "edgectl.cli", "build", str(ours.model), "--task", str(ours.task)]
         chosen = ["--profile", ",".join(PROFILES), "--calibration", CALIBRATION[name], "--minutes", "2"]
@@ -227,18 +227,24 @@ def agent(device: Device, work: Path) -> Row:
     return Row(claim, held, f"ready after {took:.0f} s, exit {process.returncode}" if held else said[-600:])
 
 
-def walk(work: Path, fresh: bool) -> list[Row]:
+def installed(work: Path, fresh: bool) -> tuple[Device, Row]:
+    """The Debian with edgectl as it is now, while the emulator is there."""
     tree = work / "debian-arm64"
+    make_tree(tree, PACKAGES, arch="arm64", fresh=fresh)
+    ours = wheel(work)
+    wheels = wheels_for(ours, "cpu", work / "wheels-arm64", arch="aarch64", python=PYTHON)
+    device = Device(tree)
+    return device, device.install(ours, wheels)
+
+
+def walk(work: Path, fresh: bool) -> list[Row]:
     with emulator():
-        make_tree(tree, PACKAGES, arch="arm64", fresh=fresh)
-        ours = wheel(work)
-        wheels = wheels_for(ours, "cpu", work / "wheels-arm64", arch="aarch64", python=PYTHON)
-        build_bundles(work / "bundles")
-        shutil.rmtree(tree / "srv/bundles", ignore_errors=True)
-        shutil.copytree(work / "bundles", tree / "srv/bundles")
-        device = Device(tree)
-        rows = [device.install(ours, wheels)]
-        if rows[0].held:
+        device, row = installed(work, fresh)
+        rows = [row]
+        if row.held:
+            build_bundles(work / "bundles")
+            shutil.rmtree(device.tree / "srv/bundles", ignore_errors=True)
+            shutil.copytree(work / "bundles", device.tree / "srv/bundles")
             rows += [probed(device), examined(device)]
             rows += [finalised(device, model, profile) for model in MODELS for profile in PROFILES]
             rows += [ran(device, model) for model in MODELS]

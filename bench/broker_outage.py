@@ -12,14 +12,10 @@ BUNDLE: of the yard detector; ``edgectl demo`` leaves one in ``edgectl-demo/bund
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from conftest import free_port, start_mosquitto
+from support.forwarder import Forwarder
 
 from edgectl.cli.demo.devices import YARD
 from edgectl.core.files import atomic_write
@@ -34,49 +31,6 @@ from edgectl.engines.timing import load_1m
 from edgectl.link.mqtt import BrokerOptions, Link
 
 BEFORE_S, AFTER_S = 20.0, 60.0
-RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER: on, 0 s. Closing then resets the connection."""
-
-
-class Forwarder:
-    """Passes the connections of one port on to another one, until it is cut."""
-
-    def __init__(self, port: int, to: int) -> None:
-        self._port, self._to = port, to
-        self._open: list[socket.socket] = []
-        self._listener: socket.socket | None = None
-
-    def join(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", self._port))
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
-
-    def cut(self) -> None:
-        assert self._listener is not None
-        # wakes who waits in accept()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for s in self._open:
-            with contextlib.suppress(OSError):
-                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                s.shutdown(socket.SHUT_RDWR)
-            s.close()
-        self._open.clear()
-
-    def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                here, _ = listener.accept()
-                there = socket.create_connection(("127.0.0.1", self._to))
-                self._open += [here, there]
-                for a, b in ((here, there), (there, here)):
-                    threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
-
-    def _pump(self, source: socket.socket, to: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                to.sendall(data)
-        with contextlib.suppress(OSError):
-            to.shutdown(socket.SHUT_WR)
 
 
 def main() -> None:

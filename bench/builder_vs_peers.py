@@ -2,9 +2,11 @@
 paired.
 
     python bench/builder_vs_peers.py --models resnet50 mobilenet_v2 yolo --shared ../shared --json out.json
+    python bench/builder_vs_peers.py --models --onnx EXPORTED/yolo11n.onnx --peers mnn ncnn
 
 Peers: ONNX Runtime float, `quantize_static` as it comes (S8S8) and U8S8 per channel, OpenVINO float pinned to
-f32, and NNCF's post-training int8 in OpenVINO. NNCF lives in an environment of its own (made here in a
+f32 (and in bfloat16, where the processor multiplies it), NNCF's post-training int8 in OpenVINO, and with
+`--peers` MNN, ncnn and LiteRT in float (`peer_engines.py` says what to install). NNCF lives in an environment of its own (made here in a
 temporary folder, or --nncf-python); it gets the float model and the calibration samples as files and answers
 with an IR file and JSON. All get the same canonical float graph and the same samples. Where the task takes
 pictures, preprocessing is part of what is timed, for all: what edgectl chose may do it inside the graph. In
@@ -12,21 +14,27 @@ each round every engine runs once; ratios are of neighbours, with bootstrap 95 %
 
 Each peer's drop is judged like ours, on the confirmation slice that nobody calibrated or chose on. A peer
 that loses more than the budget is timed and reported, but is no rival of "the best inside the budget".
+
+`--onnx` takes files of one's own (those of `architectures/export.py`, say), with pictures of smooth noise.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from peer_engines import PEERS, open_peer
 from shapes import SHAPES
 
 from edgectl.builder.build import build_bundle
@@ -47,11 +55,18 @@ from edgectl.pipelines.video.preprocess import Preprocessor
 _REFERENCE = Path(_catalogue).parent
 _ONE = SessionSettings(threads=1)
 _F32 = SessionSettings(threads=1, precision_hint="f32")
+_BF16 = SessionSettings(threads=1, precision_hint="bf16")
+_SMOOTH = 48  # samples
 # name: (model, task, calibration); SHARED/ is --shared
 REAL = {
     "fastestdet": (
         "SHARED/models/fastestdet-352.onnx",
         "fastestdet",
+        "SHARED/media/one-by-one-person-detection.mp4",
+    ),
+    "yolox-nano": (
+        "SHARED/models/yolox-nano-416.onnx",
+        "yolox",
         "SHARED/media/one-by-one-person-detection.mp4",
     ),
     "kws-dscnn": ("SHARED/models/kws-dscnn-mlperf-tiny.onnx", "keyword", "SHARED/media/speech-60s.wav"),
@@ -98,7 +113,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=[*REAL, *SHAPES], choices=[*REAL, *SHAPES])
+    parser.add_argument("--models", nargs="*", default=[*REAL, *SHAPES], choices=[*REAL, *SHAPES])
+    parser.add_argument("--onnx", nargs="*", default=[], type=Path, help="models of one's own")
+    parser.add_argument("--peers", nargs="*", default=[], choices=list(PEERS), help="more runtimes")
+    parser.add_argument("--tflite", type=Path, help="the same model for LiteRT")
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--seconds", type=float, default=12.0, help="of interleaved measuring a model")
     parser.add_argument("--minutes", type=float, default=0.5, help="of the build's own search")
@@ -111,16 +129,17 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="edgectl-bench-") as folder:
         nncf = a.nncf_python or _environment(Path(folder) / "nncf")
-        for name in a.models:
+        own = {p.stem: p for p in a.onnx}
+        for name in (*a.models, *own):
             print(f"{name}: load {load_1m()}", file=sys.stderr)
-            row = bench(name, a, Path(folder) / name, nncf)
+            row = bench(name, a, Path(folder) / name, nncf, own.get(name))
             rows.append(row)
             show(row)
             if a.json:
                 a.json.write_text(
                     json.dumps({"machine": probe().summary, "max_drop": a.max_drop, "rows": rows}, indent=1)
                 )
-    summarise(rows)
+    summarise(rows, a.max_drop)
 
 
 def _environment(folder: Path) -> Path:
@@ -129,9 +148,9 @@ def _environment(folder: Path) -> Path:
     return folder / "bin/python"
 
 
-def bench(name: str, a: argparse.Namespace, folder: Path, nncf: Path) -> dict[str, object]:
+def bench(name: str, a: argparse.Namespace, folder: Path, nncf: Path, own: Path | None) -> dict[str, object]:
     folder.mkdir()
-    path, task, calibration = _material(name, a.shared, folder)
+    path, task, calibration = _material(name, a.shared, folder) if own is None else _smooth(own, folder)
     profile = folder / "one-thread.toml"
     profile.write_text('inherits = "cpu"\ndescription = "one thread"\n[cpu]\nmax_threads = 1\n')
     start = time.monotonic()
@@ -146,6 +165,10 @@ def bench(name: str, a: argparse.Namespace, folder: Path, nncf: Path) -> dict[st
         name=name,
     )
     build_seconds = time.monotonic() - start
+    variants = Bundle(folder / "bundle").variants
+    chosen = variants[0]
+    # of the float fallback: what the model says itself, and no preprocessing inside
+    task = variants[-1].config.task
     graph, inputs, _ = prepare(path, task)
     source = folder / "float.onnx"
     source.write_bytes(graph.SerializeToString())
@@ -153,7 +176,6 @@ def bench(name: str, a: argparse.Namespace, folder: Path, nncf: Path) -> dict[st
     (folder / "samples").mkdir()
     slices = slice_samples(collect(calibration, task, inputs, reference, folder / "samples"), None)
     judge = Judge(task, slices.confirmation, reference)
-    chosen = Bundle(folder / "bundle").variants[0]
     makers: dict[str, Callable[[], Engine]] = {
         "edgectl": lambda: open_engine(chosen, threads=1),
         "ort float": lambda: open_model(source, _ONE),
@@ -162,6 +184,12 @@ def bench(name: str, a: argparse.Namespace, folder: Path, nncf: Path) -> dict[st
         "openvino f32": lambda: open_model(source, _F32, runtime="openvino"),
         "nncf openvino": lambda: open_model(_nncf(source, slices, folder, nncf), _F32, runtime="openvino"),
     }
+    if any("bf16" in f for f in probe().isa):
+        makers["openvino bf16"] = lambda: open_model(source, _BF16, runtime="openvino")
+    if a.tflite is not None:
+        shutil.copy(a.tflite, folder / a.tflite.name)
+    for peer in a.peers:
+        makers[peer] = partial(open_peer, peer, source, folder / peer)
     engines: dict[str, Engine] = {}
     failed = {}
     for peer, make in makers.items():
@@ -213,17 +241,20 @@ def _material(name: str, shared: Path, folder: Path) -> tuple[Path, TaskSpec, st
     if name in REAL:
         model, task, data = (x.replace("SHARED", str(shared)) for x in REAL[name])
         return Path(model), load_task(task), data
-    model = SHAPES[name]()
-    size = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
     path = folder / f"{name}.onnx"
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(SHAPES[name]().SerializeToString())
+    return _smooth(path, folder)
+
+
+def _smooth(path: Path, folder: Path) -> tuple[Path, TaskSpec, str]:
+    """A model of one picture, and smooth random ones for it."""
+    (image,) = onnx.load(path, load_external_data=False).graph.input
+    _, channels, height, width = (d.dim_value for d in image.type.tensor_type.shape.dim)
     rng = np.random.default_rng(0)
-    coarse = rng.random((48, 3, size // 16, size // 16)).astype(np.float32)
-    pictures = (
-        np.kron(coarse, np.ones((1, 1, 16, 16), np.float32)) * 0.8
-        + rng.random((48, 3, size, size)).astype(np.float32) * 0.2
-    )
-    np.savez(folder / "calibration.npz", image=pictures)
+    coarse = rng.random((_SMOOTH, channels, -(-height // 16), -(-width // 16))).astype(np.float32)
+    blocks = np.kron(coarse, np.ones((1, 1, 16, 16), np.float32))[..., :height, :width]
+    pictures = blocks * 0.8 + rng.random(blocks.shape).astype(np.float32) * 0.2
+    np.savez(folder / "calibration.npz", **{image.name: pictures})
     return path, TaskSpec(name="tensor", input=TensorInput()), str(folder / "calibration.npz")
 
 
@@ -287,13 +318,26 @@ def show(row: dict) -> None:
         print(f"  {peer:14} failed: {why}")
 
 
-def summarise(rows: list[dict]) -> None:
-    for peer in ("ort float", "ort S8S8", "ort U8S8", "openvino f32", "nncf openvino"):
-        ratios = [r["peers"][peer]["ours_to_it"][0] for r in rows if peer in r["peers"]]
-        if ratios:
-            print(
-                f"geometric mean of edgectl / {peer}: {float(np.exp(np.mean(np.log(ratios)))):.3f} over {len(ratios)} models"
-            )
+def summarise(rows: list[dict], max_drop: float) -> None:
+    for peer in dict.fromkeys(p for r in rows for p in r["peers"] if p != "edgectl"):
+        print(f"edgectl / {peer}: {_mean(rows, peer, lambda row, it: True)} (all)")
+        print(
+            f"edgectl / {peer}: {_mean(rows, peer, lambda row, it: it['drop'] <= max_drop and it['p50_ms'] >= 0.2)}"
+            " (within the budget, 0.2 ms or more)"
+        )
+    for row in rows:
+        held = {n: p for n, p in row["peers"].items() if n != "edgectl" and p["drop"] <= max_drop}
+        best = max(held, key=lambda n: held[n]["ours_to_it"][0])
+        m, low, high = held[best]["ours_to_it"]
+        print(
+            f"{row['model']}: the best peer within the budget is {best}: {m:.3f} [{low:.3f}, {high:.3f}]"
+            f"{'' if high <= 1.02 else '  MORE THAN 1.02'}"
+        )
+
+
+def _mean(rows: list[dict], peer: str, counts: Callable[[dict, dict], bool]) -> str:
+    ratios = [it["ours_to_it"][0] for r in rows if (it := r["peers"].get(peer)) and counts(r, it)]
+    return f"geometric mean {np.exp(np.mean(np.log(ratios))):.3f} of {len(ratios)} models" if ratios else "-"
 
 
 if __name__ == "__main__":

@@ -484,7 +484,7 @@ def slow_bodies(place: Place) -> Outcome:
         took = time.monotonic() - started
         time.sleep(2)
         log = (place.out / "controller.log").read_text()
-        lines = [line for line in log.splitlines() if "closed connections" in line]
+        lines = [line for line in log.splitlines() if "closed HTTP connections" in line]
         held = took < 14 and meanwhile and "Traceback" not in log and 1 <= len(lines) <= 3
         return Outcome(
             held,

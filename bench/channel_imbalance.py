@@ -20,8 +20,9 @@ from support.builder.imbalanced import imbalance, readout_net, top1
 from support.builder.plain_tool import per_tensor
 
 from edgectl.builder.ingest.samples import Sample
+from edgectl.builder.int8.basis import prepare_basis
 from edgectl.builder.int8.calibrate import calibrate
-from edgectl.builder.int8.escalate import escalate, prepare_basis
+from edgectl.builder.int8.escalate import escalate
 from edgectl.builder.int8.families import FAMILIES
 from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings

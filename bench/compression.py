@@ -2,10 +2,14 @@
 scikit-learn needed).
 
     python bench/compression.py --steps 300
-    python bench/compression.py --detector yard --share 0.2/8 --steps 700
+    python bench/compression.py --detector yard --share 0.15/16 --frames 2000 --steps 600
+    python bench/compression.py --detector yard --share 0.5/16 --frames 2000 --steps 3000    # half the width
+    python bench/compression.py --detector yard --cluster 256 64 32 16
     python bench/compression.py --shapes
 
-Recovery is given in steps, so that the figures do not depend on how busy the machine is. Top-1 on test labels
+Recovery is given in steps, so that the figures do not depend on how busy the machine is (or in minutes; then the
+steps that these were are printed). ``--frames``: pictures of as many moments of other scenes, which only teach, as
+``edgectl build --teach`` takes them; drawing them takes a minute or two before anything else. Top-1 on test labels
 that nothing was trained or chosen on; latency as a paired ratio to the float model, one thread, interleaved.
 """
 
@@ -14,12 +18,14 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 from shapes import SHAPES
 
@@ -30,18 +36,21 @@ from support.builder.digits import digits, top1
 from edgectl.builder.compress.channel import prune_channels
 from edgectl.builder.compress.coupling import couple
 from edgectl.builder.compress.importance import channel_damage
-from edgectl.builder.compress.options import Importance, parse_options
+from edgectl.builder.compress.options import CompressOptions, Importance, parse_options
 from edgectl.builder.compress.run import CompressionStep, compress
 from edgectl.builder.compress.weights import macs
 from edgectl.builder.ingest.canonical import prepare
 from edgectl.builder.ingest.samples import Sample, collect, slice_samples
 from edgectl.builder.judge.accuracy import Judge
 from edgectl.core.bundle import SessionSettings
-from edgectl.core.task import TaskSpec, TensorInput
+from edgectl.core.task import ImageInput, TaskSpec, TensorInput
 from edgectl.device_profiles.machine import probe
+from edgectl.engines.base import Feeds
 from edgectl.engines.finalise.open import open_model
 from edgectl.engines.timing import interleave, load_1m, paired_ratio
+from edgectl.pipelines.synth import open_scene
 from edgectl.pipelines.tasks import load_task
+from edgectl.pipelines.video.preprocess import Preprocessor
 
 
 def main() -> None:
@@ -54,6 +63,13 @@ def main() -> None:
     )
     parser.add_argument("--detector", choices=["yard", "road"], help="prune this reference detector instead")
     parser.add_argument("--share", default="0.3/8", help="of the detector's channels")
+    parser.add_argument("--minutes", type=float, default=0.0, help="of recovery, instead of --steps")
+    parser.add_argument(
+        "--frames", type=int, default=0, help="of other scenes, which teach the detector, too"
+    )
+    parser.add_argument(
+        "--cluster", type=int, nargs="+", help="values a weight tensor of the detector, instead of pruning it"
+    )
     parser.add_argument(
         "--importance", nargs="+", choices=get_args(Importance), default=["hessian"], help="for the detector"
     )
@@ -63,7 +79,18 @@ def main() -> None:
     if args.shapes:
         speed()
     elif args.detector:
-        detector(args.detector, args.share, args.steps, args.importance)
+        tries = (
+            [parse_options(cluster=k) for k in args.cluster]
+            if args.cluster
+            else [
+                replace(
+                    parse_options([f"channel:{args.share}"], importance=i, recover_minutes=args.minutes),
+                    recover_steps=None if args.minutes else args.steps or None,
+                )
+                for i in args.importance
+            ]
+        )
+        detector(args.detector, tries, args.frames)
     else:
         classifier(args.steps, args.scale)
 
@@ -100,7 +127,7 @@ def classifier(steps: int, scale: int) -> None:
             row(f"{name} | {s.step} | {top1(small, tests, labels):.4f}", s)
 
 
-def detector(name: str, share: str, steps: int, importances: list[str]) -> None:
+def detector(name: str, tries: Sequence[CompressOptions], frames: int) -> None:
     """AP drop against what float is sure of, on pictures that nothing was trained on."""
     folder = Path(__file__).resolve().parents[1] / "models" / "edgectl" / "models"
     task = load_task(str(folder / f"{name}-detector.toml"))
@@ -112,25 +139,54 @@ def detector(name: str, share: str, steps: int, importances: list[str]) -> None:
         )
         slices = slice_samples(store, None)
         samples = [s.feeds for s in slices.calibration]
+        more = _OtherScenes(name, task, frames)
         judge = Judge(task, slices.confirmation, engine)
-        print(f"{name}-detector, {len(samples)} samples teach, {len(slices.confirmation)} judge")
         print(
-            "| asked for | step | AP drop | MACs × | latency × | speed-up / MAC reduction | bytes | packed |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+            f"{name}-detector, {len(samples)} samples and {len(more)} frames teach, {len(slices.confirmation)} judge"
         )
-        for importance in importances:
-            options = replace(
-                parse_options([f"channel:{share}"], importance=importance),
-                recover_steps=steps or None,
+        print(
+            "| asked for | step | AP drop | MACs × | latency × | speed-up / MAC reduction | bytes | packed | note |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+        )
+        for options in tries:
+            asked = (
+                f"channel:{options.channel:g}/{options.channel_step} by {options.importance}"
+                if options.channel
+                else f"cluster {options.cluster}"
             )
-            _, report = compress(graph, options, samples, judge, max_drop=1.0, decode=task.decode)
+            _, report = compress(graph, options, samples, judge, max_drop=1.0, decode=task.decode, more=more)
             for s in report.steps:
-                row(f"channel:{share} by {importance} | {s.step} | {s.drop:.4f}", s)
+                row(f"{asked} | {s.step} | {s.drop:.4f}", s, s.note)
 
 
-def row(start: str, s: CompressionStep) -> None:
+class _OtherScenes(Sequence[Feeds]):
+    """Moments of scenes with other seeds, ten of each, kept as pixels: drawn beforehand, as a build reads what
+    ``--teach`` names before it trains."""
+
+    def __init__(self, name: str, task: TaskSpec, count: int) -> None:
+        assert isinstance(task.input, ImageInput)
+        preprocess, self._tensor = Preprocessor(task.input), task.input.tensor or "image"
+        self._seen: list[NDArray[np.float16]] = []
+        for first in range(0, count, 10):
+            scene = open_scene(name, seed=20_000 + first // 10)
+            for index in range(first, min(first + 10, count)):
+                picture = scene.render(int(np.random.default_rng(index).integers(0, 9000)))
+                # pixels over 255: float16 keeps them to a fifth of a grey level
+                self._seen.append(preprocess(picture)[0].astype(np.float16))
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return {self._tensor: self._seen[index].astype(np.float32)}
+
+
+def row(start: str, s: CompressionStep, note: str = "") -> None:
     print(
         f"| {start} | {s.macs_ratio:.3f} | {s.latency_ratio:.3f} [{s.latency_low:.3f}, {s.latency_high:.3f}] "
-        f"| {s.macs_ratio / s.latency_ratio:.2f} | {s.bytes} | {s.packed_bytes} |",
+        f"| {s.macs_ratio / s.latency_ratio:.2f} | {s.bytes} | {s.packed_bytes} |"
+        + (f" {note} |" if note else ""),
         flush=True,
     )
 

@@ -131,13 +131,14 @@ def inside(tree: Path, command: Sequence[str], timeout_s: float) -> subprocess.C
         return subprocess.CompletedProcess(list(command), 124, stdout="", stderr=said)
 
 
-def enter(tree: Path, command: Sequence[str]) -> list[str]:
-    """The command of :func:`inside`, for whoever waits for it himself. Killed, it takes all its processes along."""
+def enter(tree: Path, command: Sequence[str], *, network: bool = False) -> list[str]:
+    """The command of :func:`inside`, for whoever waits for it himself. Killed, it takes all its processes along.
+    ``network``: it reaches this machine's loopback, and whatever this machine reaches."""
     script = (
         'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && mount -t tmpfs tmpfs "$0/tmp" && '
         'exec env -i PATH=/opt/edgectl/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 chroot "$0" "$@"'
     )
-    return [*_APART, "--net", "sh", "-c", script, str(tree), *command]
+    return [*_APART, *([] if network else ["--net"]), "sh", "-c", script, str(tree), *command]
 
 
 def script(doc: str, programs: dict[str, str], walk: Callable[[Path, bool], Sequence[Row]]) -> int:

@@ -1,15 +1,19 @@
 """The matrix of what ``run.py`` wrote down, as a page of the documentation.
 
-    python bench/architectures/page.py RESULTS.jsonl ... > docs/architectures.md
+    python bench/architectures/page.py RESULTS.jsonl ... [--kept PAGE] > docs/architectures.md
 
-Of an architecture that is in several files, the last one counts for each profile.
+Of an architecture that is in several files, the last one counts for each profile. PAGE is the page as it was: of
+architectures that are in none of the files its rows and notes stay (results are large and lie where they were measured).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +40,53 @@ _COLUMNS = (
 )
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a page says of architectures that were measured before. ``cells``: name → its row of the matrix."""
+
+    cells: Mapping[str, list[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    tracebacks: int = 0
+    loads: tuple[float, ...] = ()
+    minutes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, page: str, without: Iterable[str]) -> Kept:
+        gone = set(without)
+        names = {one.name for one in ARCHITECTURES} - gone
+        rows = [
+            [c.strip() for c in line.strip("| ").split(" | ")]
+            for line in page.splitlines()
+            if line.startswith("| ")
+        ]
+        flat = " ".join(page.split())
+        notes = re.findall(
+            r"\* (`[^`]+`: .*?)(?= \* `| Not tried yet|$)", flat.partition("## What is not simply yes")[2]
+        )
+        loads = re.search(r"load (\d+) to (\d+)", flat)
+        return cls(
+            {r[0]: r for r in rows if r[0] in names and len(r) == len(_COLUMNS)},
+            tuple(n for n in notes if n.split("`")[1] in names),
+            int(found[1]) if (found := re.search(r"tracebacks \| (\d+)", flat)) else 0,
+            (float(loads[1]), float(loads[2])) if loads else (),
+            tuple(found[1].split(" or ")) if (found := re.search(r"`--minutes ([^`]+)`", flat)) else (),
+        )
+
+
 def main() -> int:
-    rows = [json.loads(line) for name in sys.argv[1:] for line in Path(name).read_text().splitlines() if line]
-    print(page(rows))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--kept", type=Path)
+    a = parser.parse_args()
+    rows = [json.loads(line) for file in a.results for line in file.read_text().splitlines() if line]
+    kept = Kept() if a.kept is None else Kept.of(a.kept.read_text(), {r["name"] for r in rows})
+    print(page(rows, kept))
     return 0
 
 
-def page(rows: Iterable[Row]) -> str:
+def page(rows: Iterable[Row], kept: Kept = Kept()) -> str:
     """The whole page, in Markdown; every line at most 120 columns but those of the matrix, which are as long as they
     need."""
     gpu: dict[str, Row] = {}
@@ -53,18 +97,22 @@ def page(rows: Iterable[Row]) -> str:
             gpu[r["name"]] = r
         if "cpu" in profiles:
             cpu[r["name"]] = r
-    named = [(one, gpu.get(one.name), cpu.get(one.name)) for one in ARCHITECTURES]
-    tried = [x for x in named if x[1] or x[2]]
-    every = [r for _, g, c in tried for r in (g, c) if r is not None]
-    ends = [[r for r in (g, c) if r is not None] for _, g, c in tried]
-    built = sum(all(r["code"] == 0 for r in rs) for rs in ends)
-    told = sum(all(r["code"] == 0 or _sentence(r) for r in rs) for rs in ends) - built
-    asked = [g for _, g, _ in tried if g is not None and (g.get("accepted") or g.get("refused"))]
-    graphs, refused = (sum(len(g[k]) for g in asked) for k in ("accepted", "refused"))
-    whole = sum(not g["refused"] for g in asked)
-    quantized = sum(_on_gpu(g)[0].startswith("int8") for g in asked)
-    late = [r for r in every if r["seconds"] > _LATE * 60 * r["minutes"]]
-    loads = [x for r in every for x in r["load"] if x is not None]
+    measured = [(one, gpu.get(one.name), cpu.get(one.name)) for one in ARCHITECTURES]
+    measured = [x for x in measured if x[1] or x[2]]
+    cells = {one.name: _cells(one, g, c) for one, g, c in measured}
+    cells = {
+        one.name: row for one in ARCHITECTURES if (row := cells.get(one.name) or kept.cells.get(one.name))
+    }
+    # one build of both profiles is one row
+    every = list({id(r): r for _, g, c in measured for r in (g, c) if r is not None}.values())
+    of = {column: i for i, column in enumerate(_COLUMNS)}
+    builds = [row[of["builds"]] for row in cells.values()]
+    asked = [row for row in cells.values() if row[of["NVIDIA"]] != "–"]
+    graphs = [tuple(map(int, row[of["NVIDIA"]].split(" of "))) for row in asked]
+    quantized = sum(row[of["TensorRT"]].startswith("int8") for row in asked)
+    late = sum(r["seconds"] > _LATE * 60 * r["minutes"] for r in every)
+    loads = [*(x for r in every for x in r["load"] if x is not None), *kept.loads]
+    minutes = sorted({format(r["minutes"], "g") for r in every} | set(kept.minutes))
     busy = "; the machine was busy: times decide nothing here, and the builder says *undecided*"
     text = [
         "# Architectures",
@@ -83,20 +131,20 @@ def page(rows: Iterable[Row]) -> str:
         "",
         *_wrapped(
             f"Two cores, load {min(loads):.0f} to {max(loads):.0f}{busy if max(loads) > _BUSY else ''}. "
-            f"`--minutes {' or '.join(sorted({format(r['minutes'], 'g') for r in every}))}`."
+            f"`--minutes {' or '.join(minutes)}`."
         ),
         "",
         "| what | figure |",
         "| --- | --- |",
-        f"| architectures | {len(tried)} |",
-        f"| end in a bundle | {built} |",
-        f"| end in one sentence | {told} |",
-        f"| tracebacks | {sum(r['traceback'] for r in every)} |",
-        f"| TensorRT-bound graphs accepted by NVIDIA's compiler for SM 8.6 | {graphs} of {graphs + refused} |",
-        f"| architectures all of whose TensorRT-bound graphs are accepted | {whole} of {len(asked)} |",
+        f"| architectures | {len(cells)} |",
+        f"| end in a bundle | {builds.count('yes')} |",
+        f"| end in one sentence | {builds.count('sentence')} |",
+        f"| tracebacks | {sum(r['traceback'] for r in every) + kept.tracebacks} |",
+        f"| TensorRT-bound graphs accepted by NVIDIA's compiler for SM 8.6 | {sum(a for a, _ in graphs)} of {sum(b for _, b in graphs)} |",
+        f"| architectures all of whose TensorRT-bound graphs are accepted | {sum(a == b for a, b in graphs)} of {len(asked)} |",
         f"| architectures that TensorRT gets in int8 | {quantized} of {len(asked)} |",
-        f"| builds that took more than `--minutes` + 20 % | {len(late)} of {len(every)} |",
-        f"| largest resident memory of a build | {max(r['rss_mb'] for r in every)} MiB |",
+        f"| builds measured last that took more than `--minutes` + 20 % | {late} of {len(every)} |",
+        f"| largest resident memory of a build | {max(int(row[of['MiB']]) for row in cells.values())} MiB |",
         "",
         *_wrapped(
             "**TensorRT**: the precision of the first graph that `jetson-orin` gets, and its drop; where that is float, what int8 "
@@ -107,9 +155,10 @@ def page(rows: Iterable[Row]) -> str:
         "",
         f"| {' | '.join(_COLUMNS)} |",
         f"|{' --- |' * len(_COLUMNS)}",
-        *(_line(one, g, c) for one, g, c in tried),
+        *(f"| {' | '.join(row)} |" for row in cells.values()),
     ]
-    notes = [n for one, g, c in tried for r in (g, c) if r is not None for n in _notes(one, r)]
+    notes = [n for one, g, c in measured for r in (g, c) if r is not None for n in _notes(one, r)]
+    notes = [*kept.notes, *notes]
     if notes:
         text += [
             "",
@@ -117,7 +166,7 @@ def page(rows: Iterable[Row]) -> str:
             "",
             *(x for n in dict.fromkeys(notes) for x in _wrapped(f"* {n}", "  ")),
         ]
-    if missing := [one.name for one, g, c in named if not (g or c)]:
+    if missing := [one.name for one in ARCHITECTURES if one.name not in cells]:
         text += ["", *_wrapped(f"Not tried yet: {', '.join(missing)}.")]
     return "\n".join(text)
 
@@ -126,15 +175,14 @@ def _sentence(r: Row) -> bool:
     return bool(r["said"]) and not r["traceback"]
 
 
-def _line(one: Architecture, g: Row | None, c: Row | None) -> str:
+def _cells(one: Architecture, g: Row | None, c: Row | None) -> list[str]:
     rows = [r for r in (g, c) if r is not None]
     builds = (
         "yes" if all(r["code"] == 0 for r in rows) else "sentence" if all(map(_sentence, rows)) else "**no**"
     )
     exporter = "–" if one.source == "published" else one.exporter
     cells = [one.name, one.source, exporter, builds, *_on_gpu(g), _nvidia(g), *_on_cpu(c)]
-    cells += [f"{max(r['seconds'] for r in rows):.0f}", f"{max(r['rss_mb'] for r in rows)}"]
-    return f"| {' | '.join(cells)} |"
+    return [*cells, f"{max(r['seconds'] for r in rows):.0f}", f"{max(r['rss_mb'] for r in rows)}"]
 
 
 def _on_gpu(r: Row | None) -> tuple[str, str]:

@@ -59,7 +59,7 @@ def main() -> int:
     for one in ARCHITECTURES:
         name = f"{one.name}.{a.exporter}" if a.exporter else one.name
         model = (a.published if one.source == "published" else a.folder) or a.folder
-        model = model / f"{name}.onnx"
+        model = (model / f"{name}.onnx").resolve()  # builds run in another folder
         if (a.only and one.name not in a.only) or (name in done and not a.again) or not model.exists():
             continue
         row = {"name": name, **build(one, model, a.minutes, a.profile)}
