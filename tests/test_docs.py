@@ -12,6 +12,7 @@ from edgectl.agent.config import AgentConfig
 from edgectl.core.task import TaskSpec
 from edgectl.device_profiles.catalogue import load_profile
 from edgectl.fleet.config import ControllerConfig
+from edgectl.fleet.rollouts.policy_file import read_policy
 from edgectl.pipelines.host.config import load_config
 from edgectl.pipelines.kinds import KINDS
 
@@ -31,13 +32,16 @@ WRAPPED = (
     "README",
     "architecture",
     "camera",
+    "dashboard",
     "delivery",
     "device",
     "device-setup",
     "fleet",
+    "gates",
     "glossary",
     "model",
     "not-run",
+    "rollouts",
     "security",
 )
 
@@ -58,11 +62,17 @@ def blocks(language: str) -> list[str]:
 def test_pipeline_examples_are_valid(text: str, tmp_path: Path) -> None:
     (tmp_path / "pipeline.yaml").write_text(text)
     title = text.split()[1].strip(".").lower()
+    if title == "rollout":
+        assert read_policy(tmp_path / "pipeline.yaml").waves
+        return
     load_config(title if title in KINDS.own else "surveillance", tmp_path / "pipeline.yaml")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/examples").glob("*.yaml")), ids=lambda p: p.name)
 def test_example_files_are_valid(path: Path) -> None:
+    if path.stem == "rollout":
+        assert path.read_text().partition("\n")[2] in (ROOT / "docs/rollouts.md").read_text()
+        return
     assert load_config("driving" if path.stem == "highway" else "surveillance", path).rules
 
 

@@ -15,9 +15,11 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from support.bundle import behaviour_of
 
 from edgectl.agent.config import load_agent_config
-from edgectl.agent.service import AgentDependencies, run_agent
+from edgectl.agent.dependencies import AgentDependencies
+from edgectl.agent.service import run_agent
 from edgectl.agent.streams.worker_life import Timing
 from edgectl.core.memory import EngineMemory
+from edgectl.device_profiles.machine import probe
 from edgectl.device_profiles.memory import memory_room
 
 
@@ -53,6 +55,7 @@ def parts() -> AgentDependencies:
         worker=worker,
         timing=timing,
         memory=lambda gpu: memory_room(gpu=gpu),
+        describe=lambda: probe().model_dump(mode="json"),
     )
 
 

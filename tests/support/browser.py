@@ -163,15 +163,29 @@ class Browser:
         return r[0], r[1], r[2], r[3]
 
     def press(self, key: str, *, control: bool = False) -> None:
-        code = {"Enter": 13, "Escape": 27, "Delete": 46, "ArrowRight": 39, "z": 90}[key]
-        for kind in ("rawKeyDown", "keyUp"):
+        code = {"Enter": 13, "Escape": 27, "Delete": 46, "ArrowRight": 39, "Tab": 9, "z": 90}[key]
+        # only a key that writes something activates a link or a button
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown" if text else "rawKeyDown", "keyUp"):
             self.call(
                 "Input.dispatchKeyEvent",
                 type=kind,
                 key=key,
                 windowsVirtualKeyCode=code,
                 modifiers=2 if control else 0,
+                **(text if kind == "keyDown" else {}),
             )
+
+    def type(self, selector: str, text: str) -> None:
+        """Write into a field, in place of what stands there."""
+        self.run(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select(); }})()"
+        )
+        self.call("Input.insertText", text=text)
+
+    def scripts(self, on: bool) -> None:
+        """Whether pages that are opened from now on may run scripts; :meth:`run` always may."""
+        self.call("Emulation.setScriptExecutionDisabled", value=not on)
 
     def picture(self, path: Path, *, whole: bool = False) -> None:
         """The window (``whole``: the whole page) as PNG."""

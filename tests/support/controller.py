@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
@@ -13,8 +14,8 @@ from edgectl.core.states import State
 from edgectl.core.wire import Conn, Desired, Message, Reported, ReportedSlot, Topics
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.control.controller import Controller, RolloutRequest
-from edgectl.fleet.control.inventory import Release
 from edgectl.fleet.keys.ceremony import KeySet, init_keys
+from edgectl.fleet.store.inventory import Release
 from edgectl.link.config import BrokerConfig
 
 T = Topics("home")
@@ -78,8 +79,15 @@ class _Seeder:
 
 
 class World:
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, director: KeySet | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        director: KeySet | None = None,
+        database: str | None = None,
+    ) -> None:
         self.folder = folder
+        self.database = database
         init_keys(folder / "keys", director=director or KeySet())
         self.wire = Wire()
         self.seeder = _Seeder()
@@ -89,12 +97,19 @@ class World:
         self.boot()
 
     def boot(self) -> Controller:
-        config = ControllerConfig(
-            broker=BrokerConfig(host="127.0.0.1"), state_dir=self.folder / "state", keys=self.folder / "keys"
-        )
-        self.controller = Controller(config)
+        self.controller = Controller(self.config())
         self.controller.start()
         return self.controller
+
+    def config(self, **changes: Any) -> ControllerConfig:
+        """``changes``: settings that are not the default."""
+        return ControllerConfig(
+            broker=BrokerConfig(host="127.0.0.1"),
+            state_dir=self.folder / "state",
+            keys=self.folder / "keys",
+            database=self.database,
+            **changes,
+        )
 
     def hears(self, topic: str, message: Message | bytes) -> None:
         self.wire.deliver(topic, message if isinstance(message, bytes) else message.encode())

@@ -54,6 +54,8 @@ class World:
     frozen: bool = False
     prefer: dict[str, Preference] = field(default_factory=dict)
     made_room: threading.Event = field(default_factory=threading.Event)
+    made_way: list[list[str]] = field(default_factory=list)
+    """What had been called each time."""
     warm: Warm = field(default_factory=Warm)
     shadowed: list[Shadowed] = field(default_factory=list)
     seen: list[State] = field(default_factory=list)
@@ -86,6 +88,7 @@ class World:
             leases=Leases(self.journal),
             engine_cache=self.folder / "engines",
             make_room=self.made_room.set,
+            make_way=lambda: self.made_way.append(list(self.calls)),
         )
         self.deployer = SlotDeployer("gate", context)
         return self.deployer

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from support.tuf import keys_in
+from typer.testing import CliRunner
 
+from edgectl.cli.main import app
+from edgectl.core.errors import EdgectlError
 from edgectl.core.trust import seal_desired
 from edgectl.core.wire import Conn, Desired, Policy, Reported, Telemetry, Topics
 from edgectl.fleet.client.client import FleetClient
@@ -116,7 +119,10 @@ class Fleet:
             self.client.close()
             self.controller = None
 
-    def enroll(self, name: str, **settings: Any) -> Path:
+    def enroll(
+        self, name: str, pipelines: Mapping[str, Mapping[str, Any]] | None = None, **settings: Any
+    ) -> Path:
+        """``pipelines``: stream → what it is; None: one camera of a yard."""
         answer = self.client.enroll(name)
         pipeline = {
             "kind": "surveillance",
@@ -130,7 +136,7 @@ class Fleet:
             root=answer["root"].encode(),
             fleet=answer["fleet"],
             broker=answer["broker"],
-            pipelines={"yard": pipeline},
+            pipelines=pipelines or {"yard": pipeline},
             certificate=self.ca.issue_client(name) if self.ca is not None else None,
             telemetry_s=1.0,
             stats_every_s=0.1,
@@ -146,6 +152,12 @@ class Fleet:
             )
         return self.agents[name]
 
+    def wait_online(self, name: str) -> None:
+        """Until the controller has heard it."""
+        wait_until(
+            lambda: any(d["name"] == name and d["online"] for d in self.client.devices()), f"{name} is there"
+        )
+
     def kill_agent(self, name: str) -> None:
         process = self.agents.pop(name)
         process.send_signal(signal.SIGKILL)
@@ -156,11 +168,24 @@ class Fleet:
         process.terminate()
         return process.wait(20)
 
+    def cli(self, *words: object, ends: type[EdgectlError] | None = None) -> Any:
+        """The result of a command at this fleet's controller. ``ends``: the error that it ends with."""
+        env = {
+            "EDGECTL_CONTROLLER": f"http://127.0.0.1:{self.api_port}",
+            "EDGECTL_TOKEN_FILE": str(self.config.state_dir / "token"),
+            "COLUMNS": "120",
+        }
+        result = CliRunner().invoke(app, [str(w) for w in words], env=env)
+        assert type(result.exception) is (ends or type(None)), result.output
+        return result
+
     def publish(self, bundle: Path) -> str:
         return publish_bundle(self.client, bundle, self.keys)
 
-    def rollout(self, release: str, policy: Policy = POLICY, **options: Any) -> str:
-        answer = self.client.start_rollout(release, "gate-detector", policy=policy.model_dump(), **options)
+    def rollout(
+        self, release: str, policy: Policy = POLICY, *, slot: str = "gate-detector", **options: Any
+    ) -> str:
+        answer = self.client.start_rollout(release, slot, policy=policy.model_dump(), **options)
         return str(answer["id"])
 
     def seal(self, device: str, desired: Desired) -> bytes:

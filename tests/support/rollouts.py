@@ -24,7 +24,6 @@ from edgectl.core.signed import add_signatures
 from edgectl.core.states import TERMINAL, State
 from edgectl.core.wire import Conn, Desired, DesiredSlot, Failure, Reported
 from edgectl.fleet.control.clearing import ClearRequest
-from edgectl.fleet.control.inventory import Release
 from edgectl.fleet.keys.ceremony import KeySet, new_key
 from edgectl.fleet.rollouts.planner import (
     ACTIVE,
@@ -35,12 +34,21 @@ from edgectl.fleet.rollouts.planner import (
     RolloutSpec,
     RolloutState,
 )
+from edgectl.fleet.rollouts.values import MaxUnavailable, Ramp, Wave
+from edgectl.fleet.store.inventory import Release
 
 __all__ = ["Sequence", "Untrue", "catalogue"]
 
 _DEADLINE_S, _IDLE_S, _BACK_S = 2000.0, 3000.0, 1000.0
 _BOUND_S = 2 * (_DEADLINE_S + _IDLE_S) + _BACK_S + 2000.0
 """Both waves, the way back, and the steps of this clock."""
+_WAVES: tuple[tuple[Wave, ...], ...] = (
+    (),
+    (),
+    (Wave(share=0.5, soak_s=50.0), Wave(share=1.0)),
+    (Wave(count=1), Wave(share=1.0, approval=True)),
+    (Wave(share=1.0, ramp=Ramp(start=1, every=1)),),
+)
 _GOOD = ("1", "2", "3")
 _OPEN = frozenset(
     {
@@ -203,6 +211,8 @@ class Sequence:
                 ("rollback", lambda: self._change("rollback")),
                 ("rollback", lambda: self._change("rollback")),
                 ("pause", lambda: self._change("pause")),
+                ("halt", lambda: self._change("halt")),
+                ("approve a wave", lambda: self._change("approve")),
                 ("resume", lambda: self._change("resume")),
                 ("skip", self._skip),
                 ("clear", self._clear),
@@ -247,6 +257,16 @@ class Sequence:
             deadline_s=_DEADLINE_S,
             idle_s=_IDLE_S,
             back_s=_BACK_S,
+            waves=self.chance.choice(_WAVES),
+            strata=self.chance.choice(((), ("profile",))),
+            in_flight=self.chance.choice((None, 1, 2)),
+            per_minute=self.chance.choice((None, 1)),
+            max_unavailable=self.chance.choice((None, MaxUnavailable(share=0.3, per="profile"))),
+            quorum=self.chance.choice((0.0, 0.0, 0.6)),
+            total_s=self.chance.choice((None, None, 3000.0)),
+            **self.chance.choice(
+                ({}, {"supersede": True}, {"start_s": self.world.now + 100.0})  # type: ignore[arg-type]
+            ),
             max_failure_rate=self.chance.choice((0.05, 1.0)),
             max_canary_failures=self.chance.choice((0, 0, 1)),
         )
@@ -448,9 +468,13 @@ class Sequence:
 
     def _end_with_those_who_are_there(self) -> None:
         """Who is away stays away; operators only resume what they paused. Every rollout ends in its time."""
-        for rollout, (_, progress) in self._rollouts().items():
+        for rollout, (spec, progress) in self._rollouts().items():
             if progress.state is RolloutState.PAUSED:
                 self.world.controller.change_rollout(rollout, "resume")
+            if progress.state in (RolloutState.RUNNING, RolloutState.PAUSED):
+                for number in range(max(progress.wave, progress.approved) + 1, spec.last_wave + 1):
+                    if spec.wave(number).approval:
+                        self.world.controller.change_rollout(rollout, "approve")
         began_s = self.world.now
         while any(p.state in ACTIVE for _, p in self._rollouts().values()):
             self._pass(20, 4)

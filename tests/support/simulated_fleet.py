@@ -9,7 +9,7 @@ from edgectl.core.wire import ClearSlot, DesiredSlot, Failure, ReportedSlot
 from edgectl.fleet.rollouts.planner import (
     DeviceOutcome,
     DeviceView,
-    LatencyEvidence,
+    GateEvidence,
     RolloutProgress,
     RolloutSpec,
     SetSlot,
@@ -47,7 +47,7 @@ class SimulatedFleet:
             gen=1,
         )
 
-    def step(self, evidence: LatencyEvidence | None = None, dt: float = 1.0) -> list[SetSlot]:
+    def step(self, evidence: GateEvidence | None = None, dt: float = 1.0) -> list[SetSlot]:
         self.now += dt
         self.progress, actions = advance(self.spec, self.progress, self.views, self.now, evidence)
         return self.act(actions)

@@ -63,6 +63,8 @@ class FakeStream:
         for ref in self.engines.values():
             if behaviour_of(ref.blobs, ref.manifest).get("crash"):
                 os.abort()
+        if self.start.config.get("update_s") == 8:
+            os.abort()
         if self.start.source == "broken://":
             error = Failure(code="source", detail="the camera is gone", retryable=True)
             say(Fault(stream=self.name, error=error))
@@ -78,7 +80,11 @@ class FakeStream:
         if self.start.source == "slow://":
             return True  # it opens its camera for ever
         say(Ready(stream=self.name, seconds=0.01))
-        say(EventMessage(stream=self.name, event={"kind": "started", "pid": os.getpid()}))
+        say(
+            EventMessage(
+                stream=self.name, event={"kind": "started", "pid": os.getpid(), "config": self.start.config}
+            )
+        )
         if self.start.source == "busy://":
             say(LeaseMessage(stream=self.name, ttl_s=60.0, reason="it drives"))
         self.next_stats = time.monotonic() + self.start.stats_every_s
@@ -100,7 +106,11 @@ class FakeStream:
     def _configure(self, message: Configure) -> None:
         """As ``update_s`` of the new configuration says."""
         told, about = message.config.get("update_s"), {"stream": self.name, "number": message.number}
-        if told == 9:
+        if message.check and told == 10:
+            os.abort()
+        elif message.check and told not in (1, 2):
+            say(Configured(**about, changed=("update_s",), in_force=False))
+        elif told in (8, 9):
             os.abort()
         elif told in (1, 2):
             error = Failure(
