@@ -7,11 +7,11 @@ so whoever takes it must not wait for the network while he has it.
 from __future__ import annotations
 
 import logging
-import operator
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 from edgectl.core.errors import ProtocolError, TrustError, UsageError
 from edgectl.core.schema import parse_json
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 BELIEVED_GEN = MAX_GEN // 2
 """Generations that a device claims to have seen count up to here."""
+
+_ViewOf: TypeAlias = tuple[Conn | None, Reported | None, Desired | None, float, DeviceView | None]
+_NO_VIEW: _ViewOf = (None, None, None, 0.0, None)
 
 
 class Devices:
@@ -68,7 +71,7 @@ class Devices:
         self._retained = retained
         self._seen: dict[str, float] = {}
         """Device → when it was heard last, in the time that deadlines are in."""
-        self._views: dict[str, tuple[tuple[Conn, Reported | None, Desired, float], DeviceView]] = {}
+        self._views: dict[str, _ViewOf] = {}
         """Device → what its view was made of, and the view."""
         self._claims: dict[str, Claims] = {}
         self._contested: set[str] = set()
@@ -184,11 +187,25 @@ class Devices:
     def views(self) -> dict[str, DeviceView]:
         """Devices that were ever there and can come back, as the planner sees them."""
         with self.lock:
-            return {
-                d.name: self._view(d, d.conn)
-                for d in self._known.values()
-                if d.conn is not None and d.name not in self._revoked
-            }
+            found: dict[str, DeviceView] = {}
+            for name, d in self._known.items():
+                if d.conn is None or name in self._revoked:
+                    continue
+                # Made once for as long as nothing of the device changes, and compared without a call: a fleet is looked at
+                # with every tick.
+                seen_s = self._seen.get(name, d.seen_s)
+                conn, reported, desired, seen_before_s, view = self._views.get(name, _NO_VIEW)
+                if (
+                    view is None
+                    or conn is not d.conn
+                    or reported is not d.reported
+                    or desired is not d.desired
+                    or seen_before_s is not seen_s
+                ):
+                    view = _view(d, d.conn, seen_s)
+                    self._views[name] = (d.conn, d.reported, d.desired, seen_s, view)
+                found[name] = view
+            return found
 
     # ---- from the broker (dispatcher thread)
 
@@ -300,30 +317,6 @@ class Devices:
                 self._publisher.tell(device, d.desired)
 
     # ---- under the lock
-
-    def _view(self, d: Device, conn: Conn) -> DeviceView:
-        """Made once for as long as nothing of the device changes: a fleet is looked at with every tick."""
-        of = (conn, d.reported, d.desired, self._seen.get(d.name, d.seen_s))
-        known = self._views.get(d.name)
-        if known is not None and all(map(operator.is_, known[0], of)):
-            return known[1]
-        view = DeviceView(
-            name=d.name,
-            online=conn.online,
-            seen_s=of[3],
-            slots=frozenset(conn.slots),
-            labels=conn.labels,
-            desired=d.desired.slots,
-            reported=d.reported.slots if d.reported else {},
-            gen=d.desired.gen,
-            clear=d.desired.clear,
-            profile=conn.profile,
-            facts=frozenset(conn.facts),
-            streams=conn.streams,
-            config_slots=frozenset(conn.config_slots),
-        )
-        self._views[d.name] = (of, view)
-        return view
 
     def _born(self, d: Device, claims: Claims, conn: Conn) -> None:
         if self._retained() and conn.instance is not None and self._is_stale(d, claims, conn):
@@ -502,3 +495,21 @@ class Devices:
         """What is wanted of it: on the disk before anybody is told."""
         self._known[d.name] = d
         self._inventory.save_device(d)
+
+
+def _view(d: Device, conn: Conn, seen_s: float) -> DeviceView:
+    return DeviceView(
+        name=d.name,
+        online=conn.online,
+        seen_s=seen_s,
+        slots=frozenset(conn.slots),
+        labels=conn.labels,
+        desired=d.desired.slots,
+        reported=d.reported.slots if d.reported else {},
+        gen=d.desired.gen,
+        clear=d.desired.clear,
+        profile=conn.profile,
+        facts=frozenset(conn.facts),
+        streams=conn.streams,
+        config_slots=frozenset(conn.config_slots),
+    )

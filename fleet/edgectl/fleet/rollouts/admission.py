@@ -19,12 +19,16 @@ from edgectl.fleet.rollouts.values import (
     Member,
     RolloutProgress,
     RolloutSpec,
+    having,
 )
 from edgectl.fleet.rollouts.waves import order
 
 __all__ = ["NextAsked", "admission", "most_unavailable"]
 
 _MINUTE_S = 60.0
+_RETRYING = frozenset({DeviceOutcome.RETRYING})
+_WAITING = frozenset({DeviceOutcome.WAITING})
+_COMMITTED = frozenset({DeviceOutcome.COMMITTED})
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,8 @@ def admission(
 ) -> NextAsked:
     """Whom to ask next: first who is due for another try, then others of the current wave."""
     members = progress.members
-    due = [
-        n for n, m in members.items() if m.outcome is DeviceOutcome.RETRYING and now_s >= (m.retry_s or 0.0)
-    ]
-    waiting = [
-        n for n, m in members.items() if m.wave == progress.wave and m.outcome is DeviceOutcome.WAITING
-    ]
+    due = [n for n, m in having(members, _RETRYING).items() if now_s >= (m.retry_s or 0.0)]
+    waiting = [n for n, m in having(members, _WAITING).items() if m.wave == progress.wave]
     lately = _lately(spec, progress, now_s)
     again = tuple(due if lately is None else due[:lately])
     if not waiting:
@@ -58,7 +58,7 @@ def admission(
     rooms = _Rooms(spec.max_unavailable, members, views) if spec.max_unavailable else None
     found: list[str] = []
     crowded: Counter[str] = Counter()
-    for name in order(waiting, spec.release):
+    for name in order(waiting, spec.release) if places != 0 else ():
         if places is not None and len(found) >= places:
             break
         if rooms is not None and not rooms.take(name):
@@ -80,16 +80,17 @@ def most_unavailable(limit: MaxUnavailable, devices: int) -> int:
 
 def _lately(spec: RolloutSpec, progress: RolloutProgress, now_s: float) -> int | None:
     """How many may still be asked within this minute; None: no limit."""
-    members = progress.members.values()
     limits: list[int] = []
     if spec.per_minute is not None:
         limits.append(spec.per_minute)
     if (ramp := spec.wave(progress.wave).ramp) is not None:
-        committed = sum(m.wave == progress.wave and m.outcome is DeviceOutcome.COMMITTED for m in members)
+        done = having(progress.members, _COMMITTED).values()
+        committed = sum(m.wave == progress.wave for m in done)
         limits.append(int(ramp.per_minute(committed)))
     if not limits:
         return None
-    asked = sum(m.admitted_s is not None and m.admitted_s > now_s - _MINUTE_S for m in members)
+    began_s = now_s - _MINUTE_S
+    asked = sum(m.admitted_s is not None and m.admitted_s > began_s for m in progress.members.values())
     return max(0, min(limits) - asked)
 
 
@@ -97,7 +98,7 @@ def _places(spec: RolloutSpec, progress: RolloutProgress, lately: int | None) ->
     """How many of the wave may be asked now; None: no limit."""
     if spec.in_flight is None:
         return lately
-    free = max(0, spec.in_flight - sum(m.outcome in BUSY for m in progress.members.values()))
+    free = max(0, spec.in_flight - len(having(progress.members, BUSY)))
     return free if lately is None else min(free, lately)
 
 

@@ -8,13 +8,19 @@ from datetime import datetime, timezone
 from edgectl.fleet.rollouts.values import (
     ACTIVE,
     BUSY,
+    OPEN,
     DeviceOutcome,
     DeviceView,
     RolloutProgress,
     RolloutSpec,
+    having,
 )
 
 __all__ = ["also_noted", "names", "noted", "starts", "wave_name"]
+
+_LOST = frozenset({DeviceOutcome.LOST})
+_AWAY = frozenset({DeviceOutcome.AWAY})
+_ABSENT = _AWAY | {DeviceOutcome.WAITING}
 
 
 def noted(
@@ -31,12 +37,13 @@ def noted(
     ``idle``: nobody is at work; ``held``: why others are not asked; ``missing``: how many of the wave have to commit it
     that have not.
     """
-    members = {
-        n: m for n, m in progress.members.items() if m.wave == progress.wave or progress.state not in ACTIVE
-    }
-    lost = [n for n, m in members.items() if m.outcome is DeviceOutcome.LOST]
-    gone = [n for n, m in members.items() if m.outcome in BUSY and n in views and not views[n].online]
-    unsigned = [n for n, m in members.items() if m.outcome in BUSY and n in views and views[n].unsigned]
+    members = having(progress.members, OPEN)
+    if progress.state in ACTIVE:
+        members = {n: m for n, m in members.items() if m.wave == progress.wave}
+    lost = list(having(members, _LOST))
+    busy = [views[n] for n in having(members, BUSY) if n in views]
+    gone = [view.name for view in busy if not view.online]
+    unsigned = [view.name for view in busy if view.unsigned]
     notes = []
     if unsigned:
         notes.append(f"{names(unsigned)}: waits for a signature: `edgectl rollout approve --key KEY`")
@@ -45,9 +52,7 @@ def noted(
             f"{names(lost)} went away in the middle of an activation; `edgectl rollout skip {spec.id} {lost[0]}` goes on without"
         )
     elif idle and progress.wave == 0:
-        absent = [
-            n for n, m in progress.members.items() if m.outcome in (DeviceOutcome.WAITING, DeviceOutcome.AWAY)
-        ]
+        absent = having(progress.members, _ABSENT)
         notes.append(
             f"nobody is there to be the canary: {names(absent) or f'no device with slot {spec.slot} is known'}"
         )
@@ -60,7 +65,7 @@ def noted(
             f"{wave_name(progress.wave)} waits for {missing} more to commit it: {spec.quorum:.0%} have to"
         )
     if progress.state not in ACTIVE:
-        away = [n for n, m in members.items() if m.outcome is DeviceOutcome.AWAY]
+        away = having(members, _AWAY)
         notes += [f"{names(away)}: away, takes it when it is back"] if away else []
     return progress.model_copy(update={"note": "; ".join(notes) or None})
 

@@ -33,6 +33,7 @@ from edgectl.fleet.rollouts.values import (
     RolloutSpec,
     RolloutState,
     SetSlot,
+    having,
 )
 from edgectl.fleet.rollouts.waves import NO_CANARY, canary_places, fits, is_expected, joined, order, selected
 
@@ -71,8 +72,9 @@ _DEFERRED_S = 8 * 86400.0
 """A device gives up after 7 days of DEFERRED by itself; one that says so for longer counts anew after
 every start."""
 
-
-_SETTLED = frozenset({DeviceOutcome.COMMITTED, DeviceOutcome.FAILED, DeviceOutcome.LATE})
+_COMMITTED = frozenset({DeviceOutcome.COMMITTED})
+_BAD = frozenset({DeviceOutcome.FAILED, DeviceOutcome.LATE})
+_SETTLED = _COMMITTED | _BAD
 _JUDGED = _SETTLED | {DeviceOutcome.ADMITTED, DeviceOutcome.AWAY, DeviceOutcome.LOST}
 """What a device says later changes these, too: it commits after its deadline, or what it had committed
 does not survive."""
@@ -96,7 +98,7 @@ def decide(
             return progress.model_copy(update={"note": starts(spec.start_s)}), []
         progress = progress.model_copy(update={"began_s": now_s})
     members = selected(spec, progress, views)
-    members = {name: _judged(spec, m, views.get(name), now_s) for name, m in members.items()}
+    members |= {n: _judged(spec, m, views.get(n), now_s) for n, m in having(members, _JUDGED).items()}
     decisions = progress.decisions if evidence is None else evidence.decisions
     progress = progress.model_copy(update={"members": members, "decisions": decisions})
     if reason := _gate(spec, progress):
@@ -256,7 +258,7 @@ def _before(view: DeviceView, slot: str) -> DesiredSlot | None:
 
 def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float) -> Member:
     """What became of a member since it was admitted."""
-    if m.outcome not in _JUDGED or m.admitted_s is None or m.left:
+    if m.admitted_s is None or m.left:
         return m
     settled = m.outcome in _SETTLED
     if view is None:
@@ -312,9 +314,9 @@ def _judged(spec: RolloutSpec, m: Member, view: DeviceView | None, now_s: float)
 def _gate(spec: RolloutSpec, progress: RolloutProgress) -> str | None:
     canary = progress.wave == 0
     # many that go away with it are no chance
-    bad = {DeviceOutcome.FAILED, DeviceOutcome.LATE} | (set() if canary else {DeviceOutcome.LOST})
-    failures = sorted((n, m.detail) for n, m in progress.members.items() if m.outcome in bad)
-    finished = sum(m.outcome in bad | {DeviceOutcome.COMMITTED} for m in progress.members.values())
+    bad = _BAD if canary else _BAD | {DeviceOutcome.LOST}
+    failures = sorted((n, m.detail) for n, m in having(progress.members, bad).items())
+    finished = len(failures) + len(having(progress.members, _COMMITTED))
     reason = failure_gate(
         len(failures),
         finished,
@@ -335,30 +337,33 @@ def _nobody_is_left(spec: RolloutSpec, progress: RolloutProgress) -> bool:
     full = len(current) >= canary_places(spec, progress.members.values()) or not _any(
         progress, DeviceOutcome.WAITING, DeviceOutcome.AWAY
     )
-    return bool(current) and full and all(o in (DeviceOutcome.FAILED, DeviceOutcome.LATE) for o in current)
+    return bool(current) and full and _BAD.issuperset(current)
 
 
 def _any(progress: RolloutProgress, *outcomes: DeviceOutcome) -> bool:
-    return any(m.outcome in outcomes for m in progress.members.values())
+    return bool(having(progress.members, frozenset(outcomes)))
 
 
 def _wave_is_over(spec: RolloutSpec, progress: RolloutProgress) -> bool:
     """Nobody of it is at work, and as many as have to have shown that the release works. The canary waits for one
     that was lost."""
-    current = [m.outcome for m in progress.members.values() if m.wave == progress.wave]
     waited_for = BUSY | {DeviceOutcome.WAITING} | ({DeviceOutcome.LOST} if progress.wave == 0 else set())
     return (
-        _any(progress, DeviceOutcome.COMMITTED)
-        and not waited_for.intersection(current)
+        not _in_wave(progress, waited_for)
+        and _any(progress, DeviceOutcome.COMMITTED)
         and _missing(spec, progress) == 0
     )
 
 
+def _in_wave(progress: RolloutProgress, outcomes: frozenset[DeviceOutcome]) -> bool:
+    """Somebody of the current wave is there with such an outcome."""
+    return any(m.wave == progress.wave for m in having(progress.members, outcomes).values())
+
+
 def _is_last(progress: RolloutProgress) -> bool:
     """Nobody is left for another wave."""
-    return not any(
-        m.wave > progress.wave and m.outcome is DeviceOutcome.WAITING for m in progress.members.values()
-    )
+    waiting = having(progress.members, frozenset({DeviceOutcome.WAITING})).values()
+    return not any(m.wave > progress.wave for m in waiting)
 
 
 def _missing(spec: RolloutSpec, progress: RolloutProgress) -> int:
@@ -375,8 +380,7 @@ def _missing(spec: RolloutSpec, progress: RolloutProgress) -> int:
 
 def _idle_since(progress: RolloutProgress, now_s: float) -> float | None:
     """Since when nobody is at work; None: somebody is, or an operator has it wait."""
-    current = [m.outcome for m in progress.members.values() if m.wave == progress.wave]
-    if progress.state is RolloutState.PAUSED or BUSY.intersection(current):
+    if progress.state is RolloutState.PAUSED or _in_wave(progress, BUSY):
         return None
     return progress.idle_since_s if progress.idle_since_s is not None else now_s
 
@@ -469,14 +473,13 @@ def _stragglers(
                 actions.append(SetSlot(name, spec.slot, _desired(spec, m)))
             members[name] = m
             continue
-        m = _judged(spec, m, views.get(name), now_s)
+        m = _judged(spec, m, views.get(name), now_s) if m.outcome in _JUDGED else m
         members[name] = m = m if progress.state is RolloutState.DONE else _given_up(m)
         desired, ours = views[name].desired.get(spec.slot) if name in views else None, _desired(spec, m)
         taken = desired is None or (desired.digest, desired.attempt) != (ours.digest, ours.attempt)
         if m.outcome in OPEN and name in views and taken and not is_expected(m):
             members[name] = m.model_copy(update={"outcome": DeviceOutcome.SUPERSEDED, "detail": None})
-    due = [
-        n for n, m in members.items() if m.outcome is DeviceOutcome.RETRYING and now_s >= (m.retry_s or 0.0)
-    ]
+    retrying = having(members, frozenset({DeviceOutcome.RETRYING}))
+    due = [n for n, m in retrying.items() if now_s >= (m.retry_s or 0.0)]
     progress, again = _ask_again(spec, progress.model_copy(update={"members": members}), due, now_s)
     return noted(spec, progress, views), actions + again

@@ -36,6 +36,7 @@ __all__ = [
     "RolloutState",
     "SetSlot",
     "Wave",
+    "having",
 ]
 
 
@@ -71,6 +72,8 @@ ACTIVE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLL
 
 
 class DeviceOutcome(str, Enum):
+    __hash__ = str.__hash__  # Enum's own is Python: a fleet's members are looked up in sets at every tick
+
     WAITING = "waiting"
     ADMITTED = "admitted"
     RETRYING = "retrying"
@@ -289,6 +292,11 @@ class Member(Message):
     detail: str | None = None
 
 
+def having(members: Mapping[str, Member], outcomes: frozenset[DeviceOutcome]) -> dict[str, Member]:
+    """Those with such an outcome. A fleet is walked with every tick: no call for each of its members."""
+    return {n: m for n, m in members.items() if m.outcome in outcomes}
+
+
 class RolloutProgress(Message):
     state: RolloutState = RolloutState.RUNNING
     reason: str | None = None
@@ -317,10 +325,8 @@ class RolloutProgress(Message):
         yet."""
         expected = OPEN if self.ending is None else OPEN_BACK
         done = self.state is RolloutState.DONE  # then also those who were named and never there
-        open_ = (
-            m for m in self.members.values() if m.outcome in expected and (done or m.admitted_s is not None)
-        )
-        return self.state in ACTIVE or any(open_)
+        open_ = having(self.members, expected).values()
+        return self.state in ACTIVE or any(done or m.admitted_s is not None for m in open_)
 
 
 @dataclass(frozen=True)

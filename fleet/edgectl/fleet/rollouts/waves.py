@@ -7,18 +7,27 @@ has a free place.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from edgectl.fleet.rollouts.selection import group_of, parse_query
-from edgectl.fleet.rollouts.values import DeviceOutcome, DeviceView, Member, RolloutProgress, RolloutSpec
+from edgectl.fleet.rollouts.values import (
+    DeviceOutcome,
+    DeviceView,
+    Member,
+    RolloutProgress,
+    RolloutSpec,
+    having,
+)
 
 __all__ = ["NO_CANARY", "canary_places", "fits", "is_expected", "joined", "order", "selected", "stratum_of"]
 
 NO_CANARY = frozenset({DeviceOutcome.AWAY, DeviceOutcome.SKIPPED, DeviceOutcome.SUPERSEDED})
 """Another device takes the place of such a canary. A lost one keeps it: the release may have been its end."""
+_AWAY = frozenset({DeviceOutcome.AWAY})
 _NEVER_SEEN = "it was never there"
 
 
@@ -36,7 +45,23 @@ def stratum_of(spec: RolloutSpec, view: DeviceView) -> str:
 
 def order(devices: Iterable[str], release: str) -> list[str]:
     """Deterministic, the same after a restart, and other devices are the canaries of the next release."""
-    return sorted(devices, key=lambda d: hashlib.sha256(f"{d}\0{release}".encode()).digest())
+    return sorted(devices, key=_places(release).__getitem__)
+
+
+class _Places(dict[str, bytes]):
+    """Device → its place, worked out once: whoever waits is put in order with every tick."""
+
+    def __init__(self, release: str) -> None:
+        self._release = release
+
+    def __missing__(self, device: str) -> bytes:
+        self[device] = place = hashlib.sha256(f"{device}\0{self._release}".encode()).digest()
+        return place
+
+
+@functools.lru_cache(maxsize=8)
+def _places(release: str) -> _Places:
+    return _Places(release)
 
 
 def selected(
@@ -49,7 +74,11 @@ def selected(
             members[name] = Member(wave=1, outcome=DeviceOutcome.AWAY, detail=_NEVER_SEEN)
     late = max(1, progress.wave)
     members.update(
-        {n: joined(spec, m, views[n], late) for n, m in members.items() if n in views and is_expected(m)}
+        {
+            n: joined(spec, m, views[n], late)
+            for n, m in having(members, _AWAY).items()
+            if n in views and is_expected(m)
+        }
     )
     newcomers = [n for n, v in views.items() if (n not in members or members[n].left) and fits(spec, v)]
     members.update(
