@@ -126,7 +126,7 @@ class Site:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._env = os.environ | {
             "EDGECTL_CONTROLLER": f"http://127.0.0.1:{self.api}",
-            "PYTHONPATH": str(_package(folder)),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(self.packages()), os.environ.get("PYTHONPATH")])),
         }
         self.run("keys", "init")
         self.run("controller", "init", "--broker", f"127.0.0.1:{self.broker.port}", "--port", self.api)
@@ -135,22 +135,20 @@ class Site:
         self.client = FleetClient.of(f"http://127.0.0.1:{self.api}", folder / "controller" / "token")
         wait_until(self._answers, "the API answers")
         for i in (1, 2):
-            stream = f"surveillance=synth://yard?seed={10 + i}&fps=12"
-            self.run(
-                "device",
-                "enroll",
-                f"g{i}",
-                "--stream",
-                stream,
-                "--slot",
-                "detector=gate",
-                "--config-slot",
-                SLOT,
-            )
+            self.enroll(i)
             self.start("agent", "run", "--config", f"g{i}/agent.toml")
         wait_until(lambda: sum(d["online"] for d in self.client.devices()) == 2, "both devices are there")
         release = self.run("release", "publish", str(bundle))["release"]
         self.roll(release, "gate", probation_s=2.0)
+
+    def packages(self) -> Path:
+        """Of others, for every process."""
+        return package(self.folder, "odd", PACKAGE, "edgectl.rules", "RULE")
+
+    def enroll(self, i: int) -> None:
+        stream = f"surveillance=synth://yard?seed={10 + i}&fps=12"
+        slots = ("--slot", "detector=gate", "--config-slot", SLOT)
+        self.run("device", "enroll", f"g{i}", "--stream", stream, *slots)
 
     def _answers(self) -> bool:
         try:
@@ -192,9 +190,9 @@ class Site:
         )
         return found
 
-    def active(self) -> dict[str, str | None]:
+    def active(self, slot: str) -> dict[str, str | None]:
         slots = {d["name"]: (d["reported"] or {}).get("slots", {}) for d in self.client.devices()}
-        return {name: s.get(SLOT, {}).get("active_release") for name, s in slots.items()}
+        return {name: s.get(slot, {}).get("active_release") for name, s in slots.items()}
 
     def close(self) -> None:
         self.client.close()
@@ -204,13 +202,14 @@ class Site:
             p.wait(30)
 
 
-def _package(folder: Path) -> Path:
+def package(folder: Path, name: str, source: str, group: str, entry: str) -> Path:
+    """A folder with an installed package of one module."""
     place = folder / "packages"
-    info = place / "odd-1.dist-info"
+    info = place / f"{name}-1.dist-info"
     info.mkdir(parents=True)
-    (place / "odd.py").write_text(PACKAGE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[edgectl.rules]\nodd = odd:RULE\n")
+    (place / f"{name}.py").write_text(source)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {name}:{entry}\n")
     return place
 
 
@@ -245,7 +244,7 @@ def measure(site: Site, of: int, kinds: list[str]) -> int:
             r = site.roll(release, SLOT, probation_s=PROBATION_S)
             took = time.monotonic() - began
             asked = [n for n, m in r["members"].items() if m["outcome"] != "waiting"]
-            back = site.active() == {"g1": first, "g2": first}
+            back = site.active(SLOT) == {"g1": first, "g2": first}
             ok = r["state"] == "stopped" and len(asked) == 1 and back
             wrong += not ok
             print(

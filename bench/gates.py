@@ -351,7 +351,11 @@ def settings() -> Iterator[tuple[str, ...]]:
     for name, gate in GATES.items():
         own = {n: f for n, f in gate.terms.model_fields.items() if n != "gate"}
         told = ", ".join(f"`{n}` {f.default}" for n, f in own.items())
-        against = "the device's own blocks before" if gate.bets == "ranks" else "the bound"
+        against = {
+            "ranks": "the device's own blocks before",
+            "mean": "the bound",
+            "once": "that of the engine before",
+        }[gate.bets]
         yield (f"`{name}`", gate.doc[0].lower() + gate.doc[1:-1], told, against)
 
 
@@ -430,10 +434,12 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> None:
+    from shadow_gate import shadow  # it lies beside this file
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--quick", action="store_true", help="200 runs, σ 0.2 only")
-    parser.add_argument("--only", nargs="*", help="settings, clean, many, short, power, tails, peers")
+    parser.add_argument("--only", nargs="*", help="settings, clean, many, short, power, tails, peers, shadow")
     parser.add_argument("--write", type=Path, help="a page whose tables these replace")
     parser.add_argument("--json", type=Path, help="where to write the tables")
     parser.add_argument("--tables", type=Path, nargs="*", help="files of --json: nothing is simulated")
@@ -447,6 +453,7 @@ def main() -> None:
         "power": lambda: power(min(runs, 400)),
         "tails": lambda: tails(min(runs, 400)),
         "peers": lambda: peers(min(runs, 400)),
+        "shadow": lambda: shadow(runs),
     }
     found: dict[str, list[tuple[str, ...]]] = {}
     for path in args.tables or ():

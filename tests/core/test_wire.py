@@ -18,11 +18,13 @@ from edgectl.core.wire import (
     ControllerState,
     Desired,
     DesiredSlot,
+    EngineProof,
     Message,
     Policy,
     Reply,
     Reported,
     ReportedSlot,
+    ShadowBlock,
     ShadowGate,
     StreamStats,
     Telemetry,
@@ -135,3 +137,34 @@ def test_what_is_not_judged_is_not_judged_by_the_default_on_the_other_side() -> 
     )
     assert Desired.model_validate_json(wish.encode()) == wish
     assert b"max_latency_ms" not in wish.encode(), "what is nothing by default is left out"
+
+
+def test_power_mode_and_throttling_are_bounded_and_may_be_missing() -> None:
+    old = parse_json(Telemetry, b'{"epoch":1,"seq":2,"window_s":60}', max_bytes=1000, what="telemetry")
+    assert (old.power_mode, old.throttled) == (None, ())
+    new = Telemetry(epoch=1, seq=2, window_s=60, power_mode="15W", throttled=("thermal",))
+    assert Telemetry.model_validate_json(new.encode()) == new
+    for wrong in (b'"power_mode":"' + b"x" * 257 + b'"', b'"throttled":' + json.dumps(["x"] * 17).encode()):
+        data = b'{"epoch":1,"seq":2,"window_s":60,' + wrong + b"}"
+        with pytest.raises(ProtocolError):
+            parse_json(Telemetry, data, max_bytes=1000, what="telemetry")
+
+
+def test_proof_of_an_engine_is_bounded_and_an_older_agent_has_none() -> None:
+    old = parse_json(ReportedSlot, b'{"state":"committed"}', max_bytes=1000, what="slot")
+    assert (old.proof, old.previous_proof) == (None, None)
+    block = ShadowBlock(frames=8, both=40, missed=1, extra=0)
+    told = ReportedSlot(
+        state=State.COMMITTED, proof=EngineProof(golden=0.99, golden_least=0.98, shadow=(block,) * 32)
+    )
+    assert ReportedSlot.model_validate_json(told.encode()) == told
+    assert len(told.encode()) < 2048
+    for wrong in (
+        {"golden": 1.01},
+        {"golden": -0.1},
+        {"shadow": [{"frames": 8, "both": 1, "missed": 0, "extra": 0}] * 33},
+        {"shadow": [{"frames": 8, "both": -1, "missed": 0, "extra": 0}]},
+    ):
+        data = json.dumps({"state": "committed", "proof": wrong}).encode()
+        with pytest.raises(ProtocolError):
+            parse_json(ReportedSlot, data, max_bytes=10_000, what="slot")

@@ -38,6 +38,8 @@ class Warm:
     error: str | None = None
     code: str | None = None
     memory: EngineMemory | None = None
+    golden: float | None = None
+    golden_least: float | None = None
 
 
 @dataclass
@@ -194,12 +196,12 @@ class World:
             self.deployer.thread.join(20)
             assert not self.deployer.thread.is_alive()
 
-    def want(self, version: str, gen: int, attempt: int = 1) -> None:
+    def want(self, version: str, gen: int, attempt: int = 1, policy: Policy = POLICY) -> None:
         wish = DesiredSlot(
             release=f"gate-detector@{version}",
             digest=self.bundles[version].digest,
             attempt=attempt,
-            policy=POLICY,
+            policy=policy,
         )
         self.deployer.want(gen, wish, False)
 

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
+from edgectl.core.wire import EngineProof
 from edgectl.fleet.rollouts.gates import Block, BlockHistory, GateDecision, GateJudge, GateTerms, Watched
 from edgectl.fleet.rollouts.gates.blocks import BLOCK_S, COARSE, merged
 
@@ -85,7 +86,9 @@ def release(
     stratum: str = "orin",
     site: str | None = None,
     free: Sequence[str] = (),
+    proofs: Sequence[tuple[EngineProof | None, EngineProof | None]] = (),
 ) -> tuple[GateDecision, ...]:
-    """What a judge says that looks once."""
-    watched = [Watched(name, stratum, site, OLD, ASKED_S) for name in devices]
+    """What a judge says that looks once. ``proofs``: of each device that of the new engine, and of the one before."""
+    told = proofs or [(None, None)] * len(devices)
+    watched = [Watched(name, stratum, site, OLD, ASKED_S, *t) for name, t in zip(devices, told, strict=True)]
     return GateJudge(gates, NEW, alpha).look(watched, {stratum: free}, blocks, ASKED_S + 9999)

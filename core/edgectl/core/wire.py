@@ -24,6 +24,7 @@ __all__ = [
     "MAX_COMMAND_S",
     "MAX_GEN",
     "MAX_MESSAGE_BYTES",
+    "MAX_SHADOW_BLOCKS",
     "READ_ONLY",
     "RUNS_FILES",
     "ClearSlot",
@@ -32,6 +33,7 @@ __all__ = [
     "ControllerState",
     "Desired",
     "DesiredSlot",
+    "EngineProof",
     "Failure",
     "Frames",
     "Op",
@@ -39,6 +41,7 @@ __all__ = [
     "Reply",
     "Reported",
     "ReportedSlot",
+    "ShadowBlock",
     "ShadowGate",
     "StreamStats",
     "Telemetry",
@@ -54,6 +57,9 @@ MAX_GEN = (1 << 53) - 1
 
 MAX_COMMAND_S = 3600
 """How long a signed command may wait to be obeyed."""
+
+MAX_SHADOW_BLOCKS = 32
+"""Of one comparison, on one device."""
 
 ENGINE_STAGE = "engine"
 """The stage whose latency judges an engine. A worker with several engines names them ``engine:<part>``; in
@@ -273,6 +279,29 @@ class Desired(Message):
         return self
 
 
+class ShadowBlock(Message):
+    """Frames that follow each other (of a second stage: crops), which both the engine before and the new one got."""
+
+    frames: int = Field(ge=1)
+    both: int = Field(ge=0)
+    """What both found, and"""
+    missed: int = Field(ge=0)
+    """what only the engine before found, and"""
+    extra: int = Field(ge=0)
+    """what only the new one found."""
+
+
+class EngineProof(Message):
+    """What a device found of an engine before it served there. None: the agent is older, or it could not tell."""
+
+    golden: float | None = Field(default=None, ge=0, le=1)
+    """How closely it reproduces its golden samples on this device: 1 less the largest relative error of an output."""
+    golden_least: float | None = Field(default=None, ge=0, le=1)
+    """The same of an engine that just meets the tolerance that its bundle records."""
+    shadow: tuple[ShadowBlock, ...] = Field(default=(), max_length=MAX_SHADOW_BLOCKS)
+    """Beside the engine before, in the order in which it went; empty: the policy asked for no shadow."""
+
+
 class ReportedSlot(Message):
     """One slot as the device sees it."""
 
@@ -291,6 +320,9 @@ class ReportedSlot(Message):
     passed_over: dict[str, str] = Field(default={}, max_length=256)
     """Variants of the active release that go before the one that was taken, and for which there was no memory:
     ``profile/variant`` → the numbers."""
+    proof: EngineProof | None = None
+    """Of the active engine."""
+    previous_proof: EngineProof | None = None
     error: Failure | None = None
 
 
@@ -361,6 +393,10 @@ class Telemetry(Message):
     window_s: float = Field(gt=0)
     streams: dict[Name, StreamStats] = Field(default={}, max_length=64)
     health: dict[str, float] = {}
+    power_mode: ShortText | None = None
+    """That the device ran in, as its vendor calls it; None: it has none, or does not say."""
+    throttled: tuple[ShortText, ...] = Field(default=(), max_length=16)
+    """Why the device was slower than it can be in this window; empty: it was not, or does not say."""
     spool_dropped: int = 0
     replay: bool = False
 

@@ -23,7 +23,8 @@ from edgectl.core.errors import (
 )
 from edgectl.core.files import hex_of
 from edgectl.core.states import State
-from edgectl.core.wire import DesiredSlot, Failure, ShadowGate
+from edgectl.core.wire import DesiredSlot, EngineProof, Failure, ShadowBlock, ShadowGate
+from edgectl.pipelines.host.protocol import Shadowed
 
 
 def test_straight_line_to_committed_and_an_update_after_it(world: World) -> None:
@@ -324,3 +325,37 @@ def test_what_came_of_a_release_that_took_too_long_is_kept_for_the_next_try(worl
         world.want("2", gen, attempt=gen)
         assert world.ends(gen) is State.FAILED
         wait_until(lambda left=left: part.exists() is left, "room is made where it is needed", 20)
+
+
+def test_what_was_found_of_an_engine_before_it_served_is_told_and_survives_a_restart(world: World) -> None:
+    world.start()
+    world.warm = Warm(golden=0.99, golden_least=0.98)
+    world.want("1", 1)
+    world.ends(1)
+    blocks = (ShadowBlock(frames=8, both=40, missed=1, extra=2),)
+    world.shadowed = [
+        Shadowed(
+            stream=stream,
+            part="detector",
+            manifest="m",
+            frames=8,
+            matched=40,
+            found=83,
+            errors=0,
+            old_ms=1.0,
+            new_ms=1.0,
+            blocks=blocks,
+        )
+        for stream in ("north", "south")
+    ]
+    world.warm = Warm(golden=0.97, golden_least=0.95)
+    world.healthy = False  # there is a stream to compare on
+    world.want("2", 2, policy=POLICY.model_copy(update={"shadow": ShadowGate(frames=8)}))
+    before = EngineProof(golden=0.99, golden_least=0.98)
+    now = EngineProof(golden=0.97, golden_least=0.95, shadow=blocks * 2)
+    wait_until(lambda: world.deployer.report().state is State.PROBATION, "it is on trial", 20)
+    for _ in range(2):
+        report = world.deployer.report()
+        assert (report.proof, report.previous_proof) == (now, before)
+        world.stop()
+        world.boot()

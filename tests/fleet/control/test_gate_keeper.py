@@ -11,13 +11,15 @@ from support.simulated_fleet import NEW, OLD, SPEC, SimulatedFleet
 
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
-from edgectl.core.wire import Frames, StreamStats, Telemetry
+from edgectl.core.wire import EngineProof, Frames, StreamStats, Telemetry
 from edgectl.fleet.control.gate_keeper import GateKeeper, verdicts
 from edgectl.fleet.control.telemetry_view import LatencyBook
 from edgectl.fleet.rollouts.gates import GateVerdict, recompute
+from edgectl.fleet.rollouts.gates.agreement import AgreementTerms
 from edgectl.fleet.rollouts.gates.drops import DropTerms
 from edgectl.fleet.rollouts.gates.errors import ErrorTerms
 from edgectl.fleet.rollouts.gates.frames import FrameTerms
+from edgectl.fleet.rollouts.gates.golden import GoldenTerms
 from edgectl.fleet.rollouts.gates.latency import LatencyTerms
 from edgectl.fleet.rollouts.gates.memory import MemoryTerms
 from edgectl.fleet.rollouts.planner import RolloutState
@@ -141,6 +143,30 @@ def test_bad_engine_that_its_device_let_through_is_stopped_in_the_canary(bad: st
     assert worse[0].reason == site.progress.reason
     assert worse[0].stratum == "jetson-orin, from m@1"
     assert [recompute(d) for d in site.progress.decisions] == [d.verdict for d in site.progress.decisions]
+
+
+def test_device_tells_of_the_engine_that_it_made_and_of_its_shadow_and_the_gates_stop_it_at_once() -> None:
+    site = Site(3, gates=(GoldenTerms(), AgreementTerms()))
+    (first,) = canary(site)
+    tell(site, first, EngineProof(golden=0.9), EngineProof(golden=0.99))
+    assert site.go_on(5) == 1
+    assert site.progress.reason == f"golden on {first}: 90.00% after 99.00%"
+    assert "no shadow" in site.progress.decisions[1].lacking[0]
+    assert [recompute(d) for d in site.progress.decisions] == [d.verdict for d in site.progress.decisions]
+
+
+def test_what_a_device_told_of_another_engine_than_the_one_before_is_no_comparison() -> None:
+    site = Site(3, gates=(GoldenTerms(),))
+    (first,) = canary(site)
+    tell(site, first, EngineProof(golden=0.9), EngineProof(golden=0.99), previous=NEW)
+    assert site.go_on(5) == 5
+    assert site.progress.decisions[0].verdict is GateVerdict.CANNOT_JUDGE
+
+
+def tell(site: Site, name: str, proof: EngineProof, before: EngineProof, *, previous: str = OLD) -> None:
+    r = site.views[name].reported["gate"]
+    told = r.model_copy(update={"proof": proof, "previous_proof": before, "previous": previous})
+    site.views[name] = replace(site.views[name], reported={"gate": told})
 
 
 def test_good_engine_is_let_through_though_the_scene_of_all_gets_busier() -> None:

@@ -9,8 +9,10 @@ import pytest
 from edgectl.core.config_file import parse_yaml
 from edgectl.core.errors import ConfigError
 from edgectl.core.wire import EventGate
+from edgectl.fleet.rollouts.gates.agreement import AgreementTerms
 from edgectl.fleet.rollouts.gates.drops import DropTerms
 from edgectl.fleet.rollouts.gates.errors import ErrorTerms
+from edgectl.fleet.rollouts.gates.golden import GoldenTerms
 from edgectl.fleet.rollouts.gates.latency import LatencyTerms
 from edgectl.fleet.rollouts.gates.memory import MemoryTerms
 from edgectl.fleet.rollouts.policy_file import read_policy, request_of
@@ -142,11 +144,13 @@ def test_start_has_the_offset_that_it_names(tmp_path: Path) -> None:
     assert read_policy(path).start_s == utc.start_s == 1796086800.0
 
 
-def test_gates_that_nobody_names_are_those_of_latency_errors_and_drops() -> None:
+def test_gates_that_nobody_names_are_those_of_latency_errors_drops_and_golden() -> None:
     r = request_of(parse_yaml(HEAD + "max_latency_ratio: 1.3\nprobation: {max_error_rate: 2%}\n", name="f"))
     usual = (LatencyTerms(percentile=95, max_ratio=1.3), LatencyTerms(percentile=50, max_ratio=1.3))
-    assert r.gates_in_force() == (*usual, ErrorTerms(max_rate=0.02), DropTerms())
+    assert r.gates_in_force() == (*usual, ErrorTerms(max_rate=0.02), DropTerms(), GoldenTerms())
     median = request_of(parse_yaml(HEAD + "probation: {percentile: 50}\n", name="f"))
-    assert [t.gate for t in median.gates_in_force()] == ["latency", "errors", "drops"]
+    assert [t.gate for t in median.gates_in_force()] == ["latency", "errors", "drops", "golden"]
     alone = request_of(parse_yaml(HEAD + "max_latency_ratio: null\n", name="f"))
-    assert [t.gate for t in alone.gates_in_force()] == ["errors", "drops"]
+    assert [t.gate for t in alone.gates_in_force()] == ["errors", "drops", "golden"]
+    shadowed = request_of(parse_yaml(HEAD + "shadow: {frames: 200}\n", name="f"))
+    assert shadowed.gates_in_force()[-2:] == (AgreementTerms(), AgreementTerms(of="extra"))

@@ -28,7 +28,7 @@ from edgectl.core.errors import AdmissionError, EngineError, StorageError, Trust
 from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.states import State
 from edgectl.core.windows import is_open, opens_at
-from edgectl.core.wire import DesiredSlot, Failure
+from edgectl.core.wire import MAX_SHADOW_BLOCKS, DesiredSlot, EngineProof, Failure
 from edgectl.device_profiles.admission import NEXT_STEP
 
 __all__ = ["SlotDeployer"]
@@ -181,6 +181,11 @@ class SlotDeployer(SlotThread):
         """Saved with the end of the state."""
         self._d = replace(self._deployment(), installed=installed)
 
+    def _prove(self, proof: EngineProof) -> None:
+        installed = self._deployment().installed
+        assert installed is not None
+        self._install(installed.model_copy(update={"proof": proof}))
+
     def _staged(self) -> DeploymentEvent:
         while obstacle := self._obstacle():
             if obstacle not in ("frozen", "held"):
@@ -225,6 +230,8 @@ class SlotDeployer(SlotThread):
         if limit is not None and report.p50_ms is not None and report.p50_ms > limit:
             raise EngineError(f"warm-up latency is {report.p50_ms:.2f} ms, {limit:g} ms are allowed")
         self._memory.learn(d.installed.manifest, report.memory)
+        if report.golden is not None:
+            self._prove(EngineProof(golden=report.golden, golden_least=report.golden_least))
         self._prove_lighter(d.tries)
         self._admit()
         active = self._c.journal.slot(self.slot).active
@@ -340,6 +347,10 @@ class SlotDeployer(SlotThread):
             if verdict.outcome == "unhealthy":
                 raise EngineError(verdict.reason)
             self._show(verdict.reason)
+        each = MAX_SHADOW_BLOCKS // max(1, len(found))  # of more streams than that, nothing
+        blocks = tuple(b for s in found for b in s.blocks[:each])
+        if blocks:
+            self._prove((installed.proof or EngineProof()).model_copy(update={"shadow": blocks}))
         self._admit()  # there may be something to wait for, which the switch has no time for
         return DeploymentEvent.AGREES
 

@@ -161,6 +161,8 @@ class SlotThread(ABC):
             if slot.active
             else {},
             passed_over=dict(slot.active.passed_over) if slot.active else {},
+            proof=slot.active.proof if slot.active else None,
+            previous_proof=slot.previous.proof if slot.previous else None,
             error=(d.error if d else None) or note,
         )
 

@@ -9,7 +9,7 @@ from edgectl.core.bundle import LighterPreference, Preference
 from edgectl.core.histogram import HistogramData
 from edgectl.core.schema import Message
 from edgectl.core.states import State
-from edgectl.core.wire import ClearSlot, DesiredSlot, Failure
+from edgectl.core.wire import ClearSlot, DesiredSlot, EngineProof, Failure
 
 __all__ = ["Deployment", "Installed", "LighterEngine", "Slot", "ways_back"]
 
@@ -39,6 +39,8 @@ class Installed(Message):
     """One for each that it asked for then; one that has rotted since is missing."""
     passed_over: tuple[tuple[str, str], ...] = ()
     """Variants before it for which there was no memory then: ``profile/variant``, and the numbers."""
+    proof: EngineProof | None = None
+    """What was found of it here before it served; None: it was installed by an agent from before."""
 
     @property
     def manifests(self) -> tuple[str, ...]:

@@ -25,8 +25,8 @@ def decisions_view(decisions: Sequence[GateDecision], again: Sequence[GateVerdic
             d.gate,
             d.stratum,
             d.verdict.value,
-            _times(d.log_wealth),
-            _times(-math.log(d.alpha)),
+            "-" if d.bets == "once" else _times(d.log_wealth),
+            "-" if d.bets == "once" else _times(-math.log(d.alpha)),
             "same" if v is d.verdict else v.value,
             str(len(d.devices) + d.rest.devices),
             d.reason,
@@ -43,6 +43,7 @@ def _devices(decisions: Sequence[GateDecision]) -> RenderableType:
     )
     for d in decisions:
         gate = GATES[d.kind]
+        why = "a wider tolerance" if d.bets == "once" else "the scene"
         for b in d.devices:
             was, now = (median(x) if x else math.nan for x in (b.before, b.after))
             figure = gate.apart if b.controls else gate.shown
@@ -54,7 +55,7 @@ def _devices(decisions: Sequence[GateDecision]) -> RenderableType:
                 figure(was) if b.before else "-",
                 str(len(b.after)),
                 figure(now) if b.after else "-",
-                allowed + (f"; for the scene {gate.apart(b.slack)} more" if b.slack else ""),
+                allowed + (f"; for {why} {gate.apart(b.slack)} more" if b.slack else ""),
                 ", ".join(c.device for c in b.controls)
                 or ("the bound" if d.bets == "mean" else "itself, before"),
             )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgectl.core.bundle import LAYER_GOLDEN, Tolerance, Variant
+from edgectl.core.bundle import LAYER_GOLDEN, GoldenSpec, Tolerance, Variant
 from edgectl.core.errors import BundleError, GoldenError
 from edgectl.core.tensors import Arrays, read_npz
 from edgectl.engines.base import Engine
@@ -24,12 +25,22 @@ class OutputError:
 
     cosine: float
     max_abs: float
+    relative: float
+    """Length of the difference, in lengths of the golden output."""
 
 
 @dataclass(frozen=True)
 class GoldenResult:
     samples: int
     outputs: dict[str, OutputError]
+    least: float
+    """The score of an engine that just meets the tolerance of every output."""
+
+    @property
+    def score(self) -> float:
+        """How closely the engine reproduces its golden samples: 1 less the largest relative error of an output, at
+        least 0. Outputs that are nothing but rounding do not count."""
+        return max(0.0, 1.0 - max((e.relative for e in self.outputs.values()), default=0.0))
 
 
 def check_golden(engine: Engine, variant: Variant) -> GoldenResult:
@@ -51,8 +62,23 @@ def check_golden(engine: Engine, variant: Variant) -> GoldenResult:
                 raise GoldenError(f"the engine has no output {name}; it has {', '.join(got)}")
             error = compare(name, want, got[name], tolerance, sample=index)
             known = worst.get(name, error)
-            worst[name] = OutputError(min(known.cosine, error.cosine), max(known.max_abs, error.max_abs))
-    return GoldenResult(len(golden), worst)
+            worst[name] = OutputError(
+                min(known.cosine, error.cosine),
+                max(known.max_abs, error.max_abs),
+                max(known.relative, error.relative),
+            )
+    return GoldenResult(len(golden), worst, _least(variant.config.golden))
+
+
+def _least(golden: GoldenSpec) -> float:
+    """Two arrays of one length whose cosine is c are √(2 (1 - c)) apart."""
+    cosines = [t.cosine for t in golden.tolerances.values() if not _is_rounding(t)]
+    return max(0.0, 1.0 - math.sqrt(2.0 * (1.0 - min(1.0, min(cosines, default=1.0)))))
+
+
+def _is_rounding(tolerance: Tolerance) -> bool:
+    """All of the output is: any direction will do."""
+    return tolerance.cosine <= 0.0
 
 
 def compare(
@@ -75,14 +101,16 @@ def compare(
             f"largest error {error.max_abs:.4g} (at most {tolerance.max_abs:.4g})",
             hint="this runtime computes something else than the build host: take the fallback variant or build again",
         )
-    return error
+    return OutputError(error.cosine, error.max_abs, 0.0) if _is_rounding(tolerance) else error
 
 
 def measure(a: NDArray[np.float64], b: NDArray[np.float64]) -> OutputError:
-    """Cosine and largest absolute error of two flat arrays; two all-zero arrays agree."""
+    """How far the flat array ``b`` is from ``a``; two all-zero arrays agree."""
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     cosine = float(a @ b) / norms if norms else float(np.array_equal(a, b))
-    return OutputError(cosine, float(np.abs(a - b).max(initial=0.0)))
+    length, apart = float(np.linalg.norm(a)), float(np.linalg.norm(a - b))
+    relative = apart / length if length else float(apart > 0.0)
+    return OutputError(cosine, float(np.abs(a - b).max(initial=0.0)), relative)
 
 
 def read_golden(variant: Variant) -> list[tuple[Arrays, Arrays]]:

@@ -41,6 +41,10 @@ class WarmReport:
     """What the engine added to the child, on this very machine; None where the kernel does not tell."""
     runtime: str | None = None
     worst_cosine: float | None = None
+    golden: float | None = None
+    """:attr:`~edgectl.engines.finalise.golden.GoldenResult.score`, and"""
+    golden_least: float | None = None
+    """the score of an engine that just meets the tolerance."""
     error: str | None = None
     code: str | None = None
 
@@ -111,6 +115,8 @@ def _main(arguments: list[str]) -> dict[str, Any]:
         "rss_mb": peak_rss_mb(),
         "runtime": engine.runtime,
         "worst_cosine": min(e.cosine for e in golden.outputs.values()),
+        "golden": golden.score,
+        "golden_least": golden.least,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from edgectl.core.wire import EngineProof, ReportedSlot
 from edgectl.fleet.control.telemetry_view import LatencyBook
 from edgectl.fleet.rollouts.gates import GateDecision, GateJudge, Watched
 from edgectl.fleet.rollouts.planner import (
@@ -33,8 +34,8 @@ class GateKeeper:
     def __init__(self, latency: LatencyBook) -> None:
         self._latency = latency
         self._judges: dict[str, GateJudge] = {}
-        self._looked: dict[str, int] = {}
-        """Rollout → blocks that there were when its judge looked last."""
+        self._looked: dict[str, tuple[int, int]] = {}
+        """Rollout → blocks and proofs that there were when its judge looked last."""
 
     def keep(self, rollouts: Iterable[str]) -> None:
         """Forget all but these."""
@@ -68,9 +69,10 @@ class GateKeeper:
             judge = self._judges[spec.id] = GateJudge(spec.gates_in_force(), spec.digest, spec.alpha)
             judge.resume(progress.decisions, {w.name: w for w in watched})
         blocks = self._latency.blocks
-        if self._looked.get(spec.id) == blocks.made:
+        seen = (blocks.made, sum(w.proof is not None for w in watched))
+        if self._looked.get(spec.id) == seen:
             return progress.decisions
-        self._looked[spec.id] = blocks.made
+        self._looked[spec.id] = seen
         free = self._free(spec, progress, views)
         decisions = judge.look(watched, free, blocks.in_slot(spec.slot), now_s)
         told_s = max((d.at_s for d in progress.decisions), default=-math.inf)
@@ -86,7 +88,8 @@ class GateKeeper:
             if asked and m.before is not None and m.before.digest != spec.digest:
                 stratum = _stratum(views[name].profile, m.before.release, m)
                 site = views[name].labels.get(_SITE)
-                found.append(Watched(name, stratum, site, m.before.digest, m.admitted_s or 0.0))
+                proofs = _proofs(spec, m.before.digest, views[name].reported.get(spec.slot))
+                found.append(Watched(name, stratum, site, m.before.digest, m.admitted_s or 0.0, *proofs))
         return sorted(found, key=lambda w: (w.asked_s, w.name))
 
     def _free(
@@ -101,6 +104,15 @@ class GateKeeper:
                 stratum = _stratum(views[name].profile, r.active_release, progress.members.get(name))
                 found.setdefault(stratum, []).append(name)
         return found
+
+
+def _proofs(
+    spec: RolloutSpec, before: str, r: ReportedSlot | None
+) -> tuple[EngineProof | None, EngineProof | None]:
+    """Of the release, once it is active, and of the engine before. An older agent tells nothing: an empty one."""
+    if r is None or r.active != spec.digest:
+        return None, None
+    return r.proof or EngineProof(), r.previous_proof if r.previous == before else None
 
 
 def verdicts(before: Iterable[GateDecision], now: Iterable[GateDecision]) -> list[str]:

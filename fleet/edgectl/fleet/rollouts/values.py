@@ -12,9 +12,11 @@ from pydantic import AfterValidator, Field, model_validator
 
 from edgectl.core.schema import Digest, Message, Name, Terms, wrong_at
 from edgectl.core.wire import ClearSlot, DesiredSlot, Policy, ReportedSlot
+from edgectl.fleet.rollouts.gates.agreement import AgreementTerms
 from edgectl.fleet.rollouts.gates.decision import GateDecision
 from edgectl.fleet.rollouts.gates.drops import DropTerms
 from edgectl.fleet.rollouts.gates.errors import ErrorTerms
+from edgectl.fleet.rollouts.gates.golden import GoldenTerms
 from edgectl.fleet.rollouts.gates.latency import LatencyTerms
 from edgectl.fleet.rollouts.gates.table import GateTerms
 from edgectl.fleet.rollouts.selection import check_field, parse_query
@@ -198,7 +200,7 @@ class RolloutRequest(Terms):
     """Of the two latency gates that there are where ``gates`` names none; None: latency is not judged."""
     gates: tuple[GateTerms, ...] | None = Field(default=None, max_length=16)
     """What is measured on devices that have the release. None: latency at the percentile of the policy and at the
-    median, errors and drops."""
+    median, errors, drops, golden, and agreement where the policy asks for a shadow."""
     alpha: float = Field(default=0.01, gt=0, lt=1)
     """The chance that any of the gates stops a good release, however long and often it is looked at."""
     retries: int = Field(default=3, ge=0, le=20)
@@ -251,7 +253,8 @@ class RolloutRequest(Terms):
             if self.max_latency_ratio is not None
         ]
         rate = min(max(self.policy.max_error_rate, 1e-4), 0.999)
-        return (*latency, ErrorTerms(max_rate=rate), DropTerms())
+        shadow = () if self.policy.shadow is None else (AgreementTerms(), AgreementTerms(of="extra"))
+        return (*latency, ErrorTerms(max_rate=rate), DropTerms(), GoldenTerms(), *shadow)
 
 
 class RolloutSpec(RolloutRequest):

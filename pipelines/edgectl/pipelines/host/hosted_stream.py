@@ -7,7 +7,6 @@ abandoned: it says nothing any more, its threads stay behind in the process, and
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import gc
 import logging
@@ -220,7 +219,7 @@ class HostedStream:
                 )
                 self._say(failed)
             else:
-                numbers = dataclasses.asdict(result)
+                numbers = vars(result)
                 self._say(Shadowed(stream=self.name, part=part, manifest=manifest, **numbers))
 
         try:

@@ -23,7 +23,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from edgectl.core.bundle import LighterPreference
 from edgectl.core.errors import ProtocolError
 from edgectl.core.schema import Message, Name, first_problem
-from edgectl.core.wire import Failure, StreamStats
+from edgectl.core.wire import MAX_SHADOW_BLOCKS, Failure, ShadowBlock, StreamStats
 
 __all__ = [
     "MAX_LINE_BYTES",
@@ -205,6 +205,7 @@ class Shadowed(Message):
     old_ms: float
     """Median engine time of the engine that serves, on the same frames."""
     new_ms: float
+    blocks: tuple[ShadowBlock, ...] = Field(default=(), max_length=MAX_SHADOW_BLOCKS)
 
     @property
     def agreement(self) -> float:

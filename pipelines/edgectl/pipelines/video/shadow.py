@@ -9,8 +9,9 @@ source may drop it as ``superseded``. A second stage does the same with its crop
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Generic, Protocol, TypeVar
@@ -18,6 +19,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from edgectl.core.errors import EdgectlError, EngineError, ModelError
+from edgectl.core.wire import MAX_SHADOW_BLOCKS, ShadowBlock
 from edgectl.pipelines.stream.frame import Frame
 from edgectl.pipelines.video.decode import Detections, make_decoder
 from edgectl.pipelines.video.detector import Detector
@@ -43,6 +45,8 @@ class Shadowing:
     errors: int
     old_ms: float
     new_ms: float
+    blocks: tuple[ShadowBlock, ...]
+    """The same in frames that follow each other."""
 
 
 Done = Callable[[Shadowing | EdgectlError], None]
@@ -61,7 +65,9 @@ class Comparison:
         self._share = 100.0 - percent  # so that the first frame is taken
         self._old_ms: list[float] = []
         self._new_ms: list[float] = []
-        self._matched = self._found = self._errors = 0
+        self._counts: list[tuple[int, int, int]] = []
+        """Of each frame: found by both, by the old one alone, by the new one alone."""
+        self._errors = 0
 
     def is_due(self) -> bool:
         """Whether the next frame is one of them. Once a frame."""
@@ -71,24 +77,25 @@ class Comparison:
         self._share -= 100.0
         return True
 
-    def count(self, old: Ran, new: Ran | None, matched: int, found: int) -> bool:
-        """One frame. ``new`` None: the second engine failed. True: that was the last one, and it is told."""
+    def count(self, old: Ran, new: Ran | None, matched: int, of_old: int, of_new: int) -> bool:
+        """One frame, and how much each found. ``new`` None: the second engine failed. True: that was the last one, and
+        it is told."""
         self._errors += new is None
         self._old_ms.append((old.ended_ns - old.started_ns) / 1e6)
         self._new_ms.append(0.0 if new is None else (new.ended_ns - new.started_ns) / 1e6)
-        self._matched += matched
-        self._found += found
+        self._counts.append((matched, of_old - matched, of_new - matched))
         if len(self._old_ms) < self._wanted:
             return False
         self.engine.close()
         self._done(
             Shadowing(
                 len(self._old_ms),
-                self._matched,
-                self._found,
+                sum(both for both, _, _ in self._counts),
+                sum(2 * both + old + new for both, old, new in self._counts),
                 self._errors,
                 median(self._old_ms),
                 median(self._new_ms),
+                tuple(_blocks(self._counts)),
             )
         )
         return True
@@ -97,6 +104,14 @@ class Comparison:
         """The stream ends or changes its engine first."""
         self.engine.close()
         self._done(EngineError(why))
+
+
+def _blocks(counts: Sequence[tuple[int, int, int]]) -> Iterator[ShadowBlock]:
+    size = math.ceil(len(counts) / MAX_SHADOW_BLOCKS)
+    for i in range(0, len(counts), size):
+        several = counts[i : i + size]
+        both, missed, extra = (sum(column) for column in zip(*several, strict=True))
+        yield ShadowBlock(frames=len(several), both=both, missed=missed, extra=extra)
 
 
 class Shadow:
@@ -125,8 +140,8 @@ class Shadow:
             other = self._detector.decode(result.outputs, own)
             self._detector.give_back(staging)
         except (EngineError, ModelError):
-            return self.comparison.count(ran, None, 0, len(found))
-        return self.comparison.count(ran, result, matched(found, other), len(found) + len(other))
+            return self.comparison.count(ran, None, 0, len(found), 0)
+        return self.comparison.count(ran, result, matched(found, other), len(found), len(other))
 
 
 class _Shadow(Protocol):

@@ -52,7 +52,16 @@ def test_figure_of_a_block(
 def test_allowances_are_in_the_unit_of_the_figure() -> None:
     allowed = {name: type_of(t).allowed(t) for name in GATES for t in [TERMS.validate_python({"gate": name})]}
     assert allowed == pytest.approx(
-        {"latency": 0.0, "errors": 0.01, "drops": 0.02, "frames": 0.152, "memory": 20.0, "events": 0.585},
+        {
+            "latency": 0.0,
+            "errors": 0.01,
+            "drops": 0.02,
+            "frames": 0.152,
+            "memory": 20.0,
+            "events": 0.585,
+            "golden": 0.05,
+            "agreement": 0.05,
+        },
         abs=1e-3,
     )
     twice = TERMS.validate_python({"gate": "latency", "max_ratio": 2.0})
@@ -68,6 +77,8 @@ def test_differences_are_told_as_times_where_figures_are_logarithms() -> None:
         "frames": "0.5 times",
         "memory": "+1 MB/h",
         "events": "2 times",
+        "golden": "-100.00 points",
+        "agreement": "+100.00%",
     }
 
 

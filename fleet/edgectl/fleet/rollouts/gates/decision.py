@@ -6,12 +6,20 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from enum import Enum
-from typing import Literal
 
 from pydantic import Field
 
 from edgectl.core.schema import Message
-from edgectl.fleet.rollouts.gates.wealth import TILTS, MeanBets, RankBets, mixed, pooled, share
+from edgectl.fleet.rollouts.gates.wealth import (
+    TILTS,
+    Bettings,
+    CertainBets,
+    MeanBets,
+    RankBets,
+    mixed,
+    pooled,
+    share,
+)
 
 __all__ = ["Bets", "ControlDevice", "GateDecision", "GateVerdict", "Rest", "logs_of", "recompute", "standing"]
 
@@ -70,13 +78,13 @@ class GateDecision(Message):
     """``latency p99``"""
     kind: str
     """Its name in the policy: ``latency``"""
-    bets: Literal["ranks", "mean"]
+    bets: Bettings
     stratum: str
     at_s: float
     allowed: float
     """As the terms say, in the figure's unit; of ``mean``, the largest mean."""
     alpha: float = Field(gt=0, lt=1)
-    """What the rollout's α leaves for this gate and stratum."""
+    """What the rollout's α leaves for this gate and stratum; of ``once``, nothing is spent of it."""
     verdict: GateVerdict
     log_wealth: float = 0.0
     """Natural logarithm. At -log(alpha) it is WORSE."""
@@ -89,13 +97,18 @@ class GateDecision(Message):
     """For people."""
 
 
-def logs_of(kind: Literal["ranks", "mean"], bets: Bets, allowed: float) -> list[float]:
+def logs_of(kind: Bettings, bets: Bets, allowed: float) -> list[float]:
     """Log wealth of each tilt, from the figures."""
     if kind == "mean":
         stakes = MeanBets(allowed)
         for x in bets.after:
             stakes.add(x)
         return stakes.logs
+    if kind == "once":
+        certain = CertainBets()
+        for was, now in zip(bets.before, bets.after, strict=False):
+            certain.add(above=now > was + allowed + bets.slack)
+        return certain.logs
     ranked = RankBets(len(bets.before))
     known = sorted(bets.before)
     for x in bets.after:

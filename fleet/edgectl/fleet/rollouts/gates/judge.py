@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Protocol
 
+from edgectl.core.wire import EngineProof
 from edgectl.fleet.rollouts.gates.blocks import BLOCK_S, COARSE, Block, BlockHistory, drift, paired
 from edgectl.fleet.rollouts.gates.decision import (
     Bets,
@@ -29,7 +30,15 @@ from edgectl.fleet.rollouts.gates.decision import (
 )
 from edgectl.fleet.rollouts.gates.gate_type import GateType
 from edgectl.fleet.rollouts.gates.table import GateTerms, type_of
-from edgectl.fleet.rollouts.gates.wealth import MeanBets, RankBets, log_sum, mixed, share
+from edgectl.fleet.rollouts.gates.wealth import (
+    Bettings,
+    CertainBets,
+    MeanBets,
+    RankBets,
+    log_sum,
+    mixed,
+    share,
+)
 
 __all__ = ["LONG_S", "MIN_BEFORE", "UNSEEN", "BlockSource", "GateJudge", "Watched"]
 
@@ -64,6 +73,10 @@ class Watched:
     """Digest of the engine that it had."""
     asked_s: float
     """When it was asked: what it did before counts as before."""
+    proof: EngineProof | None = None
+    """What it found of the new engine before that served; None: it has not told yet."""
+    proof_before: EngineProof | None = None
+    """The same of the engine before, if it has told."""
 
 
 class BlockSource(Protocol):
@@ -89,7 +102,7 @@ class _Betting:
     watched: Watched
     place: int
     multiplies: bool
-    bets: RankBets | MeanBets | None
+    bets: RankBets | MeanBets | CertainBets | None
     before: tuple[float, ...]
     known: tuple[float, ...]
     """``before``, sorted."""
@@ -128,6 +141,8 @@ class GateJudge:
         self._gates = tuple(gates)
         self._digest = digest
         self._alpha = alpha
+        self._by_chance = max(1, sum(type_of(terms).bets != "once" for terms in self._gates))
+        """Gates that α is split over."""
         self._devices: list[dict[str, _Betting]] = [{} for _ in self._gates]
         self._strata: list[str] = []
         """In the order in which they came."""
@@ -186,7 +201,7 @@ class GateJudge:
             w,
             b.place,
             b.multiplies,
-            MeanBets(d.allowed) if d.bets == "mean" else RankBets(len(b.before)),
+            _bets(d.bets, d.allowed, len(b.before)),
             b.before,
             tuple(sorted(b.before)),
             b.slack,
@@ -206,6 +221,8 @@ class GateJudge:
         blocks: BlockSource,
     ) -> bool:
         """Bet on the next block. Whether there was anything to bet on, or to say."""
+        if type_of(terms).of_proof is not None:
+            return self._follow_proof(k, terms, w)
         last_s = blocks.last_s(w.name, self._digest)
         if last_s == -math.inf:
             return False
@@ -232,6 +249,36 @@ class GateJudge:
                 return True
         return False
 
+    def _follow_proof(self, k: int, terms: GateTerms, w: Watched) -> bool:
+        """The same of what the device found before the engine served."""
+        gate = type_of(terms)
+        assert gate.of_proof is not None
+        if w.proof is None:
+            return False
+        found = gate.of_proof(terms, w.proof, w.proof_before)
+        device = self._devices[k].get(w.name)
+        if device is None:
+            if w.stratum not in self._strata:
+                self._strata.append(w.stratum)
+            if isinstance(found, str):
+                self._devices[k][w.name] = _lacking(w, f"{w.name}: {found}")
+                return True
+            place, first = self._peers(k, w)
+            bets = _bets(gate.bets, gate.allowed(terms), len(found.before))
+            before = tuple(_known(found.before))
+            device = _Betting(w, place, first, bets, before, before, round(found.slack, 5), (), w.asked_s)
+            self._devices[k][w.name] = device
+        if isinstance(found, str) or device.lacks is not None or len(device.after) >= len(found.after):
+            return False
+        _bet(device, round(found.after[len(device.after)], 5), gate.allowed(terms))
+        return True
+
+    def _peers(self, k: int, w: Watched) -> tuple[int, bool]:
+        """How many of its stratum bet before it, and whether none of them sees its scene."""
+        peers = [d for d in self._devices[k].values() if d.watched.stratum == w.stratum and d.lacks is None]
+        site = w.site or w.name
+        return len(peers), all((d.watched.site or d.watched.name) != site or d.controls for d in peers)
+
     def _begin(
         self,
         k: int,
@@ -244,37 +291,35 @@ class GateJudge:
         gate = type_of(terms)
         if w.stratum not in self._strata:
             self._strata.append(w.stratum)
-        peers = [d for d in self._devices[k].values() if d.watched.stratum == w.stratum and d.lacks is None]
-        site = w.site or w.name
-        first = all((d.watched.site or d.watched.name) != site or d.controls for d in peers)
+        place, first = self._peers(k, w)
         if gate.bets == "mean":
             bound = MeanBets(gate.allowed(terms))
-            return _Betting(w, len(peers), first, bound, (), (), 0.0, (), w.asked_s)
+            return _Betting(w, place, first, bound, (), (), 0.0, (), w.asked_s)
         history = self._before(w, blocks)
         own = _known(gate.of(terms, b) for b in history.blocks)
         if len(own) < MIN_BEFORE:
             lacks = f"{w.name}: {len(own)} of {MIN_BEFORE} blocks of the engine before"
-            return _Betting(w, 0, False, None, (), (), 0.0, (), 0.0, lacks)
+            return _lacking(w, lacks)
         controls, alone = self._controls(k, w, free, blocks)
         before = self._less_controls(terms, w, history, controls, blocks)
-        slack = drift(before, place=len(peers))
+        slack = drift(before, place=place)
         if not before and not gate.alone:
             lacks = f"{w.name}: no device of its kind to compare it with"
-            return _Betting(w, 0, False, None, (), (), 0.0, (), 0.0, lacks)
+            return _lacking(w, lacks)
         if not before:
             controls, before = (), own
             coarse = [
                 (m, _known(gate.of(terms, b) for b in level))
                 for m, level in zip(COARSE, history.coarse, strict=False)
             ]
-            slack = drift(own, coarse, len(peers))
+            slack = drift(own, coarse, place)
             if gate.name == "latency" and history.covers_s < LONG_S:
                 slack = max(slack, UNSEEN)
         self._served.update(c.device for c in controls)
         bets = RankBets(len(before))
         return _Betting(
             w,
-            len(peers),
+            place,
             alone if controls else first,
             bets,
             tuple(before),
@@ -342,7 +387,7 @@ class GateJudge:
         gate = type_of(terms)
         mine = [d for d in self._devices[k].values() if d.watched.stratum == stratum]
         judged = sorted((d for d in mine if d.lacks is None), key=lambda d: -d.won)
-        alpha = self._alpha / len(self._gates) * share(self._strata.index(stratum))
+        alpha = self._alpha / self._by_chance * share(self._strata.index(stratum))
         listed = [(d.record(), d.logs) for d in judged[:_LISTED]]
         rest = _rest(judged[_LISTED:])
         log, verdict = standing(listed, rest, alpha)
@@ -364,10 +409,22 @@ class GateJudge:
         return found.model_copy(update={"reason": _told(found, gate)})
 
 
+def _lacking(w: Watched, lacks: str) -> _Betting:
+    return _Betting(w, 0, False, None, (), (), 0.0, (), 0.0, lacks)
+
+
+def _bets(kind: Bettings, allowed: float, before: int) -> RankBets | MeanBets | CertainBets:
+    if kind == "once":
+        return CertainBets()
+    return MeanBets(allowed) if kind == "mean" else RankBets(before)
+
+
 def _bet(device: _Betting, figure: float, allowed: float) -> None:
     device.after.append(figure)
     if isinstance(device.bets, MeanBets):
         device.bets.add(figure)
+    elif isinstance(device.bets, CertainBets):
+        device.bets.add(above=figure > device.before[0] + allowed + device.slack)
     elif device.bets is not None:
         device.bets.add(bisect_left(device.known, figure - allowed - device.slack))
     device.won = mixed(device.logs)
@@ -399,7 +456,8 @@ def _told(d: GateDecision, gate: GateType) -> str:
     what = f"{gate.shown(now)} after {gate.shown(was)}"
     if worst.controls:
         what = f"{gate.apart(now - was)}, less what {len(worst.controls)} others did meanwhile"
-    return f"{d.gate} on {worst.device}{many}: {what}, over {len(worst.after)} blocks"
+    over = "" if d.bets == "once" else f", over {len(worst.after)} blocks"
+    return f"{d.gate} on {worst.device}{many}: {what}{over}"
 
 
 def _known(figures: Iterable[float]) -> list[float]:

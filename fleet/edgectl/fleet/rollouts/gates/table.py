@@ -6,12 +6,14 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from edgectl.fleet.rollouts.gates import drops, errors, events, frames, latency, memory
+from edgectl.fleet.rollouts.gates import agreement, drops, errors, events, frames, golden, latency, memory
+from edgectl.fleet.rollouts.gates.agreement import AgreementTerms
 from edgectl.fleet.rollouts.gates.drops import DropTerms
 from edgectl.fleet.rollouts.gates.errors import ErrorTerms
 from edgectl.fleet.rollouts.gates.events import EventTerms
 from edgectl.fleet.rollouts.gates.frames import FrameTerms
 from edgectl.fleet.rollouts.gates.gate_type import GateType
+from edgectl.fleet.rollouts.gates.golden import GoldenTerms
 from edgectl.fleet.rollouts.gates.latency import LatencyTerms
 from edgectl.fleet.rollouts.gates.memory import MemoryTerms
 
@@ -24,10 +26,20 @@ GATES: dict[str, GateType] = {
     "frames": frames.GATE,
     "memory": memory.GATE,
     "events": events.GATE,
+    "golden": golden.GATE,
+    "agreement": agreement.GATE,
 }
 
 GateTerms: TypeAlias = Annotated[
-    LatencyTerms | ErrorTerms | DropTerms | FrameTerms | MemoryTerms | EventTerms, Field(discriminator="gate")
+    LatencyTerms
+    | ErrorTerms
+    | DropTerms
+    | FrameTerms
+    | MemoryTerms
+    | EventTerms
+    | GoldenTerms
+    | AgreementTerms,
+    Field(discriminator="gate"),
 ]
 """Settings of any of them."""
 

@@ -4,7 +4,7 @@ A bet begins with a wealth of 1 and is fair, or worse than fair, as long as the 
 wealth *ever* reaches 1/α is at most α (Ville 1939), however often somebody looks: that is why these gates may be
 looked at every second. Wealth is kept as a natural logarithm.
 
-Two kinds. :class:`RankBets` compares blocks of the new engine with blocks of the old one on the same device, and knows
+Two kinds, and :class:`CertainBets` for what needs none. :class:`RankBets` compares blocks of the new engine with blocks of the old one on the same device, and knows
 nothing of how latency is distributed. :class:`MeanBets` is the bet of Waudby-Smith & Ramdas ("Estimating means of
 bounded random variables by betting", 2023) against a mean that the terms allow.
 
@@ -21,8 +21,26 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Literal, TypeAlias
 
-__all__ = ["STAKES", "TILTS", "MeanBets", "RankBets", "log_sum", "mixed", "pooled", "share"]
+__all__ = [
+    "CERTAIN",
+    "STAKES",
+    "TILTS",
+    "Bettings",
+    "CertainBets",
+    "MeanBets",
+    "RankBets",
+    "log_sum",
+    "mixed",
+    "pooled",
+    "share",
+]
+
+Bettings: TypeAlias = Literal["ranks", "mean", "once"]
+CERTAIN = 50.0
+"""Log of what is won where nothing is left to chance: enough for the millionth device of a stratum."""
+
 
 TILTS = ((0.25, 1.0), (0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (4.0, 1.0), (8.0, 1.0), (8.0, 0.25), (8.0, 0.05))
 """(By how much the new engine may be slower, in standard deviations of a block; what share of the wealth is staked on each
@@ -70,6 +88,17 @@ class MeanBets:
     def add(self, x: float) -> None:
         for k, stake in enumerate(STAKES):
             self.logs[k] += math.log1p(stake * (x / self._allowed - 1))
+
+
+class CertainBets:
+    """No bet, but told as one: a figure without chance in it is above what it may be, or it is not."""
+
+    def __init__(self) -> None:
+        self.logs = [0.0] * len(TILTS)
+
+    def add(self, *, above: bool) -> None:
+        if above:
+            self.logs = [CERTAIN] * len(TILTS)
 
 
 def mixed(logs: Sequence[float]) -> float:

@@ -47,6 +47,6 @@ class CropShadow:
             new = self._engine.answer(result.outputs, own, looked)
             self._engine.give_back(staging)
         except (EngineError, ModelError):
-            return self.comparison.count(ran, None, 0, int(old is not None))
+            return self.comparison.count(ran, None, 0, int(old is not None), 0)
         same = old is not None and new is not None and old.value == new.value
-        return self.comparison.count(ran, result, int(same), (old is not None) + (new is not None))
+        return self.comparison.count(ran, result, int(same), int(old is not None), int(new is not None))
