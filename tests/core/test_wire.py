@@ -135,3 +135,14 @@ def test_what_is_not_judged_is_not_judged_by_the_default_on_the_other_side() -> 
     )
     assert Desired.model_validate_json(wish.encode()) == wish
     assert b"max_latency_ms" not in wish.encode(), "what is nothing by default is left out"
+
+
+def test_power_mode_and_throttling_are_bounded_and_may_be_missing() -> None:
+    old = parse_json(Telemetry, b'{"epoch":1,"seq":2,"window_s":60}', max_bytes=1000, what="telemetry")
+    assert (old.power_mode, old.throttled) == (None, ())
+    new = Telemetry(epoch=1, seq=2, window_s=60, power_mode="15W", throttled=("thermal",))
+    assert Telemetry.model_validate_json(new.encode()) == new
+    for wrong in (b'"power_mode":"' + b"x" * 257 + b'"', b'"throttled":' + json.dumps(["x"] * 17).encode()):
+        data = b'{"epoch":1,"seq":2,"window_s":60,' + wrong + b"}"
+        with pytest.raises(ProtocolError):
+            parse_json(Telemetry, data, max_bytes=1000, what="telemetry")

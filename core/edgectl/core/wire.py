@@ -361,6 +361,10 @@ class Telemetry(Message):
     window_s: float = Field(gt=0)
     streams: dict[Name, StreamStats] = Field(default={}, max_length=64)
     health: dict[str, float] = {}
+    power_mode: ShortText | None = None
+    """That the device ran in, as its vendor calls it; None: it has none, or does not say."""
+    throttled: tuple[ShortText, ...] = Field(default=(), max_length=16)
+    """Why the device was slower than it can be in this window; empty: it was not, or does not say."""
     spool_dropped: int = 0
     replay: bool = False
 
