@@ -68,6 +68,7 @@ _BACKOFF_S = 2.0
 10 s, 5 s more would be too late."""
 _PRUNE_S = 3600.0
 _RETAIN_S = 60.0
+_COUNT_S = 5.0
 
 
 class Controller:
@@ -112,6 +113,7 @@ class Controller:
         self._complained: str | None = None
         self._prune_s = time.monotonic()
         self._retain_s = 0.0
+        self._count_s = 0.0
         # last of what may fail: it has to be closed
         self.inventory = Inventory(config.state_dir, config.database, config.retention)
         self._numbers = SequenceNumbers(self.inventory)
@@ -221,6 +223,7 @@ class Controller:
             self._mark_all()
         self._devices.look(self._link.hears)
         self._retained_guard.put_back()
+        self._count_telemetry()
         self._prune(now_s)
         self._publisher.publish(self.watchdog.feed)
         if self.trust.renew():
@@ -248,6 +251,12 @@ class Controller:
             self.inventory.flush()
         except StorageError as e:
             self._complain(e.message)
+
+    def _count_telemetry(self) -> None:
+        """A piece with every tick while there are more messages, then not before some have come together."""
+        if time.monotonic() >= self._count_s:
+            counted = self.inventory.count_telemetry()
+            self._count_s = 0.0 if counted is not None else time.monotonic() + _COUNT_S
 
     def _prune(self, now_s: float) -> None:
         if time.monotonic() >= self._prune_s:
