@@ -22,6 +22,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,14 @@ from edgectl.fleet.control.release_registry import ReleaseRegistry
 from edgectl.fleet.control.retained_guard import RetainedGuard
 from edgectl.fleet.control.steering import Steering
 from edgectl.fleet.control.telemetry_view import LatencyBook, StreamRow, rows
+from edgectl.fleet.control.totals_view import RegressionRow, regression_rows
 from edgectl.fleet.keys.keyring import KeyRing
 from edgectl.fleet.keys.trust import Director, OnlineTrust
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutRequest, RolloutSpec
 from edgectl.fleet.rollouts.preview import Preview
 from edgectl.fleet.store.inventory import Device, Inventory, Release
+from edgectl.fleet.store.rollup import LatencyClass
+from edgectl.fleet.store.totals import TotalsQuery
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog
 from edgectl.link.seeder import BlobSeeder
@@ -69,6 +73,8 @@ _BACKOFF_S = 2.0
 _PRUNE_S = 3600.0
 _RETAIN_S = 60.0
 _COUNT_S = 5.0
+_COMPARED = 500
+"""Classes of one release: more have to be asked for by slot, profile or stage."""
 
 
 class Controller:
@@ -541,6 +547,33 @@ class Controller:
         """Engine latency over the last windows of the engine that serves now."""
         with self._devices.lock:
             return self.latency.stream(device, stream)
+
+    def digest_of(self, release: str) -> str:
+        """Of ``name@version``, or a digest as it is. Raises :class:`UsageError` for a release that nobody knows."""
+        if release.startswith("sha256:"):
+            return release
+        known = self.inventory.releases().get(release)
+        if known is None:
+            raise UsageError(f"{release} is not published", hint="`edgectl release list` lists releases")
+        return known.digest
+
+    def regressions(self, query: TotalsQuery, against: str) -> tuple[list[RegressionRow], list[LatencyClass]]:
+        """What the query asks for against the same of the release ``against``; and what only one of them has.
+        Raises :class:`UsageError`."""
+        if query.digest is None:
+            raise UsageError(
+                "one release is compared with another", hint="name both: --release and --against"
+            )
+        digest = self.digest_of(against)
+        after, before = (
+            self.inventory.totals(q, _COMPARED + 1) for q in (query, replace(query, digest=digest))
+        )
+        if max(len(after), len(before)) > _COMPARED:
+            raise UsageError(
+                f"more than {_COMPARED} classes of latency would be compared",
+                hint="choose a slot, profile or stage",
+            )
+        return regression_rows(after, before, digest)
 
     def engine_latency(self, slot: str, digest: str, devices: frozenset[str] | None = None) -> Histogram:
         """Of one bundle in one slot, over all (or these) devices."""
