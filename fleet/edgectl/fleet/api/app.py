@@ -14,7 +14,9 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from pydantic import Field, ValidationError
@@ -31,13 +33,15 @@ from edgectl.core.trust import MAX_TRUST_BYTES
 from edgectl.fleet.control.clearing import ClearRequest
 from edgectl.fleet.control.commands import CommandRequest
 from edgectl.fleet.control.controller import Controller
+from edgectl.fleet.control.scraper import Scraper
 from edgectl.fleet.control.totals_view import hour_rows, measured_rows
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutRequest, RolloutSpec
 from edgectl.fleet.store.totals import TotalsQuery
+from edgectl.fleet.telemetry.exposition import wanted
 from edgectl.fleet.web.app import Dashboard
 from edgectl.link.http import BoundedProtocol, read_body
 
-__all__ = ["MAX_CLASSES", "MAX_EVENTS", "ApiServer", "make_app"]
+__all__ = ["MAX_CLASSES", "MAX_EVENTS", "ApiServer", "from_this_machine", "make_app"]
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -139,10 +143,13 @@ class FreezeRequest(Message):
 def make_app(controller: Controller, token: str, dashboard: Dashboard | None = None) -> Starlette:
     """The ASGI application. ``dashboard``: served beside the API, at ``/``."""
 
+    def may(request: Request) -> bool:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return hmac.compare_digest(given.encode(), token.encode())
+
     def guarded(endpoint: Endpoint) -> Endpoint:
         async def call(request: Request) -> Response:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), token.encode()):
+            if not may(request):
                 return _error(
                     401,
                     UsageError(
@@ -167,6 +174,21 @@ def make_app(controller: Controller, token: str, dashboard: Dashboard | None = N
                 )
 
         return call
+
+    scraper = Scraper(controller)
+
+    async def metrics(request: Request) -> Response:
+        access = controller.config.api.metrics
+        if access == "off":
+            return Response("there are no metrics: [api] metrics is off\n", 404, media_type="text/plain")
+        if not may(request) and (access == "token" or not from_this_machine(request)):
+            return Response("metrics need the API token\n", 401, media_type="text/plain")
+        form = wanted(request.headers.get("accept", ""))
+        try:
+            body = await run_in_threadpool(scraper.answer, form)
+        except EdgectlError as e:
+            return Response(f"{e.message}\n", 503, media_type="text/plain")
+        return Response(body, headers={"content-type": form})
 
     def get(value: Callable[[Request], object]) -> Endpoint:
         async def endpoint(request: Request) -> Response:
@@ -269,6 +291,7 @@ def make_app(controller: Controller, token: str, dashboard: Dashboard | None = N
 
     return Starlette(
         routes=[
+            Route("/metrics", metrics),
             Route("/v1/blobs/drop", guarded(drop_blobs), methods=["POST"]),
             Route("/v1/blobs/{digest}", guarded(has_blob), methods=["HEAD"]),
             Route("/v1/blobs/{digest}", guarded(put_blob), methods=["PUT"]),
@@ -358,6 +381,25 @@ class ApiServer:
         if self._thread.ident is not None:
             self._thread.join()
         self._socket.close()
+
+
+def from_this_machine(request: Request) -> bool:
+    """By whoever connects, and by the name that was asked for: not a page of elsewhere that a browser here has open, nor
+    through a proxy here for somebody elsewhere."""
+    try:
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return False
+    passed_on = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
+    here = request.client is not None and _is_loopback(request.client.host)
+    return here and not passed_on and (host == "localhost" or _is_loopback(host))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 async def _body(request: Request) -> bytes:

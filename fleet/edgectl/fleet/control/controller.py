@@ -21,7 +21,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -44,6 +45,7 @@ from edgectl.fleet.control.device_handler import from_device
 from edgectl.fleet.control.devices import Devices
 from edgectl.fleet.control.garbage_collector import GarbageCollector
 from edgectl.fleet.control.licences import check_licences
+from edgectl.fleet.control.metrics_book import MetricsBook
 from edgectl.fleet.control.presence import Claim
 from edgectl.fleet.control.release_registry import ReleaseRegistry
 from edgectl.fleet.control.retained_guard import RetainedGuard
@@ -204,6 +206,8 @@ class Controller:
             began_s = time.monotonic()
             try:
                 self.tick(self._time())
+                with self.reading_metrics() as book:
+                    book.ticks.record((time.monotonic() - began_s) * 1e6)
                 self._complained = None
             except EdgectlError as e:
                 self._complain(e.message)
@@ -262,6 +266,8 @@ class Controller:
         """A piece with every tick while there are more messages, then not before some have come together."""
         if time.monotonic() >= self._count_s:
             counted = self.inventory.count_telemetry()
+            with self.reading_metrics() as book:
+                book.count(counted or {})
             self._count_s = 0.0 if counted is not None else time.monotonic() + _COUNT_S
 
     def _prune(self, now_s: float) -> None:
@@ -547,6 +553,16 @@ class Controller:
         """Engine latency over the last windows of the engine that serves now."""
         with self._devices.lock:
             return self.latency.stream(device, stream)
+
+    @contextmanager
+    def reading_metrics(self) -> Iterator[MetricsBook]:
+        """What was counted of the fleet since the controller began; nobody counts meanwhile."""
+        with self._devices.lock:
+            yield self.latency.metrics
+
+    def queues(self) -> dict[str, int]:
+        """How much waits: messages of devices, and what they said that is not written yet."""
+        return {"inbox": self._link.waiting, **self.inventory.waiting()}
 
     def digest_of(self, release: str) -> str:
         """Of ``name@version``, or a digest as it is. Raises :class:`UsageError` for a release that nobody knows."""

@@ -253,6 +253,7 @@ class Devices:
                     profile=(d.conn.profile if d.conn else None) or "",
                     trusted=d.reported is None or d.reported.clock is None,
                 )
+                self._latency.metrics.add(device, telemetry)
                 if not telemetry.replay:
                     self._latency.blocks.add(device, telemetry, self._now())
                     self._saw(d)

@@ -33,7 +33,7 @@ from edgectl.fleet.rollouts.values import RolloutProgress, RolloutSpec
 from edgectl.fleet.store import devices as device_rows
 from edgectl.fleet.store import heard, history, numbers, telemetry, totals
 from edgectl.fleet.store import releases as release_rows
-from edgectl.fleet.store.database import Database
+from edgectl.fleet.store.database import Database, size_of
 from edgectl.fleet.store.devices import Archived, Device
 from edgectl.fleet.store.history import SAID, HistoryEntry
 from edgectl.fleet.store.releases import Release
@@ -247,6 +247,14 @@ class Inventory:
     def totals(self, query: TotalsQuery, limit: int, after: int = 0) -> dict[LatencyClass, list[Total]]:
         """What the fleet measured: ``limit`` classes, without the first ``after``."""
         return self._read(lambda db: totals.classes(db, query, limit, after))
+
+    def waiting(self) -> dict[str, int]:
+        """How much of what devices said is not written yet, by what it is."""
+        return self._said.waiting()
+
+    def database_bytes(self) -> int:
+        """Of the whole database, with room that is free inside."""
+        return self._db.read(size_of)
 
     def forget_start(self, device: str) -> None:
         """A device counts its starts anew: what it sends is not what it sent before under the same numbers. It waits

@@ -81,6 +81,14 @@ class SaidBuffer:
             self._telemetry.give_back(batch.telemetry)
             self._anew |= batch.anew
 
+    def waiting(self) -> dict[str, int]:
+        """How many rows there are, by what they are."""
+        return {
+            "devices": len(self._devices),
+            "events": len(self._events.rows),
+            "telemetry": len(self._telemetry.rows),
+        }
+
     def dropped(self) -> int:
         """How many events and messages were dropped since this was asked last."""
         with self._lock:
