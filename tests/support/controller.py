@@ -34,6 +34,7 @@ class Wire:
         self.on_publish: Callable[[str], None] = lambda _: None
         """Called while the publisher waits."""
         self.is_kept = False
+        self.waiting = 0
         self.hears: tuple[float, float] | None = None
         """From when until when nothing was missed, in the seconds of the clock of the test."""
 

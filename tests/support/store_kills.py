@@ -155,7 +155,7 @@ def kill_again_and_again(folder: Path, times: int, seed: int = 0, url: str | Non
     chance, seen = random.Random(seed), Counter[str]()
     folder.mkdir(parents=True, exist_ok=True)
     for _ in range(times):
-        _live(folder, url, chance.randrange(1, 250), seen)
+        _live(folder, url, chance.randrange(1, 500), seen)
         seen += check(folder, url)
         seen["kills"] += 1
     _live(folder, url, None, seen)
@@ -171,7 +171,7 @@ def restart_again_and_again(folder: Path, times: int, seed: int = 0) -> Counter[
     if found is None:
         raise SystemExit("PostgreSQL is not installed (apt-get install postgresql)")
     chance, seen, server = random.Random(seed), Counter[str](), Postgres(found)
-    left = chance.randrange(1, 250)
+    left = chance.randrange(1, 500)
 
     def step(*_: object) -> None:
         nonlocal left
@@ -189,7 +189,7 @@ def restart_again_and_again(folder: Path, times: int, seed: int = 0) -> Counter[
             listen(Engine, what, step)
         while seen["restarts"] < times or life.controller.inventory.rollouts(active=True):
             if left <= 0 and seen["restarts"] < times:
-                left = chance.randrange(1, 250)
+                left = chance.randrange(1, 500)
             life.goes_on()
         life.ends()
         seen += check(folder, url)

@@ -50,6 +50,7 @@ NOUNS = {
     "rollout": "Bring a release to devices in waves, watch it, take it back.",
     "slot": "Empty a slot.",
     "fleet": "Watch the fleet: devices, status, events, freeze.",
+    "telemetry": "Ask what the fleet measured, compare releases, export it.",
     "store": "Check and repair the files of a device.",
     "demo": "Try the whole product on this machine, with synthetic cameras and a microphone.",
 }

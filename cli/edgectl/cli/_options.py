@@ -13,9 +13,11 @@ A group is a class whose fields are options. A command takes it as one parameter
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
@@ -25,7 +27,7 @@ from edgectl.core.durations import seconds_of
 from edgectl.core.errors import UsageError
 from edgectl.core.uri import redact_text
 
-__all__ = ["OptionGroup", "Prefer", "duration", "key_value", "ungrouped"]
+__all__ = ["OptionGroup", "Prefer", "duration", "key_value", "past_time", "ungrouped"]
 
 
 class Prefer(str, enum.Enum):
@@ -86,3 +88,17 @@ def key_value(text: str, option: str) -> tuple[str, str]:
     if not (sep and key and value):
         raise UsageError(f"{option} {redact_text(text)!r} is not KEY=VALUE")
     return key, value
+
+
+def past_time(text: str) -> float:
+    """``2h``, ``1d12h`` ago or a local time → Unix seconds."""
+    from datetime import datetime
+
+    with contextlib.suppress(ValueError):
+        return time.time() - seconds_of(text)
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise typer.BadParameter(
+            f"{text!r} is no time like 30m, 2h, 7d, 2026-11-28 or '2026-11-28 14:00'"
+        ) from None

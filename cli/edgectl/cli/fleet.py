@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +10,8 @@ import typer
 
 from edgectl.cli._controller import ControllerOptions
 from edgectl.cli._nouns import Noun
+from edgectl.cli._options import past_time
 from edgectl.cli._printer import Printer, outcomes, printable, table
-from edgectl.core.durations import seconds_of
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -196,20 +195,6 @@ def freeze(
     out.result(state, said)
 
 
-def _since(text: str) -> float:
-    """``2h``, ``1d12h`` ago or a local time → Unix seconds."""
-    from datetime import datetime
-
-    with contextlib.suppress(ValueError):
-        return time.time() - seconds_of(text)
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError, OSError):
-        raise typer.BadParameter(
-            f"{text!r} is no time like 30m, 2h, 7d, 2026-11-28 or '2026-11-28 14:00'"
-        ) from None
-
-
 @app.command("events")
 def events(
     about: Annotated[str | None, typer.Option(help="Only events of this device, rollout or release.")] = None,
@@ -217,7 +202,7 @@ def events(
     since: Annotated[
         float | None,
         typer.Option(
-            parser=_since,
+            parser=past_time,
             metavar="TIME",
             help="Only from then on: 30m, 2h, 7d ago, or 2026-11-28, or '2026-11-28 14:00'.",
         ),

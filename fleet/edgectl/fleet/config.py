@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -21,6 +22,8 @@ class ApiConfig(Config):
     host: str = "127.0.0.1"
     port: int = Field(default=8765, ge=1, le=65535)
     max_blob_mb: int = Field(default=4096, ge=1)
+    metrics: Literal["loopback", "token", "off"] = "loopback"
+    """Who may read ``/metrics`` without the token: programs on this very machine, or nobody; ``off``: there is none."""
 
 
 class TransferConfig(Config):

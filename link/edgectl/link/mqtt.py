@@ -202,6 +202,11 @@ class Link:
         return self._denied and not self.is_up
 
     @property
+    def waiting(self) -> int:
+        """How many messages came and are not handled yet; a large one counts for several."""
+        return self._inbox.qsize()
+
+    @property
     def hears(self) -> tuple[float, float] | None:
         """Monotonic seconds ``(since, until)``: whatever the broker sent between them has been handled, and
         it was never silent for long.

@@ -14,6 +14,7 @@ from edgectl.core.histogram import HistogramData
 from edgectl.core.states import State
 from edgectl.core.wire import MAX_GEN, Conn, Desired, Reported, ReportedSlot, StreamStats, Telemetry
 from edgectl.fleet.rollouts.planner import DeviceOutcome
+from edgectl.fleet.store.totals import TotalsQuery
 
 
 @pytest.fixture
@@ -431,3 +432,36 @@ def test_what_a_device_measured_is_kept_once_whether_it_came_live_or_late(world:
     world.hears(T.telemetry("nobody"), live)
     assert [m.histogram.n for m in world.controller.inventory.measurements("d0")] == [3, 3]
     assert world.controller.inventory.measurements("nobody") == []
+
+
+def test_totals_of_the_fleet_know_profile_and_whether_the_clock_was_believed(world: World) -> None:
+    stats = StreamStats(kind="sound", stages={"infer": HistogramData(offset=3, counts=(1,), sum_us=9.0)})
+    world.hears(T.conn("d0"), Conn(epoch=1, online=True, profile="jetson-orin"))
+    world.hears(
+        T.telemetry("d0"), Telemetry(epoch=1, seq=1, wall_s=time.time(), window_s=1, streams={"a": stats})
+    )
+    world.hears(T.reported("d0"), Reported(epoch=1, seq=1, gen=0, clock="untrusted"))
+    world.hears(
+        T.telemetry("d0"), Telemetry(epoch=1, seq=2, wall_s=time.time(), window_s=1, streams={"a": stats})
+    )
+    world.tick()
+    ((of, spans),) = world.controller.inventory.totals(TotalsQuery(), 9).items()
+    assert of.profile == "jetson-orin"
+    assert sorted(t.clock for t in spans) == ["arrival", "device"]
+
+
+def test_telemetry_with_a_number_that_no_database_holds_is_refused(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.born("d0")
+    world.hears(T.telemetry("d0"), Telemetry(epoch=1, seq=2 * MAX_GEN, window_s=60.0))
+    world.controller.inventory.flush()
+    assert "telemetry of d0 has a number above" in caplog.text
+
+
+def test_device_whose_state_was_replaced_is_counted_from_its_new_first_message(world: World) -> None:
+    forgotten: list[str] = []
+    world.controller.inventory.forget_start = forgotten.append  # type: ignore[method-assign]
+    world.born("d0", epoch=9)
+    world.born("d0", epoch=1)
+    assert forgotten == ["d0"]

@@ -22,6 +22,7 @@ from edgectl.fleet.store.backup import back_up
 from edgectl.fleet.store.inventory import Device, Inventory, Release
 from edgectl.fleet.store.lock import hold_store
 from edgectl.fleet.store.restore import restore
+from edgectl.fleet.store.totals import TotalsQuery
 
 D = "sha256:" + "a" * 64
 WISH = DesiredSlot(release="m@1", digest=D)
@@ -48,6 +49,7 @@ def _fill(inventory: Inventory) -> None:
     stats = StreamStats(kind="sound", stages={"infer": HistogramData(offset=3, counts=(1, 2), sum_us=9.0)})
     for seq in (1, 2):
         inventory.note_telemetry("d0", Telemetry(epoch=1, seq=seq, window_s=60.0, streams={"gate": stats}))
+    inventory.count_telemetry()
     inventory.retain(time.time())
     inventory.retain(time.time() + 2 * 86400)
     inventory.note_telemetry("d0", Telemetry(epoch=1, seq=3, window_s=60.0, streams={"gate": stats}))
@@ -65,6 +67,7 @@ def _all(inventory: Inventory) -> dict[str, Any]:
         "releases": inventory.releases(),
         "rollouts": rollouts,
         "number": inventory.number("signed"),
+        "totals": {of: sum(t.histogram.n for t in x) for of, x in inventory.totals(TotalsQuery(), 9).items()},
         "telemetry": [(m.key, m.span_s, m.start_s, m.histogram.n) for m in inventory.measurements("d0")],
     }
 

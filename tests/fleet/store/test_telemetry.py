@@ -17,6 +17,7 @@ from edgectl.fleet.store import telemetry
 from edgectl.fleet.store.inventory import Device, Inventory
 from edgectl.fleet.store.rollup import DAY_S, HOUR_S
 from edgectl.fleet.store.telemetry import Measurement
+from edgectl.fleet.store.totals import TotalsQuery
 
 A = "sha256:" + "a" * 64
 NOW = 1_800_000_000.0 // DAY_S * DAY_S + HOUR_S / 2
@@ -37,8 +38,14 @@ def _keep(inventory: Inventory, t: Telemetry, now_s: float, device: str = "d0") 
     inventory._telemetry_bytes = None
 
 
+def _count(inventory: Inventory) -> None:
+    while inventory.count_telemetry() is not None:
+        pass
+
+
 def _retain(inventory: Inventory, now_s: float) -> None:
     pieces = 0
+    _count(inventory)
     while inventory.retain(now_s):
         pieces += 1
         assert pieces < 1000, "there is always more to do"
@@ -89,19 +96,18 @@ def test_every_sample_counts_once_however_late_it_comes_and_whenever_it_is_merge
     tmp_path_factory: pytest.TempPathFactory,
     steps: list[tuple[str, int, int, int, list[float]]],
 ) -> None:
-    """Within the time in which a message is raw: two hours, here; no day is forgotten."""
+    """Also long after the message is merged into its hour."""
     retention = RETENTION.model_copy(update={"daily_days": 40.0})
-    now_s, kept, samples = NOW, dict[tuple[str, int], float](), Counter[str]()
+    now_s, kept, samples = NOW, set[tuple[str, int]](), Counter[str]()
     with contextlib.closing(Inventory(tmp_path_factory.mktemp("store"), None, retention)) as inventory:
         for device, seq, late_h, pass_h, values in steps:
-            again = (device, seq) in kept
-            if again and now_s - kept[device, seq] > 2 * HOUR_S:
-                continue
-            _keep(inventory, _window(seq, now_s - late_h * HOUR_S, *values), now_s, device)
-            if not again:
-                kept[device, seq] = now_s
+            t = _window(seq, now_s - late_h * HOUR_S, *values).model_copy(update={"replay": late_h > 0})
+            _keep(inventory, t, now_s, device)
+            if (device, seq) not in kept:
+                kept.add((device, seq))
                 samples[device] += len(values)
             now_s += pass_h * HOUR_S
+            _count(inventory)
             inventory.retain(now_s)
             for name in ("d0", "d1"):
                 assert _samples(inventory.measurements(name)) == samples[name]
@@ -110,6 +116,8 @@ def test_every_sample_counts_once_however_late_it_comes_and_whenever_it_is_merge
             found = inventory.measurements(name)
             assert _samples(found) == samples[name]
             assert {m.span_s for m in found} <= {DAY_S}
+        totals = inventory.totals(TotalsQuery(), 100)
+        assert sum(t.histogram.n for of in totals.values() for t in of) == samples.total()
 
 
 def test_whole_is_bounded_in_bytes_and_the_newest_is_what_stays(
@@ -139,12 +147,25 @@ def test_device_that_makes_names_up_crowds_out_only_itself(
     assert len(inventory.measurements("d1")) == 1
 
 
-@pytest.mark.parametrize("wall_s", [None, 0.0, NOW + DAY_S, NOW - 11 * DAY_S])
+@pytest.mark.parametrize(
+    ("wall_s", "replay"),
+    [
+        (None, False),
+        (None, True),
+        (0.0, False),
+        (NOW + DAY_S, False),
+        (NOW - DAY_S, False),
+        (NOW - 11 * DAY_S, True),
+    ],
+)
 def test_clock_that_cannot_be_believed_counts_as_the_time_of_arrival(
-    inventory: Inventory, wall_s: float | None
+    inventory: Inventory, wall_s: float | None, replay: bool
 ) -> None:
-    _keep(inventory, _window(1, wall_s), NOW)
+    _keep(inventory, _window(1, wall_s).model_copy(update={"replay": replay}), NOW)
     assert [m.start_s for m in inventory.measurements("d0")] == [NOW]
+    _count(inventory)
+    (spans,) = inventory.totals(TotalsQuery(), 9).values()
+    assert [(t.clock, t.start_s) for t in spans] == [("arrival", NOW - HOUR_S / 2)]
 
 
 def test_measurements_since_a_time_begin_with_the_span_that_holds_it(inventory: Inventory) -> None:
@@ -169,6 +190,7 @@ def test_piece_of_work_is_bounded(inventory: Inventory, monkeypatch: pytest.Monk
     monkeypatch.setattr("edgectl.fleet.store.telemetry._PIECE", 3)
     for i in range(10):
         _keep(inventory, _window(1, NOW), NOW, f"d{i}")
+    _count(inventory)
     assert inventory.retain(NOW + 6 * HOUR_S)
     raw = sum(m.span_s == 0 for i in range(10) for m in inventory.measurements(f"d{i}"))
     assert raw == 7

@@ -382,3 +382,19 @@ def test_no_page_of_a_fleet_of_ten_thousand_is_large(tmp_path: Path, monkeypatch
         assert "10000 in all" not in world.page("/devices")
     finally:
         world.close()
+
+
+def test_latency_by_class_is_filtered(world: DashWorld) -> None:
+    world.add_device("a", profile="cpu")
+    world.add_device("b", profile="jetson-orin")
+    world.measures("a", ms=4.0)
+    world.measures("b", ms=9.0)
+    world.tick()
+    both = text_of(world.page("/latency"))
+    assert "cpu engine 800" in both
+    assert "jetson-orin engine 800" in both
+    one = text_of(world.page("/latency?profile=cpu&throttled=no&since=6+hours"))
+    assert "cpu engine 800" in one
+    assert "jetson-orin engine" not in one
+    for nothing in ("throttled=yes", "stage=pre", "release=made-up", "power_mode=15W"):
+        assert "Nothing was measured that fits." in text_of(world.page(f"/latency?{nothing}"))

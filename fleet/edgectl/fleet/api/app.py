@@ -14,7 +14,9 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from pydantic import Field, ValidationError
@@ -31,16 +33,22 @@ from edgectl.core.trust import MAX_TRUST_BYTES
 from edgectl.fleet.control.clearing import ClearRequest
 from edgectl.fleet.control.commands import CommandRequest
 from edgectl.fleet.control.controller import Controller
+from edgectl.fleet.control.scraper import Scraper
+from edgectl.fleet.control.totals_view import hour_rows, measured_rows
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutRequest, RolloutSpec
+from edgectl.fleet.store.totals import TotalsQuery
+from edgectl.fleet.telemetry.exposition import wanted
 from edgectl.fleet.web.app import Dashboard
 from edgectl.link.http import BoundedProtocol, read_body
 
-__all__ = ["MAX_EVENTS", "ApiServer", "make_app"]
+__all__ = ["MAX_CLASSES", "MAX_EVENTS", "ApiServer", "from_this_machine", "make_app"]
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 MAX_EVENTS = 1000
 """Of one answer; older ones are asked for with ``before``."""
+MAX_CLASSES = 200
+"""Of latency, of one answer; the next ones are asked for with ``after``."""
 _BODY_S = 60.0
 """For a whole body, blobs aside: those take as long as they go on."""
 _SHUTDOWN_S = 5
@@ -91,6 +99,39 @@ class EventQuery(Message):
     acts: bool = False
 
 
+class TelemetryQuery(Message):
+    """Which totals of the fleet, in the words of :class:`edgectl.fleet.store.totals.TotalsQuery`."""
+
+    release: str | None = Field(default=None, max_length=200)
+    """``name@version``, or a digest."""
+    slot: str | None = Field(default=None, max_length=64)
+    profile: str | None = Field(default=None, max_length=64)
+    stage: str | None = Field(default=None, max_length=100)
+    preference: str | None = Field(default=None, max_length=32)
+    power_mode: str | None = Field(default=None, max_length=64)
+    throttled: bool | None = None
+    since_s: float = 0.0
+    until_s: float | None = None
+    limit: int = Field(default=50, ge=1, le=MAX_CLASSES)
+    after: int = Field(default=0, ge=0, le=1_000_000)
+    """Classes to leave out: those of the pages before."""
+    against: str | None = Field(default=None, max_length=200)
+
+    def totals(self, controller: Controller) -> TotalsQuery:
+        """Raises :class:`UsageError` for a release that nobody knows."""
+        return TotalsQuery(
+            None if self.release is None else controller.digest_of(self.release),
+            self.slot,
+            self.profile,
+            self.stage,
+            self.preference,
+            self.power_mode,
+            self.throttled,
+            self.since_s,
+            self.until_s,
+        )
+
+
 class DropRequest(Message):
     blobs: tuple[Digest, ...] = Field(max_length=4096)
 
@@ -102,10 +143,13 @@ class FreezeRequest(Message):
 def make_app(controller: Controller, token: str, dashboard: Dashboard | None = None) -> Starlette:
     """The ASGI application. ``dashboard``: served beside the API, at ``/``."""
 
+    def may(request: Request) -> bool:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return hmac.compare_digest(given.encode(), token.encode())
+
     def guarded(endpoint: Endpoint) -> Endpoint:
         async def call(request: Request) -> Response:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), token.encode()):
+            if not may(request):
                 return _error(
                     401,
                     UsageError(
@@ -130,6 +174,21 @@ def make_app(controller: Controller, token: str, dashboard: Dashboard | None = N
                 )
 
         return call
+
+    scraper = Scraper(controller)
+
+    async def metrics(request: Request) -> Response:
+        access = controller.config.api.metrics
+        if access == "off":
+            return Response("there are no metrics: [api] metrics is off\n", 404, media_type="text/plain")
+        if not may(request) and (access == "token" or not from_this_machine(request)):
+            return Response("metrics need the API token\n", 401, media_type="text/plain")
+        form = wanted(request.headers.get("accept", ""))
+        try:
+            body = await run_in_threadpool(scraper.answer, form)
+        except EdgectlError as e:
+            return Response(f"{e.message}\n", 503, media_type="text/plain")
+        return Response(body, headers={"content-type": form})
 
     def get(value: Callable[[Request], object]) -> Endpoint:
         async def endpoint(request: Request) -> Response:
@@ -232,6 +291,7 @@ def make_app(controller: Controller, token: str, dashboard: Dashboard | None = N
 
     return Starlette(
         routes=[
+            Route("/metrics", metrics),
             Route("/v1/blobs/drop", guarded(drop_blobs), methods=["POST"]),
             Route("/v1/blobs/{digest}", guarded(has_blob), methods=["HEAD"]),
             Route("/v1/blobs/{digest}", guarded(put_blob), methods=["PUT"]),
@@ -267,6 +327,9 @@ def make_app(controller: Controller, token: str, dashboard: Dashboard | None = N
             Route("/v1/waiting", get(lambda _: {d: p.decode() for d, p in controller.waiting().items()})),
             Route("/v1/waiting", guarded(approve), methods=["POST"]),
             Route("/v1/latency", get(lambda _: _latency(controller))),
+            Route("/v1/telemetry", get(lambda r: _telemetry(controller, r))),
+            Route("/v1/telemetry/hours", get(lambda r: _hours(controller, r))),
+            Route("/v1/telemetry/regressions", get(lambda r: _regressions(controller, r))),
             Route("/v1/rows", get(lambda _: [dataclasses.asdict(r) for r in controller.rows()])),
             Route("/v1/events", get(lambda r: _events(controller, r))),
             Route("/v1/transfer", get(lambda _: dataclasses.asdict(controller.seeder.counters))),
@@ -318,6 +381,25 @@ class ApiServer:
         if self._thread.ident is not None:
             self._thread.join()
         self._socket.close()
+
+
+def from_this_machine(request: Request) -> bool:
+    """By whoever connects, and by the name that was asked for: not a page of elsewhere that a browser here has open, nor
+    through a proxy here for somebody elsewhere."""
+    try:
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return False
+    passed_on = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
+    here = request.client is not None and _is_loopback(request.client.host)
+    return here and not passed_on and (host == "localhost" or _is_loopback(host))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 async def _body(request: Request) -> bytes:
@@ -409,3 +491,29 @@ def _latency(controller: Controller) -> list[dict[str, Any]]:
         }
         for (slot, digest), h in sorted(controller.engines().items())
     ]
+
+
+def _telemetry(controller: Controller, request: Request) -> dict[str, Any]:
+    q = TelemetryQuery.model_validate(dict(request.query_params))
+    found = controller.inventory.totals(q.totals(controller), q.limit + 1, q.after)
+    rows = measured_rows(found, _names(controller))
+    return {"rows": [dataclasses.asdict(r) for r in rows[: q.limit]], "more": len(rows) > q.limit}
+
+
+def _hours(controller: Controller, request: Request) -> dict[str, Any]:
+    """``classes``: how many this page holds, for ``after`` of the next."""
+    q = TelemetryQuery.model_validate(dict(request.query_params))
+    found = controller.inventory.totals(q.totals(controller), q.limit, q.after)
+    return {"rows": hour_rows(found, _names(controller)), "classes": len(found)}
+
+
+def _regressions(controller: Controller, request: Request) -> dict[str, Any]:
+    q = TelemetryQuery.model_validate(dict(request.query_params))
+    if q.against is None:
+        raise UsageError("nothing is named to compare with", hint="against=RELEASE")
+    rows, alone = controller.regressions(q.totals(controller), q.against)
+    return {"rows": [r.told() for r in rows], "alone": [dataclasses.asdict(of) for of in alone]}
+
+
+def _names(controller: Controller) -> dict[str, str]:
+    return {r.digest: r.release for r in controller.inventory.releases().values()}

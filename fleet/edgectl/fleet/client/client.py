@@ -217,12 +217,25 @@ class FleetClient:
     def latency(self) -> list[dict[str, Any]]:
         return list(self._json("GET", "/latency"))
 
+    def measured(self, **query: Any) -> dict[str, Any]:
+        """A page of what the fleet measured: ``rows`` (:class:`edgectl.fleet.control.totals_view.MeasuredRow`) and
+        whether there are ``more``. ``query``: the fields of :class:`edgectl.fleet.api.app.TelemetryQuery`."""
+        return dict(self._json("GET", "/telemetry", params=_asked(query)))
+
+    def hours(self, **query: Any) -> dict[str, Any]:
+        """A page of the hours and days behind it, with their histograms: ``rows``, and of how many ``classes``."""
+        return dict(self._json("GET", "/telemetry/hours", params=_asked(query)))
+
+    def regressions(self, release: str, against: str, **query: Any) -> dict[str, Any]:
+        """``rows``: what both releases have, class by class; ``alone``: what only one of them has."""
+        asked = _asked({**query, "release": release, "against": against})
+        return dict(self._json("GET", "/telemetry/regressions", params=asked))
+
     def events(self, limit: int = 200, **query: Any) -> list[dict[str, Any]]:
         """The newest that fit, oldest of them first. ``query``: the other fields of
         :class:`edgectl.fleet.api.app.EventQuery`; an answer has at most 1000, and the ``id`` of its first one
         is the ``before`` of the next page."""
-        asked = {k: v for k, v in query.items() if v is not None}
-        return list(self._json("GET", "/events", params={"limit": limit, **asked}))
+        return list(self._json("GET", "/events", params={"limit": limit, **_asked(query)}))
 
     def transfer(self) -> dict[str, Any]:
         """What the seeder has sent since it started."""
@@ -259,3 +272,7 @@ class FleetClient:
             raise _BY_CODE.get(error["code"], LinkError)(error["message"], hint=error["hint"])
         except (ValueError, KeyError, TypeError):
             raise LinkError(f"the controller at {self._url} answered {response.status_code}") from None
+
+
+def _asked(query: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in query.items() if v is not None}

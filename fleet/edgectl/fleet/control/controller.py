@@ -21,7 +21,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -43,16 +45,20 @@ from edgectl.fleet.control.device_handler import from_device
 from edgectl.fleet.control.devices import Devices
 from edgectl.fleet.control.garbage_collector import GarbageCollector
 from edgectl.fleet.control.licences import check_licences
+from edgectl.fleet.control.metrics_book import MetricsBook
 from edgectl.fleet.control.presence import Claim
 from edgectl.fleet.control.release_registry import ReleaseRegistry
 from edgectl.fleet.control.retained_guard import RetainedGuard
 from edgectl.fleet.control.steering import Steering
 from edgectl.fleet.control.telemetry_view import LatencyBook, StreamRow, rows
+from edgectl.fleet.control.totals_view import RegressionRow, regression_rows
 from edgectl.fleet.keys.keyring import KeyRing
 from edgectl.fleet.keys.trust import Director, OnlineTrust
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutRequest, RolloutSpec
 from edgectl.fleet.rollouts.preview import Preview
 from edgectl.fleet.store.inventory import Device, Inventory, Release
+from edgectl.fleet.store.rollup import LatencyClass
+from edgectl.fleet.store.totals import TotalsQuery
 from edgectl.link.mqtt import Link
 from edgectl.link.notify import Watchdog
 from edgectl.link.seeder import BlobSeeder
@@ -68,6 +74,9 @@ _BACKOFF_S = 2.0
 10 s, 5 s more would be too late."""
 _PRUNE_S = 3600.0
 _RETAIN_S = 60.0
+_COUNT_S = 5.0
+_COMPARED = 500
+"""Classes of one release: more have to be asked for by slot, profile or stage."""
 
 
 class Controller:
@@ -112,6 +121,7 @@ class Controller:
         self._complained: str | None = None
         self._prune_s = time.monotonic()
         self._retain_s = 0.0
+        self._count_s = 0.0
         # last of what may fail: it has to be closed
         self.inventory = Inventory(config.state_dir, config.database, config.retention)
         self._numbers = SequenceNumbers(self.inventory)
@@ -196,6 +206,8 @@ class Controller:
             began_s = time.monotonic()
             try:
                 self.tick(self._time())
+                with self.reading_metrics() as book:
+                    book.ticks.record((time.monotonic() - began_s) * 1e6)
                 self._complained = None
             except EdgectlError as e:
                 self._complain(e.message)
@@ -221,6 +233,7 @@ class Controller:
             self._mark_all()
         self._devices.look(self._link.hears)
         self._retained_guard.put_back()
+        self._count_telemetry()
         self._prune(now_s)
         self._publisher.publish(self.watchdog.feed)
         if self.trust.renew():
@@ -248,6 +261,14 @@ class Controller:
             self.inventory.flush()
         except StorageError as e:
             self._complain(e.message)
+
+    def _count_telemetry(self) -> None:
+        """A piece with every tick while there are more messages, then not before some have come together."""
+        if time.monotonic() >= self._count_s:
+            counted = self.inventory.count_telemetry()
+            with self.reading_metrics() as book:
+                book.count(counted or {})
+            self._count_s = 0.0 if counted is not None else time.monotonic() + _COUNT_S
 
     def _prune(self, now_s: float) -> None:
         if time.monotonic() >= self._prune_s:
@@ -532,6 +553,43 @@ class Controller:
         """Engine latency over the last windows of the engine that serves now."""
         with self._devices.lock:
             return self.latency.stream(device, stream)
+
+    @contextmanager
+    def reading_metrics(self) -> Iterator[MetricsBook]:
+        """What was counted of the fleet since the controller began; nobody counts meanwhile."""
+        with self._devices.lock:
+            yield self.latency.metrics
+
+    def queues(self) -> dict[str, int]:
+        """How much waits: messages of devices, and what they said that is not written yet."""
+        return {"inbox": self._link.waiting, **self.inventory.waiting()}
+
+    def digest_of(self, release: str) -> str:
+        """Of ``name@version``, or a digest as it is. Raises :class:`UsageError` for a release that nobody knows."""
+        if release.startswith("sha256:"):
+            return release
+        known = self.inventory.releases().get(release)
+        if known is None:
+            raise UsageError(f"{release} is not published", hint="`edgectl release list` lists releases")
+        return known.digest
+
+    def regressions(self, query: TotalsQuery, against: str) -> tuple[list[RegressionRow], list[LatencyClass]]:
+        """What the query asks for against the same of the release ``against``; and what only one of them has.
+        Raises :class:`UsageError`."""
+        if query.digest is None:
+            raise UsageError(
+                "one release is compared with another", hint="name both: --release and --against"
+            )
+        digest = self.digest_of(against)
+        after, before = (
+            self.inventory.totals(q, _COMPARED + 1) for q in (query, replace(query, digest=digest))
+        )
+        if max(len(after), len(before)) > _COMPARED:
+            raise UsageError(
+                f"more than {_COMPARED} classes of latency would be compared",
+                hint="choose a slot, profile or stage",
+            )
+        return regression_rows(after, before, digest)
 
     def engine_latency(self, slot: str, digest: str, devices: frozenset[str] | None = None) -> Histogram:
         """Of one bundle in one slot, over all (or these) devices."""

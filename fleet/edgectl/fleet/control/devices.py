@@ -264,7 +264,13 @@ class Devices:
                 return  # its birth comes first
             self._claims_of(device).sign(self._clock())
             if self._latency.add(device, telemetry):
-                self._inventory.note_telemetry(device, telemetry)
+                self._inventory.note_telemetry(
+                    device,
+                    telemetry,
+                    profile=(d.conn.profile if d.conn else None) or "",
+                    trusted=d.reported is None or d.reported.clock is None,
+                )
+                self._latency.metrics.add(device, telemetry)
                 if not telemetry.replay:
                     self._latency.blocks.add(device, telemetry, self._now())
                     self._saw(d)
@@ -329,6 +335,7 @@ class Devices:
             # over.
             self._former[d.name] = d.conn.epoch
             self._latency.forget(d.name)
+            self._inventory.forget_start(d.name)
             if conn.instance is None or not heard_before:
                 self._inventory.log(
                     "presence",

@@ -11,6 +11,7 @@ from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
 from edgectl.core.wire import ENGINE_STAGE, Conn, Reported, Telemetry
 from edgectl.fleet.control.block_book import BlockBook
+from edgectl.fleet.control.metrics_book import MetricsBook
 
 __all__ = ["LatencyBook", "StreamRow", "rows"]
 
@@ -63,6 +64,8 @@ class LatencyBook:
         self.latest: dict[str, Telemetry] = {}
         self.blocks = BlockBook()
         """The same in blocks, for the gates of rollouts."""
+        self.metrics = MetricsBook()
+        """What ``/metrics`` tells."""
 
     def add(self, device: str, t: Telemetry) -> bool:
         """Take one message. False for one that was counted before, or is older than what is known of this
@@ -111,6 +114,7 @@ class LatencyBook:
         for of_devices in (self._windows, self._engines, self._seen, self.latest):
             of_devices.pop(device, None)
         self.blocks.remove(device)
+        self.metrics.remove(device)
 
     def stream(self, device: str, stream: str) -> Histogram:
         """Engine latency over the last windows of the engine that serves now."""

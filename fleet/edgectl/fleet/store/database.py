@@ -36,7 +36,7 @@ from edgectl.core.files import keep_private
 from edgectl.fleet.store.migrate import upgrade
 from edgectl.fleet.store.schema import NUMBERS
 
-__all__ = ["PATIENCE_S", "Database", "open_engine", "snapshot", "sqlite_file", "upsert", "words"]
+__all__ = ["PATIENCE_S", "Database", "open_engine", "size_of", "snapshot", "sqlite_file", "upsert", "words"]
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,14 @@ class Database:
         with self._engine.connect() as db:
             kept = db.execute(select(NUMBERS.c.value).where(NUMBERS.c.name == _TRANSACTION)).scalar()
         return kept == number
+
+
+def size_of(db: Connection) -> int:
+    """Bytes that a database takes, its write-ahead log aside."""
+    if db.dialect.name == "postgresql":
+        return int(db.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one())
+    pages, page = (db.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("page_count", "page_size"))
+    return int(pages) * int(page)
 
 
 def sqlite_file(state_dir: Path) -> Path:

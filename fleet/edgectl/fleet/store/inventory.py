@@ -26,19 +26,22 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from edgectl.core.errors import StorageError
+from edgectl.core.histogram import Histogram
 from edgectl.core.wire import Telemetry
 from edgectl.fleet.config import TelemetryRetention
 from edgectl.fleet.rollouts.values import RolloutProgress, RolloutSpec
 from edgectl.fleet.store import devices as device_rows
-from edgectl.fleet.store import history, numbers, telemetry
+from edgectl.fleet.store import heard, history, numbers, telemetry, totals
 from edgectl.fleet.store import releases as release_rows
-from edgectl.fleet.store.database import Database
+from edgectl.fleet.store.database import Database, size_of
 from edgectl.fleet.store.devices import Archived, Device
 from edgectl.fleet.store.history import SAID, HistoryEntry
 from edgectl.fleet.store.releases import Release
 from edgectl.fleet.store.rollouts import Rollouts
+from edgectl.fleet.store.rollup import LatencyClass
 from edgectl.fleet.store.said import Batch, SaidBuffer
 from edgectl.fleet.store.telemetry import Measurement
+from edgectl.fleet.store.totals import Total, TotalsQuery
 
 __all__ = ["SAID", "Archived", "Device", "HistoryEntry", "Inventory", "Release"]
 
@@ -201,6 +204,7 @@ class Inventory:
     def prune(self, before_s: float) -> int:
         """Forget what devices and broker said before ``before_s`` (Unix time); returns how much that was."""
         self._telemetry_bytes = None  # duplicates were counted, too
+        self._write(lambda db: heard.forget_old(db, time.time()), durable=False)
         return self._write(partial(history.prune, before_s=before_s), durable=False)
 
     def events(
@@ -222,12 +226,40 @@ class Inventory:
 
     # ---- telemetry
 
-    def note_telemetry(self, device: str, message: Telemetry) -> None:
-        """A message of a device. It waits for :meth:`flush`; one that was kept before counts once."""
-        row = telemetry.message(device, message, time.time(), self._retention)
+    def note_telemetry(
+        self, device: str, message: Telemetry, *, profile: str = "", trusted: bool = True
+    ) -> None:
+        """A message of a device. It waits for :meth:`flush`; one that was kept before counts once. ``profile``: the
+        device's; ``trusted``: it does not say that its clock is wrong. Raises :class:`ProtocolError` for numbers
+        that no database holds."""
+        row = telemetry.message(
+            device, message, time.time(), self._retention, profile=profile, trusted=trusted
+        )
         self._said.note_telemetry(row)
         if self._telemetry_bytes is not None:
             self._telemetry_bytes += row["bytes"]
+
+    def count_telemetry(self) -> dict[LatencyClass, Histogram] | None:
+        """Add a piece of what devices measured to the totals of the fleet. Returns what that was; None: nothing is
+        left to be added. What this costs is bounded: it is called often."""
+        return self._write(totals.count, durable=False)
+
+    def totals(self, query: TotalsQuery, limit: int, after: int = 0) -> dict[LatencyClass, list[Total]]:
+        """What the fleet measured: ``limit`` classes, without the first ``after``."""
+        return self._read(lambda db: totals.classes(db, query, limit, after))
+
+    def waiting(self) -> dict[str, int]:
+        """How much of what devices said is not written yet, by what it is."""
+        return self._said.waiting()
+
+    def database_bytes(self) -> int:
+        """Of the whole database, with room that is free inside."""
+        return self._db.read(size_of)
+
+    def forget_start(self, device: str) -> None:
+        """A device counts its starts anew: what it sends is not what it sent before under the same numbers. It waits
+        for :meth:`flush`."""
+        self._said.note_anew(device)
 
     def retain(self, now_s: float) -> bool:
         """Merge a piece of the telemetry that is old by now (Unix time) into histograms of hours and days, or
@@ -262,6 +294,8 @@ class Inventory:
                 batch = batch or self._said.take()
                 device_rows.save(db, batch.devices.values())
                 history.append(db, batch.events)
+                for device in batch.anew:
+                    heard.forget(db, device)
                 telemetry.append(db, batch.telemetry)
                 return work(db)
 

@@ -13,11 +13,26 @@ from dataclasses import dataclass
 from edgectl.core.histogram import Histogram, HistogramData
 from edgectl.core.wire import ENGINE_STAGE, StreamStats, Telemetry
 
-__all__ = ["DAY_S", "HOUR_S", "Key", "Totals", "measured", "merge", "packed", "start_of", "unpacked"]
+__all__ = [
+    "DAY_S",
+    "HOUR_S",
+    "Key",
+    "LatencyClass",
+    "Totals",
+    "by_class",
+    "measured",
+    "merge",
+    "packed",
+    "start_of",
+    "stored",
+    "unpacked",
+]
 
 HOUR_S, DAY_S = 3600, 86400
 _STAGE = 200
 """Characters of a name that are kept."""
+_CLASS_STAGE = 100
+"""The same where it is one name of seven: a database bounds a key as a whole."""
 
 
 @dataclass(frozen=True, order=True)
@@ -28,6 +43,21 @@ class Key:
     slot: str
     digest: str
     stage: str
+
+
+@dataclass(frozen=True, order=True)
+class LatencyClass:
+    """What may be merged over devices: calls of one engine under one set of conditions. What is not known is empty."""
+
+    slot: str
+    digest: str
+    profile: str
+    stage: str
+    preference: str = ""
+    """Of a lighter variant that made some of the calls in the engine's place."""
+    power_mode: str = ""
+    throttled: bool = False
+    """In any part of the window."""
 
 
 Totals = dict[tuple[Key, int], Histogram]
@@ -52,6 +82,26 @@ def measured(t: Telemetry) -> dict[Key, Histogram]:
     return found
 
 
+def by_class(t: Telemetry, profile: str) -> dict[LatencyClass, Histogram]:
+    """The same for totals over devices of ``profile``; what a lighter variant took is a class of its own."""
+    found: dict[LatencyClass, Histogram] = {}
+    power_mode = stored(t.power_mode or "", 64)
+    for s in t.streams.values():
+        for name, data in s.stages.items():
+            key = _key(s, name)
+            of = LatencyClass(
+                key.slot,
+                key.digest,
+                stored(profile, 64),
+                key.stage[:_CLASS_STAGE],
+                stored(s.stand_ins.get(key.slot, ""), 32),
+                power_mode,
+                bool(t.throttled),
+            )
+            found.setdefault(of, Histogram()).merge(Histogram.of(data))
+    return found
+
+
 def merge(totals: Totals, parts: Iterable[tuple[Key, int, Histogram]]) -> None:
     """Add histograms to the spans that they begin in."""
     for key, start_s, histogram in parts:
@@ -71,4 +121,9 @@ def _key(s: StreamStats, name: str) -> Key:
     if of not in s.slots:
         own = next((slot for slot in s.slots if slot not in s.crops), "")
         stage, of = name, own
-    return Key(of, s.slots.get(of, ""), stage[:_STAGE])
+    return Key(stored(of, 64), stored(s.slots.get(of, ""), 80), stored(stage, _STAGE))
+
+
+def stored(text: str, characters: int) -> str:
+    """As a database takes it: whoever makes names up stops nobody's telemetry. PostgreSQL stores no NUL."""
+    return text.replace("\0", "")[:characters]

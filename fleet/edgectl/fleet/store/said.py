@@ -28,9 +28,11 @@ class Batch:
     devices: dict[str, Device] = field(default_factory=dict)
     events: list[dict[str, object]] = field(default_factory=list)
     telemetry: list[dict[str, object]] = field(default_factory=list)
+    anew: set[str] = field(default_factory=set)
+    """Devices that count their starts anew."""
 
     def __bool__(self) -> bool:
-        return bool(self.devices or self.events or self.telemetry)
+        return bool(self.devices or self.events or self.telemetry or self.anew)
 
 
 class SaidBuffer:
@@ -41,6 +43,7 @@ class SaidBuffer:
         self._devices: dict[str, Device] = {}
         self._events = _Newest(events)
         self._telemetry = _Newest(messages)
+        self._anew: set[str] = set()
 
     def note_device(self, d: Device) -> None:
         """In place of what was noted of it before. A later change of ``d`` changes nothing here."""
@@ -55,14 +58,19 @@ class SaidBuffer:
         with self._lock:
             self._telemetry.add(row)
 
+    def note_anew(self, device: str) -> None:
+        """What it sends from now on is not what it sent before under the same numbers."""
+        with self._lock:
+            self._anew.add(device)
+
     def __bool__(self) -> bool:
-        return bool(self._devices or self._events.rows or self._telemetry.rows)
+        return bool(self._devices or self._events.rows or self._telemetry.rows or self._anew)
 
     def take(self) -> Batch:
         """All of it. Whoever cannot write it gives it back."""
         with self._lock:
-            batch = Batch(self._devices, self._events.take(), self._telemetry.take())
-            self._devices = {}
+            batch = Batch(self._devices, self._events.take(), self._telemetry.take(), self._anew)
+            self._devices, self._anew = {}, set()
             return batch
 
     def give_back(self, batch: Batch) -> None:
@@ -71,6 +79,15 @@ class SaidBuffer:
             self._devices = {**batch.devices, **self._devices}
             self._events.give_back(batch.events)
             self._telemetry.give_back(batch.telemetry)
+            self._anew |= batch.anew
+
+    def waiting(self) -> dict[str, int]:
+        """How many rows there are, by what they are."""
+        return {
+            "devices": len(self._devices),
+            "events": len(self._events.rows),
+            "telemetry": len(self._telemetry.rows),
+        }
 
     def dropped(self) -> int:
         """How many events and messages were dropped since this was asked last."""

@@ -31,12 +31,14 @@ __all__ = [
     "ROLLOUTS",
     "ROLLOUT_LOG",
     "ROLLOUT_MEMBERS",
+    "TELEMETRY_HEARD",
     "TELEMETRY_MERGED",
     "TELEMETRY_RAW",
+    "TELEMETRY_TOTALS",
     "tables_in",
 ]
 
-REVISION = "0004"
+REVISION = "0005"
 """Of the newest migration. A database that has it is opened without Alembic."""
 
 META = MetaData()
@@ -130,7 +132,20 @@ TELEMETRY_RAW = Table(
     Column("wall_s", Float, nullable=False),
     Column("bytes", Integer, nullable=False),
     Column("message", LargeBinary, nullable=False),
+    Column("profile", String(64), nullable=False, server_default=""),
+    Column("clock", String(16), nullable=False, server_default="device"),
+    Column("counted", Integer, nullable=False, server_default="0"),
     Index("telemetry_raw_by_time", "kept_s"),
+    Index("telemetry_raw_to_count", "counted", "kept_s"),
+)
+TELEMETRY_HEARD = Table(
+    "telemetry_heard",
+    META,
+    Column("device", String(64), primary_key=True),
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("seqs", Text, nullable=False),
+    Column("until_s", Float, nullable=False),
+    Index("telemetry_heard_by_time", "until_s"),
 )
 TELEMETRY_MERGED = Table(
     "telemetry_merged",
@@ -144,6 +159,24 @@ TELEMETRY_MERGED = Table(
     Column("bytes", Integer, nullable=False),
     Column("histogram", LargeBinary, nullable=False),
     Index("telemetry_merged_by_time", "span_s", "start_s"),
+)
+TELEMETRY_TOTALS = Table(
+    "telemetry_totals",
+    META,
+    Column("slot", String(64), primary_key=True),
+    Column("digest", String(80), primary_key=True),
+    Column("profile", String(64), primary_key=True),
+    Column("stage", String(100), primary_key=True),
+    Column("preference", String(32), primary_key=True),
+    Column("power_mode", String(64), primary_key=True),
+    Column("throttled", Integer, primary_key=True, autoincrement=False),
+    Column("clock", String(16), primary_key=True),
+    Column("span_s", Integer, primary_key=True, autoincrement=False),
+    Column("start_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("founder", String(64), nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("histogram", LargeBinary, nullable=False),
+    Index("telemetry_totals_by_time", "span_s", "start_s"),
 )
 
 

@@ -15,9 +15,11 @@ from edgectl.core.schema import Message
 from edgectl.core.wire import Telemetry
 from edgectl.fleet.control.controller import Controller
 from edgectl.fleet.control.telemetry_view import StreamRow
+from edgectl.fleet.control.totals_view import MeasuredRow, measured_rows
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutSpec
 from edgectl.fleet.rollouts.values import ACTIVE
 from edgectl.fleet.store.inventory import Release
+from edgectl.fleet.store.totals import TotalsQuery
 from edgectl.fleet.web import release_view, rollout_view
 from edgectl.fleet.web.device_rows import DeviceRow, FleetRows
 from edgectl.fleet.web.feed import Sparing
@@ -30,6 +32,7 @@ _SLOW_S = 30.0
 _ACTIVE_S = 0.8
 """The same of what changes before one's eyes."""
 _LINES_KEPT = 2000
+_CLASSES_SHOWN = 50
 
 
 class _Statement(Message, extra="allow"):
@@ -159,6 +162,16 @@ class PageSource:
             f"{slot}:{digest[-16:]}": (f"{names.get(digest, digest[:19])} in {slot}", slot, digest)
             for slot, digest in keys
         }
+
+    def measured(self, query: TotalsQuery) -> tuple[list[MeasuredRow], bool]:
+        """What the fleet measured, a page of classes; and whether there are more."""
+        names = {r.digest: r.release for r in self.releases()}
+
+        def look() -> tuple[list[MeasuredRow], bool]:
+            found = measured_rows(self._controller.inventory.totals(query, _CLASSES_SHOWN + 1), names)
+            return found[:_CLASSES_SHOWN], len(found) > _CLASSES_SHOWN
+
+        return self._sparing.get(("measured", query), look, longest_s=_SLOW_S)
 
     def choices(self) -> tuple[list[str], list[str]]:
         """Releases, newest first, and slots, for a form to offer: a hundred each at most."""

@@ -3,6 +3,7 @@ is in ``templates/``."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from edgectl.core.histogram import Histogram
 from edgectl.fleet.control.controller import Controller
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutSpec
 from edgectl.fleet.rollouts.values import DeviceOutcome, RolloutState
+from edgectl.fleet.store.rollup import HOUR_S
+from edgectl.fleet.store.totals import TotalsQuery
 from edgectl.fleet.web import release_view, rollout_view
 from edgectl.fleet.web.charts import HistogramChart, histogram_chart
 from edgectl.fleet.web.device_rows import SORTS, TROUBLES, FleetRows, sorted_rows
@@ -46,6 +49,9 @@ _DEVICES_SHOWN = 8
 _EVENTS_SHOWN = 30
 _MOST_TEXT = 100_000
 _ENGINES_OFFERED = 200
+_FILTERS = ("release", "slot", "profile", "stage", "power_mode", "throttled", "since")
+_PERIODS = {"6 hours": 6, "24 hours": 24, "7 days": 7 * 24, "30 days": 30 * 24}
+"""Hours."""
 
 
 class Pages:
@@ -275,6 +281,8 @@ class Pages:
                     )
                 )
         named.reverse()  # grey is what is compared with
+        releases = {r.release: r.digest for r in self._source.releases()}
+        rows_measured, more = self._source.measured(_totals(query, releases))
         return self._page(
             "Latency",
             "latency.html",
@@ -283,7 +291,11 @@ class Pages:
                 "engines": {k: label for k, (label, _, _) in list(engines.items())[:_ENGINES_OFFERED]},
                 "profiles": profiles[:_ENGINES_OFFERED],
                 "wanted": wanted,
+                "releases": list(releases)[:_ENGINES_OFFERED],
+                "chosen": {name: query.get(name, "") for name in _FILTERS},
+                "periods": _PERIODS,
             },
+            measured=("latency_measured.html", {"rows": rows_measured, "more": more}),
             chart=(
                 "latency_chart.html",
                 _chart(
@@ -313,6 +325,22 @@ class Pages:
             {"about": about, "acts": acts},
             list=("event_list.html", {"events": found, "links": True, "older": older}),
         )
+
+
+def _totals(query: Query, releases: Mapping[str, str]) -> TotalsQuery:
+    """Of the filters of an address; what is empty or unknown filters nothing, an unknown release everything."""
+    release = query.get("release", "")
+    hours = _PERIODS.get(query.get("since", ""), 0)
+    # whole hours: what is asked for again and again is the same question
+    since_s = (time.time() // HOUR_S - hours) * HOUR_S if hours else 0.0
+    slot, profile, stage, power_mode = (
+        query.get(name, "")[:100] or None for name in ("slot", "profile", "stage", "power_mode")
+    )
+    throttled = {"yes": True, "no": False}.get(query.get("throttled", ""))
+    digest = releases.get(release, "-") if release else None
+    return TotalsQuery(
+        digest, slot, profile, stage, power_mode=power_mode, throttled=throttled, since_s=since_s
+    )
 
 
 def _hrefs(path: str, query: Query) -> Callable[..., str]:

@@ -1,0 +1,1 @@
+"""What can be said of many measurements, and how others are told. Pure."""
