@@ -12,6 +12,7 @@ from edgectl.cli._controller import ControllerOptions
 from edgectl.cli._nouns import Noun
 from edgectl.cli._options import past_time
 from edgectl.cli._printer import Printer, outcomes, printable, table
+from edgectl.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -241,6 +242,56 @@ def events(
         return t
 
     out.result(found, shown)
+
+
+@app.command("groups")
+def groups(
+    name: Annotated[str | None, typer.Argument(help="Only this one; with an option, the one to set.")] = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="The group is these devices. Several times.")
+    ] = None,
+    select: Annotated[
+        str,
+        typer.Option(help="The group is whatever this query means, at any time, e.g. 'label.site = north'."),
+    ] = "",
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the group; devices stay.")] = False,
+    *,
+    controller: ControllerOptions,
+    out: Printer,
+) -> None:
+    """List groups of devices, set one, or remove it. Rollouts select by them: --select 'group = NAME'."""
+    changes = [what for what in (device, select, remove) if what]
+    if len(changes) > 1:
+        raise UsageError("a group has devices or a query, or is removed: one of --device, --select, --remove")
+    if changes and name is None:
+        raise UsageError("which group?", hint="edgectl fleet groups NAME --select 'label.site = north'")
+    with controller.client() as fleet:
+        if name is not None and remove:
+            fleet.drop_group(name)
+            out.result({"removed": name}, f"group {name} is removed")
+            return
+        if name is not None and changes:
+            found = fleet.set_group(name, devices=device or (), select=select)
+            next_ = f"next: edgectl rollout start RELEASE --slot SLOT --select 'group = {name}'"
+            out.result(found, f"group {name} has {_some(found['members'])}\n{next_}")
+            return
+        known = fleet.groups()
+    if name is not None and not any(g["name"] == name for g in known):
+        raise UsageError(f"there is no group {name}", hint="`edgectl fleet groups` lists them")
+    known = [g for g in known if name in (None, g["name"])]
+
+    def shown() -> Table:
+        t = table("group", "is", "devices now")
+        for g in known:
+            t.add_row(g["name"], printable(g["select"] or f"{len(g['devices'])} named"), _some(g["members"]))
+        return t
+
+    out.result(known, shown)
+
+
+def _some(devices: list[str]) -> str:
+    shown = ", ".join(devices[:5]) + (", …" if len(devices) > 5 else "")
+    return f"{len(devices)}: {shown}" if devices else "none"
 
 
 @app.command("watch")

@@ -475,6 +475,27 @@ def test_slot_is_cleared_and_a_device_skipped_over_the_api(fleet: Fleet, tmp_pat
     assert fleet.client.change_rollout(rollout, "rollback")["state"] == "rolling_back"
 
 
+def test_groups_are_set_asked_for_and_removed_over_the_api(fleet: Fleet) -> None:
+    birth = Conn(epoch=1, online=True, slots=("gate",), labels={"site": "north"}).encode()
+    fleet.spy.publish(fleet.topics.conn("cam-1"), birth, retain=True).wait(5)
+    wait_until(lambda: fleet.client.devices(), "the device is known")
+    assert fleet.client.set_group("north", select="label.site = north")["members"] == ["cam-1"]
+    assert fleet.client.set_group("beta", devices=["cam-9", "cam-1"])["devices"] == ["cam-1", "cam-9"]
+    assert [(g["name"], g["members"]) for g in fleet.client.groups()] == [
+        ("beta", ["cam-1"]),
+        ("north", ["cam-1"]),
+    ]
+    fleet.client.drop_group("beta")
+    assert [g["name"] for g in fleet.client.groups()] == ["north"]
+    with pytest.raises(UsageError, match="there is no group beta"):
+        fleet.client.drop_group("beta")
+    for wrong in ({"select": "label.site ="}, {"devices": ["../x"]}, {}):
+        with pytest.raises(UsageError):
+            fleet.client.set_group("x", **wrong)
+    with pytest.raises(UsageError):
+        fleet.client.set_group("no name", devices=["a"])
+
+
 def test_rollout_that_begins_after_all_years_is_refused(fleet: Fleet) -> None:
     with pytest.raises(UsageError, match="start_s"):
         fleet.client.start_rollout("m@1", "gate", start_s=1e12)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from support.controller import DIGEST, T, World
 
-from edgectl.core.errors import RolloutError
+from edgectl.core.errors import RolloutError, UsageError
 from edgectl.core.states import State
 from edgectl.core.wire import Conn, Failure, Frames, Reported, ReportedSlot, StreamStats, Telemetry
 from edgectl.fleet.rollouts.gates import GateVerdict, recompute
+from edgectl.fleet.rollouts.groups import DeviceGroup
 from edgectl.fleet.rollouts.planner import DeviceOutcome, Member, RolloutRequest, RolloutState
 from edgectl.fleet.rollouts.takeback import advance, needs
 from edgectl.fleet.rollouts.values import RolloutSpec, Wave
@@ -424,3 +425,48 @@ def test_rollout_that_a_defect_stops_keeps_no_other_from_going_on(
     ]
     world.tick()
     assert _member(world, broken, "d0").outcome is DeviceOutcome.ADMITTED
+
+
+def _by_group(world: World, query: str) -> str:
+    release = Release("gate@1", DIGEST["1"], (), world.now)
+    world.controller.inventory.save_release(release)
+    request = RolloutRequest(release=release.release, slot="gate", select=query)
+    return world.controller.start_rollout(request).id
+
+
+def test_rollout_by_a_group_takes_whoever_joins_it(world: World) -> None:
+    for device in ("d0", "d1", "d2"):
+        world.born(device)
+    assert world.controller.set_group(DeviceGroup(name="beta", devices=frozenset({"d0"}))) == ["d0"]
+    rollout = _by_group(world, "group = beta")
+    world.tick()
+    assert set(world.controller.rollout(rollout)[1].members) == {"d0"}
+    assert world.controller.set_group(DeviceGroup(name="beta", select="name in (d0, d2)")) == ["d0", "d2"]
+    world.tick()
+    assert set(world.controller.rollout(rollout)[1].members) == {"d0", "d2"}
+
+
+def test_group_of_a_rollout_under_way_is_not_removed(world: World) -> None:
+    world.born("d0")
+    world.controller.set_group(DeviceGroup(name="beta", select="slot = gate"))
+    rollout = _by_group(world, "group = beta")
+    with pytest.raises(RolloutError, match=f"rollout {rollout} selects by group beta"):
+        world.controller.drop_group("beta")
+    world.controller.change_rollout(rollout, "abort")
+    world.controller.drop_group("beta")
+    assert world.controller.groups() == {}
+    assert [e.text for e in world.controller.inventory.events(50, about="beta")][-1].startswith("removed")
+
+
+def test_rollout_by_a_group_that_there_is_not_is_refused(world: World) -> None:
+    with pytest.raises(UsageError, match="there is no group betta"):
+        _by_group(world, "group = betta")
+
+
+def test_groups_are_there_after_a_restart(world: World) -> None:
+    world.born("d0")
+    world.controller.set_group(DeviceGroup(name="beta", select="slot = gate"))
+    again = world.boot()
+    assert again.members_of("beta") == ["d0"]
+    with pytest.raises(UsageError, match="there is no group other"):
+        again.drop_group("other")

@@ -81,7 +81,7 @@ def test_query_does_not_mean_the_device(text: str) -> None:
     [
         (
             "site = north",
-            r"column 1: there is no field 'site': name, profile, slot, stream, kind, label.KEY, fact.KEY",
+            r"column 1: there is no field 'site': name, profile, slot, stream, kind, group, label.KEY, fact.KEY",
         ),
         ("label. = north", "column 1: there is no field 'label.'"),
         ("name = ", "column 8: the query ends where a value is expected"),

@@ -14,6 +14,7 @@ from support.dashboard import many_devices
 
 from edgectl.core.states import State
 from edgectl.core.wire import Conn, Failure, Reported, ReportedSlot
+from edgectl.fleet.rollouts.groups import DeviceGroup
 from edgectl.fleet.store.inventory import Device
 from edgectl.fleet.web import device_rows
 from edgectl.fleet.web.device_rows import BAD_STATES, TROUBLES, FleetRows, row_of, sorted_rows
@@ -148,3 +149,17 @@ def rows_of_again(rows: FleetRows, query: str) -> list[device_rows.DeviceRow]:
 
     holds = parse_query(query)
     return [r for r in rows.rows if holds(r)]
+
+
+def test_devices_are_found_by_their_groups_also_after_these_change() -> None:
+    rows = FleetRows()
+    devices = [device(f"cam-{i}") for i in range(3)]
+    names = [d.name for d in devices]
+    rows.update(devices, (), (), [DeviceGroup(name="beta", devices=frozenset(names[:1]))])
+    assert [r.name for r in rows.selected("group = beta")] == names[:1]
+    before = rows.version
+    rows.update(devices, (), (), [DeviceGroup(name="beta", select=f"name = {names[2]}")])
+    assert [r.name for r in rows.selected("group = beta")] == names[2:]
+    assert rows.version > before
+    rows.update(devices, (), (), ())
+    assert rows.selected("group") == []

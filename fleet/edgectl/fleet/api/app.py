@@ -35,7 +35,9 @@ from edgectl.fleet.control.commands import CommandRequest
 from edgectl.fleet.control.controller import Controller
 from edgectl.fleet.control.scraper import Scraper
 from edgectl.fleet.control.totals_view import hour_rows, measured_rows
+from edgectl.fleet.rollouts.groups import DeviceGroup
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutRequest, RolloutSpec
+from edgectl.fleet.rollouts.selection import MAX_QUERY
 from edgectl.fleet.store.totals import TotalsQuery
 from edgectl.fleet.telemetry.exposition import wanted
 from edgectl.fleet.web.app import Dashboard
@@ -130,6 +132,11 @@ class TelemetryQuery(Message):
             self.since_s,
             self.until_s,
         )
+
+
+class GroupRequest(Message):
+    devices: frozenset[Name] = Field(default=frozenset(), max_length=100_000)
+    select: str = Field(default="", max_length=MAX_QUERY)
 
 
 class DropRequest(Message):
@@ -249,6 +256,16 @@ def make_app(controller: Controller, token: str, dashboard: Dashboard | None = N
         await run_in_threadpool(controller.skip_device, rollout, device)
         return JSONResponse(_rollout(*controller.rollout(rollout)))
 
+    async def set_group(request: Request) -> Response:
+        r = GroupRequest.model_validate_json(await _body(request))
+        group = DeviceGroup(name=check_name(request.path_params["name"]), devices=r.devices, select=r.select)
+        found = await run_in_threadpool(controller.set_group, group)
+        return JSONResponse({**group.model_dump(mode="json"), "members": found})
+
+    async def drop_group(request: Request) -> Response:
+        await run_in_threadpool(controller.drop_group, check_name(request.path_params["name"]))
+        return JSONResponse({})
+
     async def clear_slot(request: Request) -> Response:
         slot = check_name(request.path_params["slot"])
         r = ClearRequest.model_validate_json(await _body(request))
@@ -310,6 +327,9 @@ def make_app(controller: Controller, token: str, dashboard: Dashboard | None = N
             Route("/v1/devices/{name}/commands", guarded(command), methods=["POST"]),
             Route("/v1/devices/{name}/remove", guarded(remove), methods=["POST"]),
             Route("/v1/devices/{name}/revoked", guarded(revoked), methods=["POST"]),
+            Route("/v1/groups", get(lambda _: _groups(controller))),
+            Route("/v1/groups/{name}", guarded(set_group), methods=["PUT"]),
+            Route("/v1/groups/{name}", guarded(drop_group), methods=["DELETE"]),
             Route("/v1/archive", get(lambda _: _archive(controller))),
             Route(
                 "/v1/rollouts",
@@ -412,6 +432,13 @@ def _error(status: int, e: EdgectlError) -> JSONResponse:
 
 def _bytes(files: dict[str, str]) -> dict[str, bytes]:
     return {name: text.encode() for name, text in files.items()}
+
+
+def _groups(controller: Controller) -> list[dict[str, Any]]:
+    return [
+        {**group.model_dump(mode="json"), "members": controller.members_of(group.name)}
+        for group in controller.groups().values()
+    ]
 
 
 def _trust(controller: Controller) -> dict[str, Any]:

@@ -155,6 +155,17 @@ class FleetClient:
         body = {"devices": list(devices), "labels": dict(labels or {})}
         return list(self._json("POST", f"/slots/{quote(slot, safe='')}/clear", json=body))
 
+    def groups(self) -> list[dict[str, Any]]:
+        """Each with ``members``: the devices that are there and in it."""
+        return list(self._json("GET", "/groups"))
+
+    def set_group(self, name: str, *, devices: Iterable[str] = (), select: str = "") -> dict[str, Any]:
+        terms = {"devices": sorted(set(devices)), "select": select}
+        return dict(self._json("PUT", f"/groups/{quote(name, safe='')}", json=terms))
+
+    def drop_group(self, name: str) -> None:
+        self._json("DELETE", f"/groups/{quote(name, safe='')}")
+
     def waiting(self) -> dict[str, bytes]:
         """Device → its desired document that more of the director's keys have to sign."""
         return {d: str(p).encode() for d, p in self._json("GET", "/waiting").items()}

@@ -54,6 +54,7 @@ from edgectl.fleet.control.telemetry_view import LatencyBook, StreamRow, rows
 from edgectl.fleet.control.totals_view import RegressionRow, regression_rows
 from edgectl.fleet.keys.keyring import KeyRing
 from edgectl.fleet.keys.trust import Director, OnlineTrust
+from edgectl.fleet.rollouts.groups import DeviceGroup
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutRequest, RolloutSpec
 from edgectl.fleet.rollouts.preview import Preview
 from edgectl.fleet.store.inventory import Device, Inventory, Release
@@ -414,6 +415,21 @@ class Controller:
         """Have a slot empty on devices. Raises :class:`UsageError` for devices that cannot be meant,
         :class:`RolloutError` for those that a rollout is at work with."""
         return self._steering.clear_slot(slot, request)
+
+    def groups(self) -> dict[str, DeviceGroup]:
+        return self._devices.groups
+
+    def set_group(self, group: DeviceGroup) -> list[str]:
+        """Raises :class:`UsageError` for one too many."""
+        return self._steering.set_group(group)
+
+    def drop_group(self, name: str) -> None:
+        """Raises :class:`UsageError`, :class:`RolloutError`."""
+        self._steering.drop_group(name)
+
+    def members_of(self, group: str) -> list[str]:
+        """Devices that are there and in a group, sorted."""
+        return sorted(n for n, view in self._devices.views().items() if group in view.groups)
 
     def waiting(self) -> dict[str, bytes]:
         """Device → its desired document, which needs the signature of more of the director's keys."""

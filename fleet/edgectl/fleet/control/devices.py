@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
 
 from edgectl.core.errors import ProtocolError, TrustError, UsageError
 from edgectl.core.schema import parse_json
@@ -19,9 +18,11 @@ from edgectl.core.wire import MAX_GEN, MAX_MESSAGE_BYTES, Conn, Desired, Reporte
 from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.broker.retained import Arrival
 from edgectl.fleet.control.commands import SequenceNumbers
+from edgectl.fleet.control.device_views import DeviceViews
 from edgectl.fleet.control.presence import Claim, Claims, is_news
 from edgectl.fleet.control.telemetry_view import LatencyBook
 from edgectl.fleet.keys.trust import Director
+from edgectl.fleet.rollouts.groups import DeviceGroup
 from edgectl.fleet.rollouts.planner import DeviceView
 from edgectl.fleet.store.inventory import Device, Inventory
 
@@ -31,9 +32,6 @@ log = logging.getLogger(__name__)
 
 BELIEVED_GEN = MAX_GEN // 2
 """Generations that a device claims to have seen count up to here."""
-
-_ViewOf: TypeAlias = tuple[Conn | None, Reported | None, Desired | None, float, DeviceView | None]
-_NO_VIEW: _ViewOf = (None, None, None, 0.0, None)
 
 
 class Devices:
@@ -71,8 +69,7 @@ class Devices:
         self._retained = retained
         self._seen: dict[str, float] = {}
         """Device → when it was heard last, in the time that deadlines are in."""
-        self._views: dict[str, _ViewOf] = {}
-        """Device → what its view was made of, and the view."""
+        self._views = DeviceViews(inventory)
         self._claims: dict[str, Claims] = {}
         self._contested: set[str] = set()
         self._silent: dict[str, str | None] = {}
@@ -134,13 +131,13 @@ class Devices:
             self._inventory.archive(known, purge=purge)
             for of_devices in (
                 self._known,
-                self._views,
                 self._claims,
                 self._former,
                 self._seen,
                 self._silent,
             ):
                 of_devices.pop(device, None)
+            self._views.forget(device)
             self._contested.discard(device)
             self._revoked.discard(device)
             self._removed.add(device)
@@ -187,25 +184,23 @@ class Devices:
     def views(self) -> dict[str, DeviceView]:
         """Devices that were ever there and can come back, as the planner sees them."""
         with self.lock:
-            found: dict[str, DeviceView] = {}
-            for name, d in self._known.items():
-                if d.conn is None or name in self._revoked:
-                    continue
-                # Made once for as long as nothing of the device changes, and compared without a call: a fleet is looked at
-                # with every tick.
-                seen_s = self._seen.get(name, d.seen_s)
-                conn, reported, desired, seen_before_s, view = self._views.get(name, _NO_VIEW)
-                if (
-                    view is None
-                    or conn is not d.conn
-                    or reported is not d.reported
-                    or desired is not d.desired
-                    or seen_before_s is not seen_s
-                ):
-                    view = _view(d, d.conn, seen_s)
-                    self._views[name] = (d.conn, d.reported, d.desired, seen_s, view)
-                found[name] = view
-            return found
+            return self._views.of(self._known.values(), self._seen, self._revoked)
+
+    @property
+    def groups(self) -> dict[str, DeviceGroup]:
+        """By name, sorted."""
+        with self.lock:
+            return self._views.groups
+
+    def set_group(self, group: DeviceGroup) -> None:
+        """Raises :class:`UsageError` for one too many."""
+        with self.lock:
+            self._views.set_group(group)
+
+    def drop_group(self, name: str) -> None:
+        """Raises :class:`UsageError` if there is none."""
+        with self.lock:
+            self._views.drop_group(name)
 
     # ---- from the broker (dispatcher thread)
 
@@ -502,21 +497,3 @@ class Devices:
         """What is wanted of it: on the disk before anybody is told."""
         self._known[d.name] = d
         self._inventory.save_device(d)
-
-
-def _view(d: Device, conn: Conn, seen_s: float) -> DeviceView:
-    return DeviceView(
-        name=d.name,
-        online=conn.online,
-        seen_s=seen_s,
-        slots=frozenset(conn.slots),
-        labels=conn.labels,
-        desired=d.desired.slots,
-        reported=d.reported.slots if d.reported else {},
-        gen=d.desired.gen,
-        clear=d.desired.clear,
-        profile=conn.profile,
-        facts=frozenset(conn.facts),
-        streams=conn.streams,
-        config_slots=frozenset(conn.config_slots),
-    )

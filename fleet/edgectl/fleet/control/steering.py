@@ -24,6 +24,7 @@ from edgectl.fleet.control.devices import BELIEVED_GEN, Devices
 from edgectl.fleet.control.gate_keeper import GateKeeper, verdicts
 from edgectl.fleet.control.telemetry_view import LatencyBook
 from edgectl.fleet.keys.trust import Director
+from edgectl.fleet.rollouts.groups import DeviceGroup, unknown_group
 from edgectl.fleet.rollouts.planner import (
     ACTIVE,
     DeviceView,
@@ -38,6 +39,7 @@ from edgectl.fleet.rollouts.planner import (
     resume,
 )
 from edgectl.fleet.rollouts.preview import Preview, preview
+from edgectl.fleet.rollouts.selection import groups_in
 from edgectl.fleet.rollouts.takeback import abort, advance, busy, leave, needs, rollback, skip
 from edgectl.fleet.rollouts.values import OPEN
 from edgectl.fleet.store.inventory import Device, Inventory, Release
@@ -97,6 +99,7 @@ class Steering:
         for an unknown release."""
         with self._devices.lock:
             release = self._release(request.release)
+            self._check_groups(request.select)
             known = self._inventory.rollouts()
             for spec, progress in known.values():
                 if spec.slot == request.slot and progress.state in ACTIVE:
@@ -129,6 +132,7 @@ class Steering:
         release."""
         with self._devices.lock:
             release = self._release(request.release)
+            self._check_groups(request.select)
             spec = RolloutSpec(id="preview", digest=release.digest, **request.model_dump())
             views = self._views()
         return preview(spec, views, artifacts, rates)
@@ -174,6 +178,32 @@ class Steering:
             self._advance(spec, progress, new, actions)
         self._wake.set()
         return new
+
+    def set_group(self, group: DeviceGroup) -> list[str]:
+        """Have a group of devices, in place of the one of that name. Returns the devices that are there and in it."""
+        with self._devices.lock:
+            self._devices.set_group(group)
+            what = group.select or f"{len(group.devices)} devices"
+            self._inventory.log("group", group.name, f"is {what}, by the operator")
+            found = [n for n, view in self._views().items() if group.name in view.groups]
+        self._wake.set()
+        return sorted(found)
+
+    def drop_group(self, name: str) -> None:
+        """Raises :class:`UsageError` if there is none, :class:`RolloutError` where a rollout under way selects by it."""
+        with self._devices.lock:
+            for spec, progress in self._inventory.rollouts(active=True).values():
+                if progress.state in ACTIVE and name in groups_in(spec.select):
+                    raise RolloutError(
+                        f"rollout {spec.id} selects by group {name}",
+                        hint=f"`edgectl rollout abort {spec.id}` first, or wait for its end",
+                    )
+            self._devices.drop_group(name)
+            self._inventory.log("group", name, "removed by the operator")
+
+    def _check_groups(self, query: str) -> None:
+        if (unknown := unknown_group(query, self._devices.groups)) is not None:
+            raise UsageError(f"there is no group {unknown}", hint="`edgectl fleet groups` lists them")
 
     def clear_slot(self, slot: str, request: ClearRequest) -> list[Cleared]:
         """Have a slot empty on devices. Raises :class:`UsageError` for devices that cannot be meant,

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgectl.fleet.rollouts.selection import group_of
+from edgectl.fleet.rollouts.selection import value_of
 from edgectl.fleet.rollouts.values import (
     BUSY,
     DeviceOutcome,
@@ -109,7 +109,7 @@ class _Rooms:
     def __init__(
         self, limit: MaxUnavailable, members: Mapping[str, Member], views: Mapping[str, DeviceView]
     ) -> None:
-        self._room = {n: group_of(views[n], limit.per) for n in members if n in views}
+        self._room = {n: value_of(views[n], limit.per) for n in members if n in views}
         self._offline = {n for n in self._room if not views[n].online}
         size = Counter(self._room.values())
         self._left = {room: most_unavailable(limit, n) for room, n in size.items()}

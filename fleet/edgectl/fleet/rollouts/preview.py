@@ -16,7 +16,7 @@ from edgectl.core.errors import BundleError
 from edgectl.core.transfer.limits import Rates
 from edgectl.fleet.rollouts.admission import most_unavailable
 from edgectl.fleet.rollouts.power import detectable_by_canary, detectable_by_rate, devices_to_tell
-from edgectl.fleet.rollouts.selection import group_of
+from edgectl.fleet.rollouts.selection import value_of
 from edgectl.fleet.rollouts.values import DeviceOutcome, DeviceView, Member, RolloutProgress, RolloutSpec
 from edgectl.fleet.rollouts.waves import fits, selected
 
@@ -91,7 +91,7 @@ def preview(
     sites = Counter[str]()
     for n, m in there.items():
         if m.wave == busiest.number:
-            sites[group_of(views[n], _SITE)] += size[n]
+            sites[value_of(views[n], _SITE)] += size[n]
     share = busiest.at_once / busiest.devices if busiest.devices else 0.0
     found = Preview(
         devices=len(there),
@@ -126,14 +126,14 @@ def _wave(
     at_once = min(n, spec.in_flight or n)
     if spec.max_unavailable is not None:
         limit = spec.max_unavailable
-        rooms = Counter(group_of(views[name], limit.per) for name in names)
-        whole = Counter(group_of(views[name], limit.per) for name in members if name in views)
+        rooms = Counter(value_of(views[name], limit.per) for name in names)
+        whole = Counter(value_of(views[name], limit.per) for name in members if name in views)
         at_once = min(at_once, sum(min(k, most_unavailable(limit, whole[r])) for r, k in rooms.items()))
     total = sum(size[name] for name in names)
     rounds = math.ceil(n / at_once) if at_once else 0
     sites = Counter[str]()
     for name in names:
-        sites[group_of(views[name], _SITE)] += size[name]
+        sites[value_of(views[name], _SITE)] += size[name]
     transfer_s = _transfer_s(
         max((size[name] for name in names), default=0), max(sites.values(), default=0), rates
     )

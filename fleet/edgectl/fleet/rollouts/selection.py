@@ -11,6 +11,7 @@
 ``fact.KEY``            probed: ``arch``, ``isa``, ``sm``, ``runtime``, ``board``, …
 ``slot``, ``stream``    names of those it has
 ``kind``                of its pipelines
+``group``               groups that it is in (:mod:`edgectl.fleet.rollouts.groups`)
 ``=  !=  <  <=  >  >=`` the last four compare numbers like ``8.7`` or ``1.10.2``, part by part
 ``~``                   a pattern with ``*`` and ``?``
 ``in (a, b)``           also ``not in``
@@ -29,7 +30,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["MAX_QUERY", "Facts", "Query", "check_field", "group_of", "parse_query", "values_of"]
+__all__ = ["MAX_QUERY", "Facts", "Query", "check_field", "groups_in", "parse_query", "value_of", "values_of"]
 
 MAX_QUERY = 4096
 """Characters."""
@@ -38,7 +39,7 @@ _TOKEN = re.compile(
     r"""\s*(?:(?P<quoted>"[^"]*"|'[^']*')|(?P<op><=|>=|!=|=|<|>|~)|(?P<mark>[(),])|(?P<word>[^\s()=!<>~,'"]+))"""
 )
 _NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18}){0,7}\Z")
-_PLAIN = ("name", "profile", "slot", "stream", "kind")
+_PLAIN = ("name", "profile", "slot", "stream", "kind", "group")
 _KEYED = ("label", "fact")
 
 
@@ -57,6 +58,8 @@ class Facts(Protocol):
     def slots(self) -> frozenset[str]: ...
     @property
     def streams(self) -> Any: ...
+    @property
+    def groups(self) -> frozenset[str]: ...
 
 
 Query = Callable[[Facts], bool]
@@ -77,12 +80,13 @@ def values_of(device: Facts, field: str) -> tuple[str, ...]:
         "slot": lambda: device.slots,
         "stream": lambda: device.streams,
         "kind": lambda: set(device.streams.values()),
+        "group": lambda: device.groups,
     }
     return tuple(sorted(found[kind]()))
 
 
-def group_of(device: Facts, field: str) -> str:
-    """Which of the groups a device is in, where devices are told apart by a field; one that has nothing of it is in ``-``."""
+def value_of(device: Facts, field: str) -> str:
+    """What a device has of a field, as one text, to tell devices apart by; ``-`` where it has nothing of it."""
     return ",".join(values_of(device, field)) or "-"
 
 
@@ -105,6 +109,17 @@ def parse_query(text: str) -> Query:
     return _Parser(text).parse()
 
 
+@functools.lru_cache(maxsize=256)
+def groups_in(text: str) -> frozenset[str]:
+    """Groups that a query names; raises ValueError as :func:`parse_query` does."""
+    if not text.strip():
+        return frozenset()
+    parse_query(text)
+    parser = _Parser(text)
+    parser.parse()
+    return frozenset(parser.groups)
+
+
 class _Token(NamedTuple):
     kind: str
     """``word``, ``value`` (quoted), ``op``, ``mark``, ``end``."""
@@ -120,6 +135,8 @@ class _Parser:
         self._tokens = list(_tokens(text))
         self._next = 0
         self._depth = 0
+        self.groups: set[str] = set()
+        """Asked for by their names, or by a pattern."""
 
     def parse(self) -> Query:
         query = self._either()
@@ -168,24 +185,33 @@ class _Parser:
         if self._peek().kind == "op":
             return self._compared(field, self._pop().text)
         if self._take_word("in"):
-            return _is_one_of(field, self._list())
+            return self._is_one_of(field, self._list())
         if self._peek(0).text == "not" and self._peek(1).text == "in":
             self._next += 2
-            among = _is_one_of(field, self._list())
+            among = self._is_one_of(field, self._list())
             return lambda d: not among(d)
+        if field == "group":
+            self.groups.add("*")
         return lambda d: bool(values_of(d, field))
 
     def _compared(self, field: str, op: str) -> Query:
         token = self._peek()
         value = self._value()
         if op in ("=", "!="):
-            same = _is_one_of(field, frozenset({value}))
+            same = self._is_one_of(field, frozenset({value}))
             return same if op == "=" else lambda d: not same(d)
+        if field == "group":
+            self.groups.add(value)
         if op == "~":
             return lambda d: any(fnmatch.fnmatchcase(v, value) for v in values_of(d, field))
         if not _NUMBER.match(value):
             raise ValueError(f"{_place(token)}: {op} compares numbers like 8.7, and {value[:40]!r} is none")
         return _ordered(field, op, _number(value))
+
+    def _is_one_of(self, field: str, wanted: frozenset[str]) -> Query:
+        if field == "group":
+            self.groups |= wanted
+        return lambda d: not wanted.isdisjoint(values_of(d, field))
 
     def _list(self) -> frozenset[str]:
         if not self._take("("):
@@ -244,10 +270,6 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 def _place(token: _Token) -> str:
     return f"column {token.at}"
-
-
-def _is_one_of(field: str, wanted: frozenset[str]) -> Query:
-    return lambda d: not wanted.isdisjoint(values_of(d, field))
 
 
 def _ordered(field: str, op: str, limit: tuple[int, ...]) -> Query:

@@ -356,6 +356,8 @@ class DeviceView:
     """Stream → kind of pipeline."""
     config_slots: frozenset[str] = frozenset()
     """Those of its slots that hold configurations."""
+    groups: frozenset[str] = frozenset()
+    """Groups of devices that it is in."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from edgectl.fleet.rollouts.selection import group_of, parse_query
+from edgectl.fleet.rollouts.selection import parse_query, value_of
 from edgectl.fleet.rollouts.values import (
     DeviceOutcome,
     DeviceView,
@@ -40,7 +40,7 @@ def fits(spec: RolloutSpec, view: DeviceView) -> bool:
 
 def stratum_of(spec: RolloutSpec, view: DeviceView) -> str:
     """``north/jetson-orin``; a value that it lacks is ``-``."""
-    return "/".join(group_of(view, f) for f in spec.strata)
+    return "/".join(value_of(view, f) for f in spec.strata)
 
 
 def order(devices: Iterable[str], release: str) -> list[str]:
@@ -48,7 +48,7 @@ def order(devices: Iterable[str], release: str) -> list[str]:
     return sorted(devices, key=_places(release).__getitem__)
 
 
-class _Places(dict[str, bytes]):
+class _PlacesInOrder(dict[str, bytes]):
     """Device → its place, worked out once: whoever waits is put in order with every tick."""
 
     def __init__(self, release: str) -> None:
@@ -60,8 +60,8 @@ class _Places(dict[str, bytes]):
 
 
 @functools.lru_cache(maxsize=8)
-def _places(release: str) -> _Places:
-    return _Places(release)
+def _places(release: str) -> _PlacesInOrder:
+    return _PlacesInOrder(release)
 
 
 def selected(

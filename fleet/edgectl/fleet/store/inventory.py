@@ -29,8 +29,10 @@ from edgectl.core.errors import StorageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import Telemetry
 from edgectl.fleet.config import TelemetryRetention
+from edgectl.fleet.rollouts.groups import DeviceGroup
 from edgectl.fleet.rollouts.values import RolloutProgress, RolloutSpec
 from edgectl.fleet.store import devices as device_rows
+from edgectl.fleet.store import groups as group_rows
 from edgectl.fleet.store import heard, history, numbers, telemetry, totals
 from edgectl.fleet.store import releases as release_rows
 from edgectl.fleet.store.database import Database, size_of
@@ -136,6 +138,18 @@ class Inventory:
     def drop_release(self, release: str) -> None:
         """Forget a release that was withdrawn."""
         self._write(lambda db: release_rows.drop(db, release))
+
+    # ---- groups
+
+    def groups(self) -> dict[str, DeviceGroup]:
+        """By name, sorted."""
+        return self._db.read(group_rows.load)
+
+    def save_group(self, group: DeviceGroup) -> None:
+        self._write(lambda db: group_rows.save(db, group))
+
+    def drop_group(self, name: str) -> None:
+        self._write(lambda db: group_rows.drop(db, name))
 
     # ---- rollouts
 

@@ -23,6 +23,7 @@ __all__ = [
     "ARCHIVE",
     "DEVICES",
     "EVENTS",
+    "GROUPS",
     "META",
     "NUMBERS",
     "RELEASES",
@@ -38,7 +39,7 @@ __all__ = [
     "tables_in",
 ]
 
-REVISION = "0005"
+REVISION = "0006"
 """Of the newest migration. A database that has it is opened without Alembic."""
 
 META = MetaData()
@@ -53,6 +54,9 @@ DEVICES = Table(
     Column("reported", Text),
     Column("desired", Text),
     Column("seen_s", Float, nullable=False),
+)
+GROUPS = Table(
+    "groups", META, Column("name", String(64), primary_key=True), Column("terms", Text, nullable=False)
 )
 RELEASES = Table(
     "releases",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from edgectl.core.states import State
 from edgectl.core.wire import Conn, Reported
+from edgectl.fleet.rollouts.groups import DeviceGroup, groups_with
 from edgectl.fleet.rollouts.selection import parse_query
 
 __all__ = [
@@ -190,6 +191,7 @@ class FleetRows:
     def __init__(self) -> None:
         self._sources: dict[str, _RowSource] = {}
         self._groups: dict[tuple[str, str], SiteGroup] = {}
+        self._named: tuple[DeviceGroup, ...] = ()
         self._queries: OrderedDict[str, dict[str, tuple[DeviceRow, bool]]] = OrderedDict()
         self.rows: list[DeviceRow] = []
         self.version = 0
@@ -199,10 +201,16 @@ class FleetRows:
         self.online = 0
 
     def update(
-        self, devices: Iterable[KnownDevice], revoked: Collection[str], contested: Collection[str]
+        self,
+        devices: Iterable[KnownDevice],
+        revoked: Collection[str],
+        contested: Collection[str],
+        named: Iterable[DeviceGroup] = (),
     ) -> None:
-        """``devices``: all there are, by name."""
+        """``devices``: all there are, by name; ``named``: groups of devices, which queries ask for."""
         sources, changed = self._sources, False
+        named = tuple(named)
+        regrouped, self._named = named != self._named, named
         names: list[str] = []
         for d in devices:
             name = d.name
@@ -215,9 +223,12 @@ class FleetRows:
                 and known.reported is d.reported
                 and not marked
                 and not known.marked
+                and not regrouped
             ):
                 continue
             row = row_of(d, revoked=name in revoked, contested=name in contested)
+            if named:
+                row = replace(row, groups=groups_with(row, named))
             if known is None or known.row != row:
                 if known is not None:
                     self._count(known.row, -1)

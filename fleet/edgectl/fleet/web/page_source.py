@@ -52,7 +52,7 @@ class PageSource:
         c = self._controller
 
         def look() -> FleetRows:
-            self._fleet.update(c.devices(), c.inventory.revoked(), c.contested())
+            self._fleet.update(c.devices(), c.inventory.revoked(), c.contested(), c.groups().values())
             return self._fleet
 
         return self._sparing.get("fleet", look)

@@ -1,0 +1,22 @@
+"""Groups of devices.
+
+Revision: 0006
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision: str | None = "0005"
+branch_labels: str | None = None
+depends_on: str | None = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "groups",
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("terms", sa.Text, nullable=False),
+    )
