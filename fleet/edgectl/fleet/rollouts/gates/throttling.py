@@ -30,4 +30,5 @@ GATE = GateType(
     shown=lambda share: f"{share:.1%} of the time",
     apart=lambda share: f"{share:+.1%} of the time",
     title=lambda terms: "throttling",
+    lasting=True,
 )
