@@ -80,6 +80,7 @@ SOAK_S = 240.0
 PACKAGE = """
 import os, time
 from edgectl.core.schema import Config
+from edgectl.core.task import DecodeSpec
 from edgectl.pipelines.decoders import DecoderType
 from edgectl.pipelines.video.decode.fastestdet import FastestDet
 
@@ -91,8 +92,9 @@ class OddOptions(Config):
 
 class Odd(FastestDet):
     def __init__(self, task):
-        super().__init__(task)
         self._odd = OddOptions(**task.decode.options)
+        plain = DecodeSpec(kind="fastestdet", score=task.decode.score, iou=task.decode.iou)
+        super().__init__(task.model_copy(update={"decode": plain}))
         self._kept, self._first = [], None
 
     def __call__(self, outputs, meta):

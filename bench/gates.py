@@ -434,12 +434,15 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> None:
-    from shadow_gate import shadow  # it lies beside this file
+    from shadow_gate import shadow  # they lie beside this file
+    from throttling_gate import throttling
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--quick", action="store_true", help="200 runs, σ 0.2 only")
-    parser.add_argument("--only", nargs="*", help="settings, clean, many, short, power, tails, peers, shadow")
+    parser.add_argument(
+        "--only", nargs="*", help="settings, clean, many, short, power, tails, peers, shadow, throttling"
+    )
     parser.add_argument("--write", type=Path, help="a page whose tables these replace")
     parser.add_argument("--json", type=Path, help="where to write the tables")
     parser.add_argument("--tables", type=Path, nargs="*", help="files of --json: nothing is simulated")
@@ -454,6 +457,7 @@ def main() -> None:
         "tails": lambda: tails(min(runs, 400)),
         "peers": lambda: peers(min(runs, 400)),
         "shadow": lambda: shadow(runs),
+        "throttling": lambda: throttling(runs),
     }
     found: dict[str, list[tuple[str, ...]]] = {}
     for path in args.tables or ():

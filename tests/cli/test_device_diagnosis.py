@@ -36,9 +36,11 @@ def test_show_has_machine_slots_streams_and_events_on_one_screen(fleet: Fleet, t
     assert "labels: site=north" in said
     assert "gate-detector  committed  gate-detector@1.0.0  gate-detector@1.0.0" in said
     assert "yard" in said
+    assert "MiB free" in said
     assert "enrolled" in said
     found = json.loads(fleet.cli("device", "show", "gate-1", "--json").output)
     assert found["reported"]["slots"]["gate-detector"]["state"] == "committed"
+    assert found["machine"]["resources"]["memory_total_mb"] > 0
 
 
 def test_device_that_there_is_not_is_told_with_what_may_have_been_meant(fleet: Fleet) -> None:
@@ -59,7 +61,8 @@ def test_diagnosis_holds_all_parts_without_credentials_and_says_what_a_dead_devi
     assert said["missing"] == []
     with tarfile.open(target) as tar:
         parts = {Path(m.name).stem: json.loads(tar.extractfile(m).read()) for m in tar}  # type: ignore[union-attr]
-    assert parts.keys() == {"device", "events", "fleet", "health", "logs", "probe", "rollouts", "telemetry"}
+    asked = {"health", "logs", "probe"}
+    assert parts.keys() == asked | {"device", "events", "fleet", "machine", "rollouts", "telemetry"}
     assert parts["rollouts"][0]["members"].keys() == {"gate-1"}
     assert "geheim" not in json.dumps(parts)
     result = fleet.cli("device", "diagnose", "gate-1", "--out", target, ends=UsageError)

@@ -36,6 +36,8 @@ class Warm:
     error: str | None = None
     code: str | None = None
     memory: EngineMemory | None = None
+    golden: float | None = 0.999
+    golden_least: float | None = 0.985
 
 
 def warm_up(blobs: Path, manifest: str, *, runs: int, timeout_s: float, cache: Path | None) -> Warm:

@@ -74,6 +74,7 @@ def _of(made: Block | float, at_s: float) -> Block:
         made.dropped,
         made.growth_mb,
         made.events,
+        made.throttled,
     )
 
 

@@ -32,6 +32,7 @@ from edgectl.agent.deploy.plan_improver import PlanImprover
 from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.deploy.reporter import Reporter
 from edgectl.agent.deploy.start_check import check_slots, damage
+from edgectl.agent.machine.watch import MachineWatch
 from edgectl.agent.measure.measurer import Measurer, forget_measured
 from edgectl.agent.outbox import Outbox
 from edgectl.agent.presence import Presence
@@ -211,6 +212,7 @@ class _Agent:
             make_room=self._outbox.make_room,
             make_way=lambda: self._measurer.give_way(),
         )
+        self._machine = MachineWatch(config.state_dir)
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
         of_configs = replace(context, pipelines=self._config_slots)
         self._deployers |= {
@@ -325,6 +327,7 @@ class _Agent:
                 self._reload.look()
             if self._page is not None:
                 self._page.tell(self._supervisor.states())
+            self._machine.look()
             now = time.monotonic()
             if now >= next_window:
                 self._telemetry(self._config.telemetry_s + now - next_window)
@@ -450,6 +453,7 @@ class _Agent:
             kinds,
             machine_health(self._config.state_dir),
             self._outbox.spool.dropped,
+            self._machine.window(),
         )
         self._outbox.put("tele", self._topics.telemetry(self._config.name), telemetry.encode())
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from edgectl.core.files import check_name, hex_of
 from edgectl.core.histogram import HistogramData
 from edgectl.core.measuring import MeasureOrder
+from edgectl.core.resources import Resources
 from edgectl.core.schema import Digest, Message, Name, Terms
 from edgectl.core.states import State
 from edgectl.core.uri import redact_text
@@ -393,6 +394,8 @@ class Telemetry(Message):
     window_s: float = Field(gt=0)
     streams: dict[Name, StreamStats] = Field(default={}, max_length=64)
     health: dict[str, float] = {}
+    resources: Resources | None = None
+    """None: the agent is older."""
     power_mode: ShortText | None = None
     """That the device ran in, as its vendor calls it; None: it has none, or does not say."""
     throttled: tuple[ShortText, ...] = Field(default=(), max_length=16)

@@ -7,12 +7,16 @@ import pytest
 from conftest import Broker, free_port, start_mosquitto
 from support.fleet import wait_until
 
+from edgectl.agent.machine.watch import MachineWindow
 from edgectl.agent.streams.telemetry import TelemetryCollector, by_slot, machine_health, telemetry_payload
 from edgectl.core.histogram import Histogram
+from edgectl.core.resources import Resources
 from edgectl.core.wire import Frames, StreamStats, Telemetry
 from edgectl.link.mqtt import BrokerOptions, Link
 from edgectl.link.spool import Spool, SpoolSender
 from edgectl.pipelines.host.protocol import Stats
+
+MACHINE = MachineWindow(Resources(throttled_share=0.25), "15W", ("under-voltage",))
 
 
 def stats(processed: int, n: int = 10, window_s: float = 2.0) -> Stats:
@@ -28,7 +32,7 @@ def stats(processed: int, n: int = 10, window_s: float = 2.0) -> Stats:
 
 
 def window(c: TelemetryCollector, **states: tuple[str, str | None]) -> Telemetry:
-    return c.window(10, states, dict.fromkeys(states, "surveillance"), {}, 0)
+    return c.window(10, states, dict.fromkeys(states, "surveillance"), {}, 0, MACHINE)
 
 
 def test_window_adds_histograms_and_keeps_totals() -> None:
@@ -172,3 +176,9 @@ def test_crops_of_a_second_stage_are_those_of_its_slot() -> None:
     s = s.model_copy(update={"stats": s.stats.model_copy(update=more)})
     renamed = by_slot(s, {"detector": "gate", "gear": "gate-gear"}).stats
     assert (set(renamed.crops), renamed.slots) == ({"gate-gear"}, {"gate": "d", "gate-gear": "g"})
+
+
+def test_machine_goes_along_with_its_power_mode_and_what_slowed_it_down() -> None:
+    told = window(TelemetryCollector(1))
+    assert told.resources == Resources(throttled_share=0.25)
+    assert (told.power_mode, told.throttled) == ("15W", ("under-voltage",))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgectl.core.histogram import Histogram
+from edgectl.core.resources import Resources
 from edgectl.core.wire import Frames, StreamStats, Telemetry
 from edgectl.fleet.control.block_book import BlockBook
 
@@ -33,6 +34,7 @@ class Camera:
         errors: int = 0,
         rss_mb: float = 150.0,
         crops: dict[str, Frames] | None = None,
+        throttled: float | None = None,
         **changes: object,
     ) -> None:
         h = Histogram()
@@ -60,6 +62,7 @@ class Camera:
             window_s=self.window_s,
             streams={"yard": stats},
             health={"rss_mb.yard": rss_mb, "load1": 3.0},
+            resources=Resources(throttled_share=throttled),
         )
         self.book.add("cam", t, self.now)
 
@@ -224,3 +227,12 @@ def test_every_call_is_in_one_block_or_in_the_one_that_is_being_made(windows: li
     told = sum(b.attempts for b in camera.book.in_slot("gate").since("cam", OLD, -math.inf))
     being_made = sum(e.open.attempts for e in camera.book._engines["cam"].values())
     assert told + being_made == pytest.approx(3 * (len(windows) - 1))
+
+
+def test_share_of_a_block_in_which_the_device_was_slowed_down() -> None:
+    camera = Camera(BlockBook(), window_s=5.0)
+    for share in (0.0, 0.0, 0.0, 0.2, 0.6, 0.0, None):
+        camera.send(throttled=share)
+    found = [b.throttled for b in camera.book.in_slot("gate").since("cam", OLD, -math.inf)]
+    assert found[:2] == pytest.approx([0.0, 0.4])
+    assert math.isnan(found[2]), "what is not told is not 0"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.bundle import make_bundle
-from support.simulated_fleet import SPEC, SimulatedFleet
+from support.simulated_fleet import OLD, SPEC, SimulatedFleet
 
 from edgectl.core.bundle import Bundle, Variant
 from edgectl.core.bundle.config_release import ConfigBundle, ConfigRelease
@@ -15,6 +15,7 @@ from edgectl.core.states import State
 from edgectl.core.transfer.limits import Rates
 from edgectl.core.wire import ReportedSlot
 from edgectl.fleet.client.config_writer import write_config
+from edgectl.fleet.rollouts.declared import declared_loss
 from edgectl.fleet.rollouts.preview import preview
 from edgectl.fleet.rollouts.values import MaxUnavailable, Ramp, Wave
 
@@ -172,3 +173,43 @@ def test_gates_say_what_so_few_devices_cannot_show(variants: list[Variant]) -> N
         said[1] == "after wave 1 2 devices are too few to prove any failure rate" or "the limit of" in said[1]
     )
     assert said[-1] == "latency is not judged"
+
+
+FLOAT = {"float_ap50": 0.78, "samples": 200.0, "objects": 900.0}
+
+
+def declaring(variant: Variant, **accuracy: float) -> list[Variant]:
+    config = variant.config.model_copy(update={"accuracy": FLOAT | accuracy})
+    return [Variant(variant.blobs, variant.digest, variant.manifest, config)]
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ({"ap50": 0.71}, True),
+        ({"ap50": 0.755}, False),
+        ({"ap50": 0.80}, False),
+        ({"ap50": 0.71, "objects": 901.0}, False),
+        ({"ap": 0.1}, False),
+    ],
+)
+def test_release_that_declares_less_accuracy_than_what_devices_have_is_told_of(
+    variants: list[Variant], now: dict[str, float], told: bool
+) -> None:
+    sim = fleet(3)
+    sim.views = {
+        n: replace(v, reported={SPEC.slot: ReportedSlot(state=State.COMMITTED, active=OLD)})
+        for n, v in sim.views.items()
+    }
+    before = {OLD: declaring(variants[0], ap50=0.76)}
+    warnings = preview(SPEC, sim.views, declaring(variants[0], **now), before=before).warnings
+    words = [w for w in warnings if "declares" in w]
+    assert words == (
+        ["on 3 devices cpu/float declares ap50 0.710 by labels, 0.760 was that of 1.0.0"] if told else []
+    )
+
+
+def test_error_that_rises_is_a_loss(variants: list[Variant]) -> None:
+    old, new = ({"word_error": e, "float_word_error": 0.1} for e in (0.1, 0.16))
+    assert declared_loss(declaring(variants[0], **new)[0], declaring(variants[0], **old)[0]) is not None
+    assert declared_loss(declaring(variants[0], **old)[0], declaring(variants[0], **new)[0]) is None

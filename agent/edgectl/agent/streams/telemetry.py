@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from edgectl.agent.machine.watch import MachineWindow
 from edgectl.core.clock import CLOCK_SET_S
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import ENGINE_STAGE, StreamStats, Telemetry
@@ -93,6 +94,7 @@ class TelemetryCollector:
         kinds: Mapping[str, str],
         measured: dict[str, float],
         dropped: int,
+        machine: MachineWindow,
     ) -> Telemetry:
         """Everything since the last call as one message. A stream without a worker's word is there with
         its state."""
@@ -113,6 +115,9 @@ class TelemetryCollector:
                 window_s=window_s,
                 streams=streams,
                 health=measured,
+                resources=machine.resources,
+                power_mode=machine.power_mode,
+                throttled=machine.throttled,
                 spool_dropped=dropped,
             )
 

@@ -32,10 +32,13 @@ _ROLLOUTS = 20
 
 def show(name: Name, *, controller: ControllerOptions, out: Printer) -> None:
     """Show what the controller knows of a device: machine, slots, streams, last events."""
+    from edgectl.fleet.control.machine_view import MachineView
+
     with controller.client() as fleet:
         d = _known(fleet, name)
         rows = [r for r in fleet.rows() if r["device"] == name]
         events = fleet.events(10, about=name)
+        machine = MachineView.model_validate(fleet.machine(name))
 
     def shown() -> RenderableType:
         from rich.console import Group
@@ -69,12 +72,27 @@ def show(name: Name, *, controller: ControllerOptions, out: Printer) -> None:
                 *("-" if s[p] is None else f"{s[p]:.2f}" for p in ("p50_ms", "p99_ms")),
             ]
             streams.add_row(s["stream"], s["kind"], s["state"], *figures, str(s["dropped"]), s["error"] or "")
+        on = table("machine", "now")
+        for what, how in machine.rows():
+            on.add_row(printable(what), printable(how))
         told = table("when", "kind", "what")
         for e in events:
             told.add_row(_when(e["wall_s"]), e["kind"], printable(e["text"]))
-        return Group(*lines, "", slots, "", streams if rows else "no telemetry yet", "", told)
+        return Group(
+            *lines,
+            "",
+            slots,
+            "",
+            streams if rows else "no telemetry yet",
+            "",
+            on if machine.rows() else "it has told nothing of its machine",
+            "",
+            told,
+        )
 
-    out.result({**d, "streams": rows, "events": events}, shown)
+    out.result(
+        {**d, "streams": rows, "machine": machine.model_dump(exclude_none=True), "events": events}, shown
+    )
 
 
 def diagnose(
@@ -112,6 +130,7 @@ def _collected(
 
     found: dict[str, Any] = {"device": _known(fleet, name)}
     found["telemetry"] = [r for r in fleet.rows() if r["device"] == name]
+    found["machine"] = fleet.machine(name)
     found["events"] = fleet.events(_EVENTS, about=name)
     found["rollouts"] = [
         {**r, "members": {name: r["members"][name]}} for r in fleet.rollouts() if name in r["members"]

@@ -33,6 +33,7 @@ from edgectl.core.trust import MAX_TRUST_BYTES
 from edgectl.fleet.control.clearing import ClearRequest
 from edgectl.fleet.control.commands import CommandRequest
 from edgectl.fleet.control.controller import Controller
+from edgectl.fleet.control.machine_view import machine_of
 from edgectl.fleet.control.scraper import Scraper
 from edgectl.fleet.control.totals_view import hour_rows, measured_rows
 from edgectl.fleet.rollouts.groups import DeviceGroup
@@ -324,6 +325,7 @@ def make_app(controller: Controller, token: str, dashboard: Dashboard | None = N
             Route("/v1/licences", get(lambda _: controller.config.licences.model_dump())),
             Route("/v1/devices", get(lambda _: _devices(controller))),
             Route("/v1/devices", guarded(enroll), methods=["POST"]),
+            Route("/v1/devices/{name}/machine", get(lambda r: _machine(controller, r.path_params["name"]))),
             Route("/v1/devices/{name}/commands", guarded(command), methods=["POST"]),
             Route("/v1/devices/{name}/remove", guarded(remove), methods=["POST"]),
             Route("/v1/devices/{name}/revoked", guarded(revoked), methods=["POST"]),
@@ -506,6 +508,11 @@ def _events(controller: Controller, request: Request) -> list[dict[str, Any]]:
         q.limit, about=q.about, since_s=q.since_s, before=q.before, acts=q.acts
     )
     return [dataclasses.asdict(e) for e in found]
+
+
+def _machine(controller: Controller, device: str) -> dict[str, Any]:
+    """What it told last of its machine; empty where nothing is known."""
+    return machine_of(controller.telemetry(device)).model_dump(mode="json", exclude_none=True)
 
 
 def _latency(controller: Controller) -> list[dict[str, Any]]:

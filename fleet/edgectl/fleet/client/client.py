@@ -221,6 +221,10 @@ class FleetClient:
     def devices(self) -> list[dict[str, Any]]:
         return list(self._json("GET", "/devices"))
 
+    def machine(self, device: str) -> dict[str, Any]:
+        """What it told last of its machine: the fields of :class:`edgectl.fleet.control.machine_view.MachineView`."""
+        return dict(self._json("GET", f"/devices/{quote(device, safe='')}/machine"))
+
     def rows(self) -> list[dict[str, Any]]:
         """The fields of :class:`edgectl.fleet.control.telemetry_view.StreamRow`, one dict per stream."""
         return list(self._json("GET", "/rows"))

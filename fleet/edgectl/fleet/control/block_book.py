@@ -50,6 +50,7 @@ class _Open:
     captured: int = 0
     dropped: int = 0
     events: float = 0.0
+    slowed_s: float = 0.0
 
 
 @dataclass
@@ -104,7 +105,9 @@ class BlockBook:
             for slot, digest in now.slots.items():
                 if last.slots.get(slot) == digest:  # the first window holds frames of the engine before
                     _collect(used.setdefault((slot, digest), _Open()), slot, t.streams[stream], last, now)
+        share = t.resources.throttled_share if t.resources is not None else None
         for key, window in used.items():
+            window.slowed_s = math.nan if share is None else share * t.window_s
             engine = engines.pop(key, None) or _Engine()
             engines[key] = engine
             self.made += _put(engine, window, t.window_s, now_s, sum(rss) if rss else math.nan)
@@ -206,6 +209,7 @@ def _put(engine: _Engine, window: _Open, window_s: float, now_s: float, rss_mb: 
     o.captured += window.captured
     o.dropped += window.dropped
     o.events += window.events
+    o.slowed_s += window.slowed_s
     if o.seconds < _ENOUGH * BLOCK_S:
         return False
     data = o.latency.data()
@@ -219,6 +223,7 @@ def _put(engine: _Engine, window: _Open, window_s: float, now_s: float, rss_mb: 
         dropped=o.dropped,
         growth_mb=rss_mb - engine.rss_mb,
         events=o.events,
+        throttled=o.slowed_s / o.seconds,
     )
     engine.open, engine.rss_mb, engine.last_s = _Open(), rss_mb, now_s
     engine.levels[0].append(block.pack())

@@ -28,9 +28,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from edgectl.core.bundle import Variant
 from edgectl.core.bundle.config_release import ConfigDocument
 from edgectl.core.clock import SteadyWall, clock_says
-from edgectl.core.errors import EdgectlError, LinkError, StorageError, UsageError
+from edgectl.core.errors import BundleError, EdgectlError, LinkError, StorageError, UsageError
 from edgectl.core.files import atomic_write, storage
 from edgectl.core.histogram import Histogram
 from edgectl.core.licence import LicencePolicy
@@ -397,7 +398,18 @@ class Controller:
         if release is None:
             return self._steering.preview(request, (), self.config.transfer.rates())
         artifacts = self.blobs.configuration(release.digest) or self.blobs.variants(release.digest)
-        return self._steering.preview(request, artifacts, self.config.transfer.rates())
+        return self._steering.preview(
+            request, artifacts, self.config.transfer.rates(), self._variants_if_there
+        )
+
+    def _variants_if_there(self, digest: str) -> list[Variant]:
+        """None of a configuration, of a release that was withdrawn, or one whose blobs are not whole."""
+        known = any(r.digest == digest for r in self.inventory.releases().values())
+        try:
+            return self.blobs.variants(digest) if known else []
+        except BundleError as e:
+            log.warning("%s cannot be compared with what it declares: %s", digest[:19], e.message)
+            return []
 
     def change_rollout(self, rollout: str, op: str) -> RolloutProgress:
         """``pause``, ``resume``, ``approve`` (the next wave), ``abort`` (which takes the release back), ``halt`` (which

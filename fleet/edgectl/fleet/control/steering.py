@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from edgectl.core.bundle import Variant
@@ -48,6 +49,8 @@ __all__ = ["Steering"]
 
 log = logging.getLogger(__name__)
 
+_MOST_BEFORE = 8
+"""Releases that are compared with a new one: those that most devices have."""
 _CUT_SHORT = (RolloutState.ABORTED, RolloutState.STOPPED)
 
 
@@ -126,16 +129,22 @@ class Steering:
         return spec
 
     def preview(
-        self, request: RolloutRequest, artifacts: Sequence[Variant] | ConfigDocument, rates: Rates
+        self,
+        request: RolloutRequest,
+        artifacts: Sequence[Variant] | ConfigDocument,
+        rates: Rates,
+        variants_of: Callable[[str], Sequence[Variant]] = lambda _digest: (),
     ) -> Preview:
-        """What a rollout would do now. ``artifacts``: of the release. Raises :class:`UsageError` for an unknown
+        """What a rollout would do now. ``artifacts``: of the release; ``variants_of``: of another, by its digest. Raises :class:`UsageError` for an unknown
         release."""
         with self._devices.lock:
             release = self._release(request.release)
             self._check_groups(request.select)
             spec = RolloutSpec(id="preview", digest=release.digest, **request.model_dump())
             views = self._views()
-        return preview(spec, views, artifacts, rates)
+        had = Counter(r.active for v in views.values() if (r := v.reported.get(request.slot)) and r.active)
+        before = {digest: variants_of(digest) for digest, _ in had.most_common(_MOST_BEFORE)}
+        return preview(spec, views, artifacts, rates, before)
 
     def _release(self, name: str) -> Release:
         release = self._inventory.releases().get(name)

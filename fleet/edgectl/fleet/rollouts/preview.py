@@ -15,6 +15,7 @@ from edgectl.core.bundle.config_release import ConfigDocument
 from edgectl.core.errors import BundleError
 from edgectl.core.transfer.limits import Rates
 from edgectl.fleet.rollouts.admission import most_unavailable
+from edgectl.fleet.rollouts.declared import declared_loss
 from edgectl.fleet.rollouts.power import detectable_by_canary, detectable_by_rate, devices_to_tell
 from edgectl.fleet.rollouts.selection import value_of
 from edgectl.fleet.rollouts.values import DeviceOutcome, DeviceView, Member, RolloutProgress, RolloutSpec
@@ -72,8 +73,10 @@ def preview(
     views: Mapping[str, DeviceView],
     artifacts: Sequence[Variant] | ConfigDocument,
     rates: Rates = NO_LIMIT,
+    before: Mapping[str, Sequence[Variant]] = {},
 ) -> Preview:
-    """``artifacts``: the variants of the release, or the configuration that it is."""
+    """``artifacts``: the variants of the release, or the configuration that it is. ``before``: the same of releases that
+    devices have in the slot, by digest, as far as they are known."""
     members = selected(spec, RolloutProgress(), views)
     absent = tuple(sorted(n for n, m in members.items() if m.outcome is DeviceOutcome.AWAY))
     there = {n: m for n, m in members.items() if n not in absent}
@@ -108,7 +111,26 @@ def preview(
         gates=tuple(_gates(spec, waves)),
         warnings=(),
     )
-    return replace(found, warnings=tuple(_warnings(spec, found, views)))
+    declared = _declared(spec, there, views, fitting, {digest: _Kit(v) for digest, v in before.items()})
+    return replace(found, warnings=(*_warnings(spec, found, views), *declared))
+
+
+def _declared(
+    spec: RolloutSpec,
+    names: Iterable[str],
+    views: Mapping[str, DeviceView],
+    fitting: Mapping[str, _Taken],
+    before: Mapping[str, _Kit],
+) -> list[str]:
+    """Where the release says itself that it is less accurate than what devices have."""
+    lost = Counter[str]()
+    for n in names:
+        r, new = views[n].reported.get(spec.slot), fitting[n].variant
+        kit = before.get(r.active or "") if r is not None else None
+        old = kit.of(views[n]).variant if kit is not None else None
+        if isinstance(new, Variant) and isinstance(old, Variant) and (what := declared_loss(new, old)):
+            lost[what] += 1
+    return [f"on {n} devices {what}" for what, n in lost.most_common(_MOST_REASONS)]
 
 
 def _wave(

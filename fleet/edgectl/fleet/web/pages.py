@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from edgectl.core.errors import UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.fleet.control.controller import Controller
+from edgectl.fleet.control.machine_view import machine_of
 from edgectl.fleet.rollouts.planner import RolloutProgress, RolloutSpec
 from edgectl.fleet.rollouts.values import DeviceOutcome, RolloutState
 from edgectl.fleet.store.rollup import HOUR_S
@@ -157,6 +158,7 @@ class Pages:
                 "device_streams.html",
                 {"rows": c.rows_of([name]), "stats": stats, "health": told.health if told else {}},
             ),
+            machine=("device_machine.html", {"rows": machine_of(told).rows()}),
             latency=(
                 "latency_chart.html",
                 _chart(named, f"Engine latency of {name}, last windows", "device-chart"),

@@ -16,6 +16,7 @@ from edgectl.fleet.rollouts.gates.frames import FrameTerms
 from edgectl.fleet.rollouts.gates.judge import CONTROLS, MAX_AFTER, MIN_BEFORE
 from edgectl.fleet.rollouts.gates.latency import LatencyTerms
 from edgectl.fleet.rollouts.gates.memory import MemoryTerms
+from edgectl.fleet.rollouts.gates.throttling import ThrottlingTerms
 from edgectl.fleet.rollouts.gates.wealth import mixed, pooled, share
 
 P99 = LatencyTerms(percentile=99)
@@ -333,6 +334,42 @@ def test_leak_is_found_and_memory_that_only_trembles_is_not(leak_mb_h: float, ve
     blocks.after("d", lambda _: replace(block(0.0), growth_mb=leak_mb_h / 360 + chance.gauss(0, 0.1)), 90)
     (d,) = release(blocks, [MemoryTerms(max_growth_mb_h=20.0)])
     assert d.verdict is verdict
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.05, GateVerdict.OPEN), (0.5, GateVerdict.WORSE)])
+def test_engine_that_heats_the_device_until_it_is_slowed_down(share: float, verdict: GateVerdict) -> None:
+    blocks, chance = FakeBlocks(), random.Random(8)
+    blocks.before("d", lambda _: replace(block(0.0), throttled=0.05 * (chance.random() < 0.1)))
+    blocks.after("d", lambda _: replace(block(0.0), throttled=share * chance.random() * 2), 120)
+    (d,) = release(blocks, [ThrottlingTerms()])
+    assert d.verdict is verdict
+    assert recompute(d) is verdict
+
+
+def test_one_spell_of_heat_is_no_engine_that_heats() -> None:
+    """Five minutes that the history has not seen: a gate that bet on each block would have stopped it."""
+    blocks = FakeBlocks()
+    blocks.before("d", lambda _: replace(block(0.0), throttled=0.0))
+    blocks.after("d", lambda i: replace(block(0.0), throttled=0.8 if 40 <= i < 60 else 0.0), 120)
+    (d,) = release(blocks, [ThrottlingTerms()])
+    assert d.verdict is GateVerdict.OPEN
+    assert len(d.devices[0].after) == 15, "eight blocks each"
+    assert recompute(d) is GateVerdict.OPEN
+
+
+def test_throttling_is_judged_from_forty_minutes_of_the_engine_before() -> None:
+    blocks = FakeBlocks()
+    blocks.before("d", lambda _: replace(block(0.0), throttled=0.0), 200)
+    blocks.after("d", lambda _: replace(block(0.0), throttled=1.0), 60)
+    (d,) = release(blocks, [ThrottlingTerms()])
+    assert d.lacking == ("d: 25 of 30 blocks of 80 s of the engine before",)
+
+
+def test_device_that_does_not_tell_of_throttling_cannot_be_judged() -> None:
+    blocks, _ = fleet("d")
+    blocks.after("d", lambda _: block(0.0))
+    (d,) = release(blocks, [ThrottlingTerms()])
+    assert d.verdict is GateVerdict.CANNOT_JUDGE
 
 
 def test_workers_that_crash_every_minute_lose_frames() -> None:

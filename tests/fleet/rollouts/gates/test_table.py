@@ -38,6 +38,7 @@ def test_block_in_which_nothing_happened_says_nothing_but_that_no_frame_came(nam
         ({"gate": "events"}, {"events": 19.5}, -1.0, "log2 -1.00 a second"),
         ({"gate": "events", "change": "more"}, {"events": 19.5}, 1.0, "log2 +1.00 a second"),
         ({"gate": "memory"}, {"growth_mb": 0.5}, 180.0, "+180 MB/h"),
+        ({"gate": "throttling"}, {"throttled": 0.25}, 0.25, "25.0% of the time"),
     ],
 )
 def test_figure_of_a_block(
@@ -59,6 +60,7 @@ def test_allowances_are_in_the_unit_of_the_figure() -> None:
             "frames": 0.152,
             "memory": 20.0,
             "events": 0.585,
+            "throttling": 0.1,
             "golden": 0.05,
             "agreement": 0.05,
         },
@@ -77,6 +79,7 @@ def test_differences_are_told_as_times_where_figures_are_logarithms() -> None:
         "frames": "0.5 times",
         "memory": "+1 MB/h",
         "events": "2 times",
+        "throttling": "+100.0% of the time",
         "golden": "-100.00 points",
         "agreement": "+100.00%",
     }

@@ -63,11 +63,13 @@ class Block:
     """By how much the workers' memory grew since the block before."""
     events: float = math.nan
     """Told, by all streams that use the engine."""
+    throttled: float = math.nan
+    """What part of it something slowed the device down."""
 
-    _FORM = struct.Struct("<d11f")
+    _FORM = struct.Struct("<d12f")
 
     def pack(self) -> bytes:
-        """52 bytes: a controller keeps hundreds of them for each device."""
+        """56 bytes: a controller keeps hundreds of them for each device."""
         return self._FORM.pack(
             self.at_s,
             self.seconds,
@@ -78,6 +80,7 @@ class Block:
             self.dropped,
             self.growth_mb,
             self.events,
+            self.throttled,
         )
 
     @classmethod
@@ -131,6 +134,7 @@ def merged(blocks: Sequence[Block]) -> Block:
         dropped=sum(b.dropped for b in blocks),
         growth_mb=sum(b.growth_mb for b in blocks),
         events=sum(b.events for b in blocks),
+        throttled=_mean(b.throttled for b in blocks),
     )
 
 

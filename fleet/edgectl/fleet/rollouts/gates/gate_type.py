@@ -62,6 +62,9 @@ class GateType:
     alone: bool = True
     """Whether a device may be compared with itself only. Else it takes controls: the scene moves the figure more than any
     engine does."""
+    lasting: bool = False
+    """Whether its figures are of eight blocks each (the first of :data:`~edgectl.fleet.rollouts.gates.blocks.COARSE`), for
+    what comes in spells that are longer than a block; such a device is compared with itself only."""
     bets: Bettings = "ranks"
     """``ranks``: against the old engine's blocks (:class:`~edgectl.fleet.rollouts.gates.wealth.RankBets`). ``mean``:
     against a fixed bound, without looking at the old engine; figures are in [0, 1]. ``once``: one figure each, which

@@ -19,7 +19,7 @@ from statistics import fmean
 from typing import Protocol
 
 from edgectl.core.wire import EngineProof
-from edgectl.fleet.rollouts.gates.blocks import BLOCK_S, COARSE, Block, BlockHistory, drift, paired
+from edgectl.fleet.rollouts.gates.blocks import BLOCK_S, COARSE, Block, BlockHistory, drift, merged, paired
 from edgectl.fleet.rollouts.gates.decision import (
     Bets,
     ControlDevice,
@@ -234,7 +234,7 @@ class GateJudge:
         if device.lacks is not None or last_s <= device.until_s or len(device.after) >= MAX_AFTER:
             return False
         gate = type_of(terms)
-        for block in blocks.since(w.name, self._digest, device.until_s):
+        for block in _each(gate, blocks.since(w.name, self._digest, device.until_s)):
             figure = gate.of(terms, block)
             if device.controls:
                 since_s = block.at_s - 4 * block.seconds
@@ -296,11 +296,14 @@ class GateJudge:
             bound = MeanBets(gate.allowed(terms))
             return _Betting(w, place, first, bound, (), (), 0.0, (), w.asked_s)
         history = self._before(w, blocks)
+        if gate.lasting:
+            history = BlockHistory(history.coarse[0] if history.coarse else (), history.coarse[1:])
         own = _known(gate.of(terms, b) for b in history.blocks)
         if len(own) < MIN_BEFORE:
-            lacks = f"{w.name}: {len(own)} of {MIN_BEFORE} blocks of the engine before"
+            of = f" of {COARSE[0] * BLOCK_S:.0f} s" if gate.lasting else ""
+            lacks = f"{w.name}: {len(own)} of {MIN_BEFORE} blocks{of} of the engine before"
             return _lacking(w, lacks)
-        controls, alone = self._controls(k, w, free, blocks)
+        controls, alone = ((), False) if gate.lasting else self._controls(k, w, free, blocks)
         before = self._less_controls(terms, w, history, controls, blocks)
         slack = drift(before, place=place)
         if not before and not gate.alone:
@@ -310,7 +313,9 @@ class GateJudge:
             controls, before = (), own
             coarse = [
                 (m, _known(gate.of(terms, b) for b in level))
-                for m, level in zip(COARSE, history.coarse, strict=False)
+                for m, level in zip(
+                    COARSE, history.coarse, strict=False
+                )  # of eight blocks each: 8 is right, too
             ]
             slack = drift(own, coarse, place)
             if gate.name == "latency" and history.covers_s < LONG_S:
@@ -407,6 +412,14 @@ class GateJudge:
             lacking=lacking,
         )
         return found.model_copy(update={"reason": _told(found, gate)})
+
+
+def _each(gate: GateType, blocks: Sequence[Block]) -> Sequence[Block]:
+    """What a gate bets on next: a block, or whole eights of them."""
+    if not gate.lasting:
+        return blocks
+    n = COARSE[0]
+    return [merged(blocks[i : i + n]) for i in range(0, len(blocks) - n + 1, n)]
 
 
 def _lacking(w: Watched, lacks: str) -> _Betting:

@@ -6,7 +6,17 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from edgectl.fleet.rollouts.gates import agreement, drops, errors, events, frames, golden, latency, memory
+from edgectl.fleet.rollouts.gates import (
+    agreement,
+    drops,
+    errors,
+    events,
+    frames,
+    golden,
+    latency,
+    memory,
+    throttling,
+)
 from edgectl.fleet.rollouts.gates.agreement import AgreementTerms
 from edgectl.fleet.rollouts.gates.drops import DropTerms
 from edgectl.fleet.rollouts.gates.errors import ErrorTerms
@@ -16,6 +26,7 @@ from edgectl.fleet.rollouts.gates.gate_type import GateType
 from edgectl.fleet.rollouts.gates.golden import GoldenTerms
 from edgectl.fleet.rollouts.gates.latency import LatencyTerms
 from edgectl.fleet.rollouts.gates.memory import MemoryTerms
+from edgectl.fleet.rollouts.gates.throttling import ThrottlingTerms
 
 __all__ = ["GATES", "GateTerms", "type_of"]
 
@@ -26,6 +37,7 @@ GATES: dict[str, GateType] = {
     "frames": frames.GATE,
     "memory": memory.GATE,
     "events": events.GATE,
+    "throttling": throttling.GATE,
     "golden": golden.GATE,
     "agreement": agreement.GATE,
 }
@@ -37,6 +49,7 @@ GateTerms: TypeAlias = Annotated[
     | FrameTerms
     | MemoryTerms
     | EventTerms
+    | ThrottlingTerms
     | GoldenTerms
     | AgreementTerms,
     Field(discriminator="gate"),
