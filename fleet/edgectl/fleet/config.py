@@ -11,6 +11,7 @@ from edgectl.core.config_file import read_toml
 from edgectl.core.licence import LicencePolicy
 from edgectl.core.schema import Config, Name
 from edgectl.core.transfer import Rates
+from edgectl.fleet.alerts.settings import AlertsConfig
 from edgectl.link.config import BrokerConfig
 
 __all__ = ["ApiConfig", "ControllerConfig", "TelemetryRetention", "TransferConfig", "load_controller_config"]
@@ -76,6 +77,7 @@ class ControllerConfig(Config):
     licences: LicencePolicy = LicencePolicy()
     """Which weights it delivers."""
     retention: TelemetryRetention = TelemetryRetention()
+    alerts: AlertsConfig = AlertsConfig()
     tick_s: float = Field(default=0.5, gt=0, le=60)
     states_days: float = Field(default=30.0, gt=0)
     """How long what devices said is kept (`edgectl fleet events`); what operators did is kept for ever."""
@@ -92,5 +94,6 @@ def load_controller_config(path: Path) -> ControllerConfig:
             "keys": base / config.keys,
             "director": tuple(base / p for p in config.director),
             "broker": config.broker.relative_to(base),
+            "alerts": config.alerts.relative_to(base),
         }
     )
