@@ -179,6 +179,30 @@ def status(
     )
 
 
+@app.command("alerts")
+def alerts(
+    *,
+    controller: ControllerOptions,
+    out: Printer,
+) -> None:
+    """List the alerts that fire: what is wrong, where, and since when."""
+    with controller.client() as fleet:
+        found = fleet.alerts()
+
+    def shown() -> Table:
+        t = table("since", "alert", "site", "severity", ">count", "what")
+        for a in found:
+            named = [printable(f"{who}: {why}") for who, why in a["about"].items()]
+            more = [f"and {a['count'] - 3} more"] if a["count"] > 3 else []
+            what = "\n".join([*named[:3], *more])
+            t.add_row(
+                _minute(a["since_s"]), a["rule"], a["site"] or "-", a["severity"], str(a["count"]), what
+            )
+        return t
+
+    out.result(found, shown if found else "no alert fires")
+
+
 @app.command("freeze")
 def freeze(
     off: Annotated[bool, typer.Option("--off", help="Let devices activate again.")] = False,

@@ -106,6 +106,10 @@ class Topics:
     def event(self, device: str, stream: str) -> str:
         return self._device(device, f"ev/{check_name(stream)}")
 
+    def alert(self, rule: str, site: str) -> str:
+        """What the controller says of an alert, retained while it fires. ``site``: ``-`` where it is of none."""
+        return f"{self.root}/alert/{check_name(rule)}/{check_name(site) if site else '-'}"
+
     def manifest(self, digest: str, page: int) -> str:
         return f"{self._artifact(digest)}/m/{page}"
 

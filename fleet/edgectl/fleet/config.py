@@ -11,9 +11,17 @@ from edgectl.core.config_file import read_toml
 from edgectl.core.licence import LicencePolicy
 from edgectl.core.schema import Config, Name
 from edgectl.core.transfer import Rates
+from edgectl.fleet.alerts.settings import AlertsConfig
 from edgectl.link.config import BrokerConfig
 
-__all__ = ["ApiConfig", "ControllerConfig", "TelemetryRetention", "TransferConfig", "load_controller_config"]
+__all__ = [
+    "ApiConfig",
+    "ControllerConfig",
+    "OtlpConfig",
+    "TelemetryRetention",
+    "TransferConfig",
+    "load_controller_config",
+]
 
 
 class ApiConfig(Config):
@@ -46,6 +54,18 @@ class TransferConfig(Config):
         return Rates(total=total, site=site, device=device, site_broker=self.site_broker)
 
 
+class OtlpConfig(Config):
+    """``[otlp]``: a collector of OpenTelemetry that the metrics of ``/metrics`` are pushed to."""
+
+    endpoint: str = Field(repr=False, max_length=2048, pattern=r"^https?://[^\s/]+/\S*$")
+    """The whole address: ``https://collector.lan:4318/v1/metrics``."""
+    headers: dict[str, str] = Field(default={}, repr=False, max_length=32)
+    """Sent with each push, e.g. ``authorization``; never printed."""
+    period_s: float = Field(default=60.0, ge=1, le=3600)
+    temporality: Literal["cumulative", "delta"] = "cumulative"
+    """Counters and histograms since the controller began, or since the last push that was taken."""
+
+
 class TelemetryRetention(Config):
     """``[retention]``: how long what devices measured is kept, and as what."""
 
@@ -76,6 +96,8 @@ class ControllerConfig(Config):
     licences: LicencePolicy = LicencePolicy()
     """Which weights it delivers."""
     retention: TelemetryRetention = TelemetryRetention()
+    alerts: AlertsConfig = AlertsConfig()
+    otlp: OtlpConfig | None = None
     tick_s: float = Field(default=0.5, gt=0, le=60)
     states_days: float = Field(default=30.0, gt=0)
     """How long what devices said is kept (`edgectl fleet events`); what operators did is kept for ever."""
@@ -92,5 +114,6 @@ def load_controller_config(path: Path) -> ControllerConfig:
             "keys": base / config.keys,
             "director": tuple(base / p for p in config.director),
             "broker": config.broker.relative_to(base),
+            "alerts": config.alerts.relative_to(base),
         }
     )

@@ -10,6 +10,8 @@ from edgectl.core.files import atomic_write, forget_unfinished
 from edgectl.fleet.api.app import ApiServer
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.control.controller import Controller
+from edgectl.fleet.control.otlp_exporter import OtlpExporter
+from edgectl.fleet.control.scraper import Scraper
 from edgectl.fleet.keys.keyring import KeyRing
 from edgectl.fleet.store.lock import hold_store
 from edgectl.link.notify import notify
@@ -48,10 +50,16 @@ def _run(config: ControllerConfig, stop_event: threading.Event, ring: KeyRing | 
         controller.start()
         api.start()
         notify("READY=1", f"STATUS=fleet {config.fleet}, API on {config.api.host}:{config.api.port}")
+        exporter = None
+        if config.otlp is not None:
+            exporter = OtlpExporter(config.otlp, config.fleet, Scraper(controller).families)
+            exporter.start()
         try:
             controller.run(stop_event)
         finally:
             notify("STOPPING=1")
+            if exporter is not None:
+                exporter.close()
             api.close()
     finally:
         controller.close()

@@ -398,3 +398,13 @@ def test_latency_by_class_is_filtered(world: DashWorld) -> None:
     assert "jetson-orin engine" not in one
     for nothing in ("throttled=yes", "stage=pre", "release=made-up", "power_mode=15W"):
         assert "Nothing was measured that fits." in text_of(world.page(f"/latency?{nothing}"))
+
+
+def test_alerts_are_on_the_first_page(world: DashWorld) -> None:
+    assert "Alerts" not in text_of(world.page("/"))
+    world.hears(T.conn("a"), Conn(epoch=1, online=True, labels={"site": "north"}))
+    world.hears(T.conn("a"), Conn(epoch=1, online=False))
+    for now_s in (2000.0, 2120.0):
+        world.controller.tick(now_s)
+    text = text_of(world.page("/"))
+    assert "silence north ticket 1 a: it is away" in " ".join(text.split())

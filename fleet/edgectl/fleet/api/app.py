@@ -352,6 +352,7 @@ def make_app(controller: Controller, token: str, dashboard: Dashboard | None = N
             Route("/v1/telemetry", get(lambda r: _telemetry(controller, r))),
             Route("/v1/telemetry/hours", get(lambda r: _hours(controller, r))),
             Route("/v1/telemetry/regressions", get(lambda r: _regressions(controller, r))),
+            Route("/v1/alerts", get(lambda _: [_json(a) for a in controller.alerts()])),
             Route("/v1/rows", get(lambda _: [dataclasses.asdict(r) for r in controller.rows()])),
             Route("/v1/events", get(lambda r: _events(controller, r))),
             Route("/v1/transfer", get(lambda _: dataclasses.asdict(controller.seeder.counters))),

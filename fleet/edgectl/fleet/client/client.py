@@ -252,6 +252,10 @@ class FleetClient:
         is the ``before`` of the next page."""
         return list(self._json("GET", "/events", params={"limit": limit, **_asked(query)}))
 
+    def alerts(self) -> list[dict[str, Any]]:
+        """Those that fire (:class:`edgectl.fleet.alerts.book.Alert`), the longest first."""
+        return list(self._json("GET", "/alerts"))
+
     def transfer(self) -> dict[str, Any]:
         """What the seeder has sent since it started."""
         return dict(self._json("GET", "/transfer"))

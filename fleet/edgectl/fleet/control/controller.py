@@ -36,9 +36,13 @@ from edgectl.core.files import atomic_write, storage
 from edgectl.core.histogram import Histogram
 from edgectl.core.licence import LicencePolicy
 from edgectl.core.wire import ControllerState, Reply, Telemetry, Topics
+from edgectl.fleet.alerts.book import Alert
+from edgectl.fleet.alerts.facts import AlertFacts
 from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.config import ControllerConfig
+from edgectl.fleet.control.alerting import Alerting
 from edgectl.fleet.control.blobs import BlobStore
+from edgectl.fleet.control.certificate_dates import CertificateDates
 from edgectl.fleet.control.clearing import Cleared, ClearRequest
 from edgectl.fleet.control.commands import Commander, CommandRequest, SequenceNumbers
 from edgectl.fleet.control.countersign import Countersignatures
@@ -174,6 +178,10 @@ class Controller:
             self._collector,
             config.licences,
         )
+        self._alerting = Alerting(config.alerts, self.topics, self.inventory, self._link, config.fleet)
+        self._certificates = CertificateDates(config.broker)
+        self._up_s: float | None = None
+        """Since when the broker is there, in the time of alerts."""
         self._retained_guard = RetainedGuard(
             self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake, self.blobs
         )
@@ -195,6 +203,7 @@ class Controller:
         self._link.on_up = self._on_up
         self._link.start()
         self.seeder.start()
+        self._alerting.start()
 
     def run(self, stop_event: threading.Event) -> None:
         while not stop_event.is_set():
@@ -224,6 +233,7 @@ class Controller:
                 self._link.publish(self.topics.ctl, self._death.encode(), retain=True, timeout_s=10.0)
             except LinkError as e:
                 log.warning("devices are not told that the controller ends: %s", e.message)
+        self._alerting.close()
         self.seeder.close()
         self._link.close()
         self.inventory.close()
@@ -243,6 +253,7 @@ class Controller:
         self._warn_of_expiry(now_s)
         self._steering.step(now_s)
         self._publisher.publish(self.watchdog.feed)
+        self._alerting.tick(now_s, self._alert_facts)
         if self._collector.is_due(now_s):
             self._collector.collect()
 
@@ -272,6 +283,27 @@ class Controller:
                 book.count(counted or {})
             self._count_s = 0.0 if counted is not None else time.monotonic() + _COUNT_S
 
+    def _alert_facts(self, now_s: float) -> AlertFacts:
+        """``now_s``: in the time that devices are watched in."""
+        if not self._link.is_up:
+            self._up_s = None
+        elif self._up_s is None:
+            self._up_s = now_s
+        since_s = now_s if self._up_s is None else self._up_s
+        with self._devices.lock:
+            devices = tuple(
+                self.latency.alerts.facts(d, now_s, since_s)
+                for d in self._devices.all()
+                if d.conn is not None and not self._devices.is_revoked(d.name)
+            )
+        return AlertFacts(
+            now_s,
+            self._up_s is not None,
+            devices,
+            {e.role: e.expires_s for e in self.trust.expiries(now_s) if e.due},
+            self._certificates.ends(),
+        )
+
     def _prune(self, now_s: float) -> None:
         if time.monotonic() >= self._prune_s:
             self._prune_s = time.monotonic() + _PRUNE_S
@@ -291,6 +323,7 @@ class Controller:
         """Have everything published again."""
         self._republish = False
         try:
+            self._alerting.connected()
             self._publisher.state_changed()
             self._publisher.trust_changed()
             with self._devices.lock:
@@ -540,6 +573,10 @@ class Controller:
             )
         self._wake.set()
         return left
+
+    def alerts(self) -> list[Alert]:
+        """Those that fire, the longest first."""
+        return self._alerting.firing()
 
     def devices(self) -> list[Device]:
         return self._devices.all()

@@ -266,6 +266,7 @@ class Devices:
                     trusted=d.reported is None or d.reported.clock is None,
                 )
                 self._latency.metrics.add(device, telemetry)
+                self._latency.alerts.add(device, telemetry, self._now())
                 if not telemetry.replay:
                     self._latency.blocks.add(device, telemetry, self._now())
                     self._saw(d)

@@ -10,6 +10,7 @@ from itertools import islice
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
 from edgectl.core.wire import ENGINE_STAGE, Conn, Reported, Telemetry
+from edgectl.fleet.control.alert_watch import AlertWatch
 from edgectl.fleet.control.block_book import BlockBook
 from edgectl.fleet.control.metrics_book import MetricsBook
 
@@ -64,6 +65,8 @@ class LatencyBook:
         self.latest: dict[str, Telemetry] = {}
         self.blocks = BlockBook()
         """The same in blocks, for the gates of rollouts."""
+        self.alerts = AlertWatch()
+        """What rules of alerts look at."""
         self.metrics = MetricsBook()
         """What ``/metrics`` tells."""
 
@@ -114,6 +117,7 @@ class LatencyBook:
         for of_devices in (self._windows, self._engines, self._seen, self.latest):
             of_devices.pop(device, None)
         self.blocks.remove(device)
+        self.alerts.remove(device)
         self.metrics.remove(device)
 
     def stream(self, device: str, stream: str) -> Histogram:

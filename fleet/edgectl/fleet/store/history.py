@@ -11,8 +11,9 @@ from edgectl.fleet.store.schema import EVENTS
 
 __all__ = ["SAID", "HistoryEntry", "append", "event", "events", "forget", "prune"]
 
-SAID = ("state", "presence", "broker")
-"""Kinds of events that no operator caused: states of devices, who is there, what the broker had."""
+SAID = ("state", "presence", "broker", "alert")
+"""Kinds of events that no operator caused: states of devices, who is there, what the broker had,
+alerts."""
 
 _SAID_OF_ONE = 5_000
 """The newest of one subject that are kept however new they are: a device that says something new all day

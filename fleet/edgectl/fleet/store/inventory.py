@@ -28,9 +28,11 @@ from sqlalchemy import Connection
 from edgectl.core.errors import StorageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import Telemetry
+from edgectl.fleet.alerts.book import Alert
 from edgectl.fleet.config import TelemetryRetention
 from edgectl.fleet.rollouts.groups import DeviceGroup
 from edgectl.fleet.rollouts.values import RolloutProgress, RolloutSpec
+from edgectl.fleet.store import alerts as alert_rows
 from edgectl.fleet.store import devices as device_rows
 from edgectl.fleet.store import groups as group_rows
 from edgectl.fleet.store import heard, history, numbers, telemetry, totals
@@ -237,6 +239,24 @@ class Inventory:
         return self._read(
             lambda db: history.events(db, limit, about=about, since_s=since_s, before=before, acts=acts)
         )
+
+    # ---- alerts
+
+    def firing(self) -> list[Alert]:
+        """Alerts that fired when they were saved last."""
+        return self._db.read(alert_rows.firing)
+
+    def save_alerts(self, firing: Iterable[Alert], notice: str | None, now_s: float) -> None:
+        """All that fire now, and what is to be told of that: both are on the disk, or neither."""
+        alerts = list(firing)
+        self._write(lambda db: alert_rows.save(db, alerts, notice, now_s))
+
+    def oldest_notice(self) -> tuple[int, str] | None:
+        """What nobody has taken yet: its number and text."""
+        return self._db.read(alert_rows.oldest_notice)
+
+    def drop_notice(self, number: int) -> None:
+        self._write(partial(alert_rows.drop_notice, number=number))
 
     # ---- telemetry
 

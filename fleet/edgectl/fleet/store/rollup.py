@@ -7,7 +7,7 @@ Merging is exact: counts add up, and a percentile of the whole is as good as of 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from edgectl.core.histogram import Histogram, HistogramData
@@ -82,9 +82,9 @@ def measured(t: Telemetry) -> dict[Key, Histogram]:
     return found
 
 
-def by_class(t: Telemetry, profile: str) -> dict[LatencyClass, Histogram]:
-    """The same for totals over devices of ``profile``; what a lighter variant took is a class of its own."""
-    found: dict[LatencyClass, Histogram] = {}
+def by_class(t: Telemetry, profile: str) -> Iterator[tuple[LatencyClass, Histogram]]:
+    """The same for totals over devices of ``profile``; what a lighter variant took is a class of its own. A class may
+    come more than once."""
     power_mode = stored(t.power_mode or "", 64)
     for s in t.streams.values():
         for name, data in s.stages.items():
@@ -98,8 +98,7 @@ def by_class(t: Telemetry, profile: str) -> dict[LatencyClass, Histogram]:
                 power_mode,
                 bool(t.throttled),
             )
-            found.setdefault(of, Histogram()).merge(Histogram.of(data))
-    return found
+            yield of, Histogram.of(data)
 
 
 def merge(totals: Totals, parts: Iterable[tuple[Key, int, Histogram]]) -> None:

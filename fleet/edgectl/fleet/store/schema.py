@@ -20,6 +20,8 @@ from sqlalchemy import (
 )
 
 __all__ = [
+    "ALERTS",
+    "ALERT_NOTICES",
     "ARCHIVE",
     "DEVICES",
     "EVENTS",
@@ -126,6 +128,21 @@ NUMBERS = Table(
     Column("value", BigInteger, nullable=False),
 )
 
+ALERTS = Table(
+    "alerts",
+    META,
+    Column("rule", String(32), primary_key=True),
+    Column("site", String(64), primary_key=True),
+    Column("alert", Text, nullable=False),
+)
+ALERT_NOTICES = Table(
+    "alert_notices",
+    META,
+    Column("id", _ROW_ID, primary_key=True, autoincrement=True),
+    Column("wall_s", Float, nullable=False),
+    Column("notice", Text, nullable=False),
+    sqlite_autoincrement=True,  # whoever got a number never gets it again
+)
 TELEMETRY_RAW = Table(
     "telemetry_raw",
     META,

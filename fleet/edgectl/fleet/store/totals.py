@@ -121,7 +121,7 @@ def count(db: Connection) -> dict[LatencyClass, Histogram] | None:
     for r in rows:
         t = Telemetry.model_validate_json(zlib.decompress(r.message))
         start_s = start_of(r.wall_s, HOUR_S)
-        for of, histogram in by_class(t, r.profile).items():
+        for of, histogram in by_class(t, r.profile):
             if histogram.n > _CALLS:
                 log.warning("%s: %d calls of %s in one message are left out", r.device, histogram.n, of.stage)
                 continue

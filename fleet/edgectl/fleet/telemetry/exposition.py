@@ -7,7 +7,6 @@ Prometheus reads: they are in ``io.prometheus.client.MetricFamily`` messages, le
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
@@ -18,6 +17,15 @@ from prometheus_client.utils import floatToGoString
 
 from edgectl.core.histogram import SCALE, Histogram
 from edgectl.fleet.telemetry.families import MetricFamily, cumulative
+from edgectl.fleet.telemetry.protobuf import (
+    bytes_field,
+    delimited,
+    double_field,
+    encoded,
+    text_field,
+    varint_field,
+    zigzag,
+)
 
 __all__ = ["OPENMETRICS", "PROTOBUF", "TEXT", "answer", "wanted"]
 
@@ -49,7 +57,7 @@ def wanted(accept: str) -> str:
 
 def answer(families: Iterable[MetricFamily], form: str) -> bytes:
     if form == PROTOBUF:
-        return b"".join(_delimited(_family(f)) for f in families)
+        return b"".join(delimited(_family(f)) for f in families)
     collected = _Collected([_client_family(f) for f in families])
     text: bytes = (generate_openmetrics if form == OPENMETRICS else generate_latest)(collected)
     return text
@@ -95,36 +103,42 @@ def _sum_us(h: Histogram) -> float:
 
 
 def _family(f: MetricFamily) -> bytes:
-    head = _text(1, f.name) + _text(2, f.type.help) + _varint(3, _TYPES[f.type.kind])
+    head = text_field(1, f.name) + text_field(2, f.type.help) + varint_field(3, _TYPES[f.type.kind])
     metrics = []
     for s in f.samples:
-        labels = b"".join(_field(1, _text(1, name) + _text(2, value)) for name, value in f.named(s))
+        labels = b"".join(
+            bytes_field(1, text_field(1, name) + text_field(2, value)) for name, value in f.named(s)
+        )
         if isinstance(s.value, Histogram):
-            metrics.append(_field(4, labels + _field(7, _histogram(s.value))))
+            metrics.append(bytes_field(4, labels + bytes_field(7, _histogram(s.value))))
         else:
             metrics.append(
-                _field(4, labels + _field(3 if f.type.kind == "counter" else 2, _double(1, s.value)))
+                bytes_field(
+                    4, labels + bytes_field(3 if f.type.kind == "counter" else 2, double_field(1, s.value))
+                )
             )
     return head + b"".join(metrics)
 
 
 def _histogram(h: Histogram) -> bytes:
     data = h.data()
-    whole = _varint(1, h.n) + _double(2, data.sum_us)
-    whole += b"".join(_field(3, _varint(1, n) + _double(2, bound)) for bound, n in cumulative(h))
-    whole += _varint(5, _zigzag(SCALE)) + _double(6, 1.0) + _varint(7, data.zero)
+    whole = varint_field(1, h.n) + double_field(2, data.sum_us)
+    whole += b"".join(
+        bytes_field(3, varint_field(1, n) + double_field(2, bound)) for bound, n in cumulative(h)
+    )
+    whole += varint_field(5, zigzag(SCALE)) + double_field(6, 1.0) + varint_field(7, data.zero)
     spans, deltas = [], []
     last, end = 0, 0
     for index, run in _runs(data.counts):
         # their bucket i ends where ours i - 1 does
         at = data.offset + 1 + index
-        spans.append(_field(12, _varint(1, _zigzag(at - end)) + _varint(2, len(run))))
+        spans.append(bytes_field(12, varint_field(1, zigzag(at - end)) + varint_field(2, len(run))))
         end = at + len(run)
-        deltas += [_encoded(_zigzag(b - a)) for a, b in pairwise((last, *run))]
+        deltas += [encoded(zigzag(b - a)) for a, b in pairwise((last, *run))]
         last = run[-1]
     if not spans:  # without a span it would be a histogram of classic buckets only
-        spans.append(_field(12, _varint(1, 0) + _varint(2, 0)))
-    return whole + b"".join(spans) + (_field(13, b"".join(deltas)) if deltas else b"")
+        spans.append(bytes_field(12, varint_field(1, 0) + varint_field(2, 0)))
+    return whole + b"".join(spans) + (bytes_field(13, b"".join(deltas)) if deltas else b"")
 
 
 def _runs(counts: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
@@ -136,36 +150,3 @@ def _runs(counts: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         elif run:
             yield i - len(run), run
             run = []
-
-
-def _zigzag(n: int) -> int:
-    return n << 1 if n >= 0 else (-n << 1) - 1
-
-
-def _encoded(n: int) -> bytes:
-    out = bytearray()
-    while n > 0x7F:
-        out.append(n & 0x7F | 0x80)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
-
-
-def _varint(number: int, n: int) -> bytes:
-    return _encoded(number << 3) + _encoded(n)
-
-
-def _double(number: int, value: float) -> bytes:
-    return _encoded(number << 3 | 1) + struct.pack("<d", value)
-
-
-def _field(number: int, data: bytes) -> bytes:
-    return _encoded(number << 3 | 2) + _delimited(data)
-
-
-def _text(number: int, text: str) -> bytes:
-    return _field(number, text.encode("utf-8", "replace"))
-
-
-def _delimited(data: bytes) -> bytes:
-    return _encoded(len(data)) + data

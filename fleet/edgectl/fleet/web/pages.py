@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 _TROUBLES_SHOWN = 6
 _DEVICES_SHOWN = 8
 _EVENTS_SHOWN = 30
+_ALERTS_SHOWN = 50
 _MOST_TEXT = 100_000
 _ENGINES_OFFERED = 200
 _FILTERS = ("release", "slot", "profile", "stage", "power_mode", "throttled", "since")
@@ -82,6 +83,7 @@ class Pages:
                     "rollouts": len(rollouts),
                 },
             ),
+            alerts=("fleet_alerts.html", {"alerts": self._controller.alerts()[:_ALERTS_SHOWN]}),
             wrong=("fleet_wrong.html", {"wrong": _wrong(rows), "rollouts": _stopped(rollouts)}),
             rollouts=(
                 "fleet_rollouts.html",
