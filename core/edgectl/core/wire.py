@@ -292,6 +292,10 @@ class ReportedSlot(Message):
     """Variants of the active release that go before the one that was taken, and for which there was no memory:
     ``profile/variant`` → the numbers."""
     error: Failure | None = None
+    parts: dict[Name, str] = Field(default={}, max_length=64)
+    """Of an active set: slot of an engine → the release that runs there as long as the set is in force."""
+    set: str | None = Field(default=None, max_length=300)
+    """Of the slot of an engine: the set that it belongs to, in words. What the slot itself has does not run then."""
 
 
 class Reported(Message):

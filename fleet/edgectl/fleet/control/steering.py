@@ -40,6 +40,7 @@ from edgectl.fleet.rollouts.planner import (
 from edgectl.fleet.rollouts.preview import Preview, preview
 from edgectl.fleet.rollouts.takeback import abort, advance, busy, leave, needs, rollback, skip
 from edgectl.fleet.rollouts.values import OPEN
+from edgectl.fleet.rollouts.waves import fits
 from edgectl.fleet.store.inventory import Device, Inventory, Release
 
 __all__ = ["Steering"]
@@ -97,6 +98,7 @@ class Steering:
         for an unknown release."""
         with self._devices.lock:
             release = self._release(request.release)
+            self._check_no_set(request, release)
             known = self._inventory.rollouts()
             for spec, progress in known.values():
                 if spec.slot == request.slot and progress.state in ACTIVE:
@@ -122,16 +124,32 @@ class Steering:
         self._wake.set()
         return spec
 
+    def _check_no_set(self, request: RolloutRequest, release: Release) -> None:
+        """A slot belongs to one rollout: where a set says what runs in it, to that of the set. Raises
+        :class:`RolloutError`."""
+        spec = RolloutSpec(id="check", digest=release.digest, **request.model_dump())
+        for name, view in sorted(self._views().items()):
+            reported = view.reported.get(spec.slot)
+            if reported is not None and reported.set is not None and fits(spec, view):
+                raise RolloutError(
+                    f"slot {spec.slot} of {name} belongs to the set {reported.set}",
+                    hint="publish a set that brings this release, or clear the slot of the set first",
+                )
+
     def preview(
-        self, request: RolloutRequest, artifacts: Sequence[Variant] | ConfigDocument, rates: Rates
+        self,
+        request: RolloutRequest,
+        artifacts: Sequence[Variant] | ConfigDocument,
+        rates: Rates,
+        parts: Mapping[str, Sequence[Variant]],
     ) -> Preview:
-        """What a rollout would do now. ``artifacts``: of the release. Raises :class:`UsageError` for an unknown
+        """What a rollout would do now. ``artifacts``: of the release; ``parts``: of a set. Raises :class:`UsageError` for an unknown
         release."""
         with self._devices.lock:
             release = self._release(request.release)
             spec = RolloutSpec(id="preview", digest=release.digest, **request.model_dump())
             views = self._views()
-        return preview(spec, views, artifacts, rates)
+        return preview(spec, views, artifacts, rates, parts)
 
     def _release(self, name: str) -> Release:
         release = self._inventory.releases().get(name)
@@ -245,11 +263,11 @@ class Steering:
                         hint=f"`edgectl release withdraw {release} --yes` withdraws it and stops what is under way",
                     )
 
-    def abort_all_of(self, release: str) -> None:
-        """It was withdrawn. Under ``Devices.lock``."""
+    def abort_all_of(self, release: str, why: str) -> None:
+        """Under ``Devices.lock``."""
         for spec, progress in self._inventory.rollouts(active=True).values():
             if spec.release == release and progress.state in (RolloutState.RUNNING, RolloutState.PAUSED):
-                new, actions = abort(spec, progress, self._views(), f"{release} was withdrawn")
+                new, actions = abort(spec, progress, self._views(), why)
                 self._advance(spec, progress, new, actions)
 
     # ---- under the lock
