@@ -79,7 +79,7 @@ def test_release_reaches_a_device_over_mutual_tls_and_forged_desired_states_do_n
     done = site.wait_rollout(site.rollout(site.publish(v1)), "done")
     assert {m["outcome"] for m in done["members"].values()} == {"committed"}
 
-    assert client.command("gate-1", "probe")["facts"] == ["arch:test"], (
+    assert client.command("gate-1", "probe")["facts"] == ["arch:test", "runtime:onnxruntime"], (
         "the access rules let a command and its answer pass"
     )
 

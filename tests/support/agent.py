@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from support.bundle import behaviour_of
+from support.deaths import die_where_told
 
 from edgectl.agent.config import load_agent_config
 from edgectl.agent.dependencies import AgentDependencies
@@ -25,7 +26,7 @@ from edgectl.device_profiles.memory import memory_room
 
 @dataclass(frozen=True)
 class Machine:
-    facts: frozenset[str] = frozenset({"arch:test"})
+    facts: frozenset[str] = frozenset({"arch:test", "runtime:onnxruntime"})
     runtimes: tuple[str, ...] = ("onnxruntime",)
 
 
@@ -64,6 +65,7 @@ def parts() -> AgentDependencies:
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(message)s")
     stop = threading.Event()
+    die_where_told(Path(sys.argv[1]).parent, "gate-rules")
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     run_agent(load_agent_config(Path(sys.argv[1])), stop, parts())
 

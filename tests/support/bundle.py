@@ -59,6 +59,7 @@ def make_bundle(
     preferences: tuple[Preference, ...] = (),
     licence: str | None = None,
     memory: EngineMemory | None = None,
+    task: TaskSpec | None = None,
     **behaviour: Any,
 ) -> Path:
     """Write a bundle with one fallback variant of ``size`` engine bytes. Returns ``root``.
@@ -99,7 +100,7 @@ def make_bundle(
         variant=variant,
         runtime="onnxruntime",
         requires=requires,
-        task=TaskSpec(name="tensor", input=TensorInput()),
+        task=task or TaskSpec(name="tensor", input=TensorInput()),
         recipe=Recipe(family="float"),
         inputs=(TensorSpec(name="x", shape=(1, 4), dtype="float32"),),
         outputs=(TensorSpec(name="y", shape=(1, 4), dtype="float32"),),

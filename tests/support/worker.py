@@ -82,7 +82,13 @@ class FakeStream:
         say(Ready(stream=self.name, seconds=0.01))
         say(
             EventMessage(
-                stream=self.name, event={"kind": "started", "pid": os.getpid(), "config": self.start.config}
+                stream=self.name,
+                event={
+                    "kind": "started",
+                    "pid": os.getpid(),
+                    "config": self.start.config,
+                    "releases": self._releases(),
+                },
             )
         )
         if self.start.source == "busy://":
@@ -103,9 +109,21 @@ class FakeStream:
         elif isinstance(message, Commit):
             self.standby.pop(message.part, None)
 
+    def _releases(self) -> dict[str, str]:
+        return {part: ref.release for part, ref in self.engines.items()}
+
     def _configure(self, message: Configure) -> None:
-        """As ``update_s`` of the new configuration says."""
+        """As ``update_s`` of the new configuration says, and the engines that come with it."""
         told, about = message.config.get("update_s"), {"stream": self.name, "number": message.number}
+        behaviours = [behaviour_of(ref.blobs, ref.manifest) for ref in message.engines.values()]
+        if not all(one.get("swap", True) for one in behaviours):
+            error = Failure(code="engine", detail="the engine does not open")
+            say(ConfigureFailed(**about, error=error))
+            return
+        if any(one.get("labels") for one in behaviours):
+            error = Failure(code="config", detail="the new engine's labels are others")
+            say(ConfigureFailed(**about, error=error, needs_start=True))
+            return
         if message.check and told == 10:
             os.abort()
         elif message.check and told not in (1, 2):
@@ -118,8 +136,11 @@ class FakeStream:
             )
             say(ConfigureFailed(**about, error=error, key=("update_s",), needs_start=told == 2))
         elif told != 3:  # of which it says nothing
-            say(Configured(**about, changed=("update_s",)))
-            say(EventMessage(stream=self.name, event={"kind": "configured", **message.told}))
+            self.standby |= {part: self.engines[part] for part in message.engines}
+            self.engines |= message.engines
+            say(Configured(**about, changed=("update_s", *message.engines)))
+            event = {"kind": "configured", "config": message.config, "releases": self._releases()}
+            say(EventMessage(stream=self.name, event={**event, **message.told}))
         if told == 5:
             back = {"type": "configuration", "phase": "reverted", "detail": "rule 'x' failed"}
             say(EventMessage(stream=self.name, event=back))

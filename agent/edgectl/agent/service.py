@@ -31,6 +31,7 @@ from edgectl.agent.deploy.memory_gate import MemoryGate
 from edgectl.agent.deploy.plan_improver import PlanImprover
 from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.deploy.reporter import Reporter
+from edgectl.agent.deploy.set_slots import SetSlots
 from edgectl.agent.deploy.start_check import check_slots, damage
 from edgectl.agent.machine.watch import MachineWatch
 from edgectl.agent.measure.measurer import Measurer, forget_measured
@@ -40,7 +41,7 @@ from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.lock import hold_folder
 from edgectl.agent.state.store import Store
 from edgectl.agent.streams.config_reload import ConfigReload
-from edgectl.agent.streams.config_slots import ConfigSlots, as_released
+from edgectl.agent.streams.config_slots import ConfigSlots, as_released, released_engines
 from edgectl.agent.streams.supervised_stream import WorkerCallbacks
 from edgectl.agent.streams.supervisor import Supervisor
 from edgectl.agent.streams.telemetry import TelemetryCollector, machine_health
@@ -162,6 +163,7 @@ class _Agent:
                 lambda stream, lease: self._news.lease(stream, lease),
             ),
             on_trial=lambda slot: self._deployers[slot].on_trial,
+            set_engines=released_engines(config.pipelines, self._engine_of),
             command=dependencies.worker,
             stats_every_s=config.stats_every_s,
             timing=dependencies.timing,
@@ -192,6 +194,7 @@ class _Agent:
         )
         self._peer = PeerSeeder(config, self._topics, self._store)
         gate = MemoryGate(dependencies.memory, config.memory_reserve_mb)
+        set_slots = SetSlots(self._journal, config.config_slots)
         context = DeployerDependencies(
             journal=self._journal,
             store=self._store,
@@ -211,12 +214,13 @@ class _Agent:
             memory=gate,
             make_room=self._outbox.make_room,
             make_way=lambda: self._measurer.give_way(),
+            set_of=set_slots.set_of,
         )
         self._machine = MachineWatch(config.state_dir)
         self._deployers = {slot: SlotDeployer(slot, context) for slot in config.slots}
         of_configs = replace(context, pipelines=self._config_slots)
         self._deployers |= {
-            slot: ConfigDeployer(slot, of_configs, self._config_slots, self._config_health)
+            slot: ConfigDeployer(slot, of_configs, self._config_slots, self._config_health, set_slots)
             for slot in config.config_slots
         }
         self._news = WorkerNews(
@@ -225,6 +229,7 @@ class _Agent:
             self._deployers,
             self._engine_of,
             self._config_slots.on_record,
+            self._config_slots.engines_on_record,
             self._journal.activated,
             self._live,
             self._config_health,

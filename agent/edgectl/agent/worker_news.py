@@ -52,6 +52,8 @@ class WorkerNews:
     """Slot → the engine that it is to run now."""
     config_of: Callable[[str], Mapping[str, Any]]
     """Stream → the configuration that it is to run now."""
+    set_engines_of: Callable[[str], Mapping[str, EngineRef]]
+    """Stream → part → engine of the set that this configuration is."""
     activated: Callable[[str], int]
     """Slot → when what it has came into force, in the order of all slots; 0: it was there before."""
     live: HealthBook
@@ -104,6 +106,10 @@ class WorkerNews:
         try:
             if self.config_of(stream) != config:
                 return  # it is about to be started with another one
+            of_set = self.set_engines_of(stream)
+            if any(engines.get(part) != ref for part, ref in of_set.items()):
+                return  # the same
+            engines = {part: ref for part, ref in engines.items() if part not in of_set}
             # a stream that shares its slots may say so when the engine has just been taken back for another
             running = {
                 slot_of[part]: ref for part, ref in engines.items() if self.engine_of(slot_of[part]) == ref
@@ -116,7 +122,7 @@ class WorkerNews:
             return  # it is said again with the next start
         on_trial = [slot for slot in activated if self.deployers[slot].on_trial]
         proven = [slot for slot, ref in running.items() if self.supervisor.proven(stream, ref)]
-        for slot in suspects(activated, on_trial, proven, config_slot):
+        for slot in suspects(activated, on_trial, proven, config_slot, is_set=bool(of_set)):
             self.deployers[slot].crash_loop()
 
     def lease(self, stream: str, lease: LeaseMessage) -> None:
@@ -128,12 +134,14 @@ def suspects(
     on_trial: Collection[str],
     proven: Collection[str],
     config_slot: str | None = None,
+    *,
+    is_set: bool = False,
 ) -> list[str]:
     """Slots whose engine, or configuration, a stream's crashes are blamed on.
 
     In this order: the configuration on trial; engines on trial; the configuration, if it came into force after every
-    engine; each engine that serves no other stream well. ``activated``: slot → when what it has came into force, 0 for
-    what was there before.
+    engine; each engine that serves no other stream well; the configuration, if it ``is_set``. ``activated``: slot → when
+    what it has came into force, 0 for what was there before; engines of a set are the set.
     """
     if config_slot in on_trial:
         return [str(config_slot)]
@@ -142,4 +150,5 @@ def suspects(
         return new
     if config_slot is not None and activated.get(config_slot, 0) > max(engines.values(), default=0):
         return [config_slot]
-    return sorted(set(engines) - set(proven))
+    found = sorted(set(engines) - set(proven))
+    return [str(config_slot)] if not found and is_set and config_slot in activated else found

@@ -149,9 +149,10 @@ def list_releases(*, controller: ControllerOptions, out: Printer) -> None:
         releases = fleet.releases()
 
     def shown() -> Table:
-        t = table("release", "digest")
+        t = table("release", "type", "digest", "parts")
         for r in releases:
-            t.add_row(r["release"], r["digest"])
+            parts = ", ".join(f"{part} {release}" for part, release in r.get("parts", {}).items())
+            t.add_row(r["release"], r.get("type") or "-", r["digest"], parts)
         return t
 
     out.result(releases, shown)

@@ -329,6 +329,10 @@ class ReportedSlot(Message):
     """Of the active engine."""
     previous_proof: EngineProof | None = None
     error: Failure | None = None
+    parts: dict[Name, str] = Field(default={}, max_length=64)
+    """Of an active set: slot of an engine → the release that runs there as long as the set is in force."""
+    set: str | None = Field(default=None, max_length=300)
+    """Of the slot of an engine: the set that it belongs to, in words. What the slot itself has does not run then."""
 
 
 class Reported(Message):

@@ -37,7 +37,10 @@ def obey(commands: Commands, op: str, **more: Any) -> dict[str, object]:
 
 
 def test_device_says_what_it_is(commands: Commands) -> None:
-    assert obey(commands, "probe") == {"facts": ["arch:test"], "runtimes": ["onnxruntime"]}
+    assert obey(commands, "probe") == {
+        "facts": ["arch:test", "runtime:onnxruntime"],
+        "runtimes": ["onnxruntime"],
+    }
 
 
 def test_who_overrode_the_fleet_and_why_is_kept(commands: Commands) -> None:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from agent.deploy.test_memory import room, taking
+from support.bundle import make_bundle
+from support.deployer import Warm
 
 from edgectl.agent.deploy.config_deployer import ConfigDeployer
 from edgectl.agent.deploy.config_probation import ConfigHealthBook
 from edgectl.agent.deploy.dependencies import DeployerDependencies
 from edgectl.agent.deploy.leases import Leases
+from edgectl.agent.deploy.memory_gate import MemoryGate
 from edgectl.agent.deploy.probation import HealthBook
+from edgectl.agent.deploy.set_slots import SetSlots
 from edgectl.agent.deploy.start_check import check_slots
 from edgectl.agent.state.journal import Journal
-from edgectl.agent.state.records import Deployment, Installed, Slot
+from edgectl.agent.state.records import Deployment, Installed, SetEngine, Slot
 from edgectl.agent.state.store import Store
 from edgectl.agent.streams.engine_requests import Interrupted
 from edgectl.agent.trust.store import StaleTrust
-from edgectl.core.bundle import MEDIA_INDEX, Descriptor
+from edgectl.core.bundle import MEDIA_INDEX, Bundle, Descriptor
 from edgectl.core.bundle.config_release import ConfigBundle, ConfigRelease
 from edgectl.core.errors import EdgectlError, StorageError, TrustError
 from edgectl.core.states import State
@@ -79,7 +84,8 @@ class World:
         )
         slot = Slot(active=new, previous=before) if active else Slot(active=before)
         self.journal.save_slot(SLOT, slot, Deployment(SLOT, 1, state, wish, installed=new))
-        self.deployer = ConfigDeployer(SLOT, self.context, self, self.health)  # type: ignore[arg-type]
+        slots = SetSlots(self.journal, (SLOT,))
+        self.deployer = ConfigDeployer(SLOT, self.context, self, self.health, slots)  # type: ignore[arg-type]
         return self.deployer
 
     def turns_until(self, *states: State) -> None:
@@ -230,3 +236,75 @@ def test_committed_configuration_that_a_stream_does_not_survive_is_called_a_conf
     assert world.in_force == "rules@1"
     assert "the configuration that served did not survive" in error_of(world)
     assert "engine" not in error_of(world)
+
+
+class OneProcess:
+    """Who opens an engine that a set brings."""
+
+    def processes(self, slot: str) -> tuple[int, int]:
+        return 1, 0
+
+    def opened_with(self, slot: str) -> list[str]:
+        return []
+
+
+def with_engines(world: World, installed: Installed, *peaks: int) -> Installed:
+    """As a set of engines that take so many MiB."""
+    parts = []
+    for i, peak in enumerate(peaks):
+        name = f"part{i}"
+        bundle = Bundle(make_bundle(world.folder / name, name, size=3000, memory=taking(peak)))
+        for path in bundle.blobs.iterdir():
+            world.store.put(f"sha256:{path.name}", path.read_bytes())
+        manifest = bundle.variants[0].digest
+        engine = Installed(release=f"{name}@1", bundle=bundle.digest, manifest=manifest)
+        parts.append(SetEngine(part=name, slot=name, engine=engine))
+    return installed.model_copy(update={"parts": tuple(parts)})
+
+
+@pytest.mark.parametrize(("second", "end"), [(120, State.ACTIVATING), (280, State.FAILED)])
+def test_set_is_warmed_up_only_where_there_is_room_for_all_its_engines(
+    world: World, second: int, end: State
+) -> None:
+    gate = MemoryGate(lambda gpu: room(450))
+    warmed: list[str] = []
+
+    def warm_up(blobs: Path, manifest: str, **_: object) -> Warm:
+        warmed.append(manifest)
+        return Warm()
+
+    world.context = replace(world.context, memory=gate, warm_up=warm_up)
+    world.processes_with = lambda slot, engine_slot: OneProcess()  # type: ignore[attr-defined]
+    old, new = world.install("1"), with_engines(world, world.install("2"), 120, second)
+    world.boot(State.WARMING, new, old, active=False)
+    world.deployer.turn()
+    assert world.deployer.report().state is end
+    if end is State.ACTIVATING:
+        assert warmed == [one.engine.manifest for one in new.parts]
+        return
+    assert warmed == []
+    assert "rules@2 needs part1@1 in slot part1, which needs" in error_of(world)
+    assert gate._promised == {}
+
+
+def test_set_waits_for_what_is_under_way_in_the_slot_of_an_engine(world: World) -> None:
+    old, new = world.install("1"), with_engines(world, world.install("2"), 1)
+    engine = new.parts[0].engine
+    wish = DesiredSlot(release=engine.release, digest=engine.bundle)
+    world.journal.save(Deployment("part0", 1, State.PROBATION, wish, installed=engine))
+    world.boot(State.ACTIVATING, new, old, active=False)
+    world.turns_until(State.DEFERRED)
+    assert "ensure" not in world.calls
+    world.deployer.stop()  # it would wait
+    world.deployer.turn()
+    assert world.deployer.report().stage == "slot part0 is probation: the set waits for its end"
+
+
+def test_part_that_was_withdrawn_meanwhile_keeps_the_set_out(world: World) -> None:
+    old, new = world.install("1"), with_engines(world, world.install("2"), 1)
+    world.processes_with = lambda slot, engine_slot: OneProcess()  # type: ignore[attr-defined]
+    world.fail["signed"] = [None, TrustError("part0@1 is not signed any more")]
+    world.boot(State.ACTIVATING, new, old, active=False)
+    world.turns_until(State.REJECTED)
+    assert "part0@1 is not signed any more" in error_of(world)
+    assert world.journal.slot(SLOT) == Slot(active=old)

@@ -4,6 +4,7 @@ doubles for what it calls."""
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from support.deployer import POLICY, Warm, World
@@ -359,3 +360,20 @@ def test_what_was_found_of_an_engine_before_it_served_is_told_and_survives_a_res
         assert (report.proof, report.previous_proof) == (now, before)
         world.stop()
         world.boot()
+
+
+def test_release_for_a_slot_of_a_set_is_refused_with_the_way_out_and_blocks_nothing(world: World) -> None:
+    mine = world.deployer._c
+    world.deployer._c = replace(mine, set_of=lambda slot: "rules@3 in slot rules")
+    world.start()
+    world.want("1", 1)
+    assert world.ends(1) is State.REJECTED
+    error = world.deployer.report().error
+    assert error is not None
+    assert error.detail == (
+        "slot gate belongs to the set rules@3 in slot rules: bring this engine with a newer set, or clear the set's slot"
+    )
+    assert world.deployer.report().set == "rules@3 in slot rules"
+    world.deployer._c = mine
+    world.want("1", 2, attempt=2)
+    assert world.ends(2) is State.COMMITTED

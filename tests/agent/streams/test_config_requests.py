@@ -18,6 +18,7 @@ from edgectl.agent.streams import config_requests
 from edgectl.agent.streams.config_reload import ConfigReload
 from edgectl.agent.streams.config_requests import check_config, configure_stream
 from edgectl.agent.streams.engine_requests import Interrupted
+from edgectl.agent.streams.set_engines import Wanted
 from edgectl.agent.streams.worker_process import Left
 from edgectl.agent.streams.worker_states import WorkerState
 from edgectl.core.errors import ConfigError
@@ -243,7 +244,7 @@ def test_it_has_gone_back_however_late_the_one_who_asked_looks(bench: Bench, tmp
     started(bench)
     stream = bench.supervisor._streams["yard"]
     about = {"stream": "yard", "number": 1}
-    stream.config_asked[1] = {"update_s": 5}
+    stream.config_asked[1] = Wanted({"update_s": 5}, {})
     stream._handle(Configured(**about, changed=("update_s",)))
     assert config_of(bench) == {"update_s": 5}
     back = {"type": "configuration", "phase": "reverted", "detail": "rule 'x' failed"}

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from support.pipelines import BoxEngine, box_task, make_variant, write_clip
 
+from edgectl.core.bundle import Variant
 from edgectl.core.errors import EngineError, StorageError, UsageError
 from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.replay import open_track_log, replay
@@ -69,6 +70,10 @@ class Stream:
         self._asked = threading.Event()
         source = source or str(write_clip(tmp_path / "clip.mp4", frames=FRAMES))
         slot = PartVariant(make_variant(tmp_path / "blobs", box_task()), "yard@1", "sha256:" + "1" * 64)
+        self.old = {"detector": slot}
+        self.ran_by: dict[int, str] = {}
+        """Frame → release of the engine that it ran on."""
+        self.opened: list[BoxEngine] = []
         self.pipeline = make_pipeline(
             kind,
             PipelineArgs(
@@ -77,11 +82,22 @@ class Stream:
                 {"detector": slot},
                 parse_config(kind, config),
                 self.events.append,
-                lambda v: BoxEngine(self._boxes),
+                self._open,
                 self.out,
                 sinks=(self.eye,),
             ),
         )
+
+    def other(
+        self, tmp_path: Path, labels: tuple[str, ...] = ("person", "vehicle")
+    ) -> dict[str, PartVariant]:
+        """Another engine."""
+        variant = make_variant(tmp_path / "other", box_task(labels), b"another model")
+        return {"detector": PartVariant(variant, "yard@2", "sha256:" + "2" * 64)}
+
+    def _open(self, variant: Variant) -> BoxEngine:
+        self.opened.append(BoxEngine(self._boxes, classes=len(variant.config.task.labels)))
+        return self.opened[-1]
 
     def _boxes(self, tensor: NDArray[Any]) -> list[tuple[float, float, float, float, float, int]]:
         """Somebody who goes from left to right."""
@@ -105,12 +121,22 @@ class Stream:
             self._asked.set()
 
         path.change = asked
+        analysis = self.pipeline._analysis  # type: ignore[attr-defined]
+        analyse = analysis._analyse
+
+        def analysed(result: Any) -> None:
+            self.ran_by[result.frame.stamp.seq] = result.detector.slot.release
+            analyse(result)
+
+        analysis._analyse = analysed
 
     def let(self, frames: int) -> None:
         self._may.release(frames)
 
-    def configure(self, config: dict[str, Any], **told: Any) -> Reconfigured:
-        return self.pipeline.configure(parse_config(self.kind, config), told)
+    def configure(
+        self, config: dict[str, Any], engines: dict[str, PartVariant] | None = None, **told: Any
+    ) -> Reconfigured:
+        return self.pipeline.configure(parse_config(self.kind, config), told, engines=engines or {})
 
     def change(self, frames: int, config: dict[str, Any]) -> None:
         """Change the configuration, and let so many frames go with it."""
@@ -122,12 +148,16 @@ class Stream:
         thread.join()
         self.settle(self.ran)
 
-    def change_after(self, frames: int, config: dict[str, Any]) -> Reconfigured:
+    def change_after(
+        self, frames: int, config: dict[str, Any], engines: dict[str, PartVariant] | None = None
+    ) -> Reconfigured:
         """Let so many frames go, change the configuration, let the rest go."""
         self.let(frames)
         self.settle(frames)
         found: list[Reconfigured] = []
-        thread = threading.Thread(target=lambda: found.append(self.configure(config, digest="sha256:2")))
+        thread = threading.Thread(
+            target=lambda: found.append(self.configure(config, engines, digest="sha256:2"))
+        )
         thread.start()
         assert self._asked.wait(10)
         self.let(FRAMES)
@@ -470,3 +500,78 @@ def test_a_filter_of_a_label_that_is_not_there_ends_the_start(tmp_path: Path) ->
     stream = Stream(tmp_path, {"filters": {"persn": {"max_area": 0.01}}})
     with pytest.raises(UsageError, match="'persn'"):
         stream.pipeline.start()
+
+
+def test_engines_and_rules_of_a_set_take_over_between_the_same_two_frames(
+    stream: Make, tmp_path: Path
+) -> None:
+    s = stream(BEFORE)
+    done = s.change_after(20, AFTER, s.other(tmp_path))
+    s.end()
+    assert done.in_force
+    assert done.changed[-1] == "detector"
+    assert s.frames().processed == FRAMES
+    (event,) = s.of("configuration")
+    by_rules = [light < 1 for _, light, _ in s.eye.seen]
+    assert [s.ran_by[seq] == "yard@2" for seq, _, _ in s.eye.seen] == by_rules
+    assert by_rules.index(True) == event["seq"] > 19
+    assert event["releases"] == {"detector": "yard@2"}
+
+
+def test_set_before_comes_back_as_it_went_and_its_engine_was_warm_all_the_time(
+    stream: Make, tmp_path: Path
+) -> None:
+    s = stream(BEFORE)
+    s.let(10)
+    s.settle(10)
+    for number, (config, engines) in enumerate([(AFTER, s.other(tmp_path)), (BEFORE, s.old)]):
+        s._asked.clear()
+        thread = threading.Thread(target=s.configure, args=(config, engines))
+        thread.start()
+        assert s._asked.wait(30)
+        s.let(15 + number)
+        thread.join()
+    s.end()
+    assert len(s.opened) == 2, "the first engine was kept"
+    by_rules = [light < 1 for _, light, _ in s.eye.seen]
+    assert [s.ran_by[seq] == "yard@2" for seq, _, _ in s.eye.seen] == by_rules
+    assert (by_rules[0], any(by_rules), by_rules[-1]) == (False, True, False)
+
+
+def test_engine_with_other_labels_needs_a_new_start_and_nothing_changes(stream: Make, tmp_path: Path) -> None:
+    s = stream(BEFORE)
+    with pytest.raises(NewStartNeeded, match="the new engine's 1 labels are not the 2 of the running one"):
+        s.configure(AFTER, s.other(tmp_path, ("person",)))
+    assert s.opened[1].closed.is_set()
+    s.end()
+    assert set(s.ran_by.values()) == {"yard@1"}
+    assert s.of("configuration") == []
+
+
+def test_set_that_is_only_prepared_leaves_nothing_behind(stream: Make, tmp_path: Path) -> None:
+    s = stream(BEFORE)
+    config = parse_config(s.kind, AFTER)
+    s.pipeline.configure(config, {}, check=True, engines=s.other(tmp_path))
+    assert s.opened[1].closed.is_set()
+    s.end()
+    assert set(s.ran_by.values()) == {"yard@1"}
+
+
+def test_rule_of_a_set_that_fails_does_not_bring_other_rules_behind_its_engine(
+    stream: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s, step = stream(BEFORE), LoiterRule.step
+
+    def fails(self: LoiterRule, now: Any) -> Any:
+        if s.ran > 30:
+            raise ZeroDivisionError("no")
+        return step(self, now)
+
+    monkeypatch.setattr(LoiterRule, "step", fails)
+    rules = [{"id": "lurk", "loiter": {"zone": "left", "seconds": 1}}]
+    s.change_after(20, {**AFTER, "rules": rules}, s.other(tmp_path))
+    s.let(FRAMES)
+    assert s.pipeline.wait(30)
+    s.pipeline.stop()
+    assert "rule 'lurk' failed" in str(s.pipeline.error)
+    assert [e["phase"] for e in s.of("configuration")] == ["applied"]

@@ -16,15 +16,25 @@ from edgectl.agent.deploy.probation import HealthBook
 from edgectl.agent.state.journal import Journal
 from edgectl.agent.state.records import Installed
 from edgectl.agent.state.store import Store
+from edgectl.agent.streams.set_engines import PartRef, SetRef
 from edgectl.agent.transfer.download import FetchProgress
-from edgectl.agent.transfer.fetch import Fetched
+from edgectl.agent.transfer.fetch import Fetched, WantedPart
 from edgectl.agent.trust.store import TrustStore
 from edgectl.core.bundle import Descriptor, LighterPreference, Preference, Unfit
+from edgectl.core.bundle.config_release import ConfigRelease
 from edgectl.core.memory import EngineMemory
 from edgectl.core.wire import ShadowGate
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed
 
-__all__ = ["DeployerDependencies", "Fetch", "Pipelines", "WarmUp", "WarmUpReport", "engine_ref"]
+__all__ = [
+    "DeployerDependencies",
+    "EngineProcesses",
+    "Fetch",
+    "Pipelines",
+    "WarmUp",
+    "WarmUpReport",
+    "engine_ref",
+]
 
 
 class WarmUpReport(Protocol):
@@ -52,7 +62,14 @@ class WarmUp(Protocol):
     ) -> WarmUpReport: ...
 
 
-class Pipelines(Protocol):
+class EngineProcesses(Protocol):
+    """Who would open an engine of a slot."""
+
+    def processes(self, slot: str) -> tuple[int, int]: ...
+    def opened_with(self, slot: str) -> list[str]: ...
+
+
+class Pipelines(EngineProcesses, Protocol):
     """What the deployer asks of the supervisor."""
 
     def ensure(
@@ -61,8 +78,6 @@ class Pipelines(Protocol):
     def commit(self, slot: str) -> None: ...
     def restart(self, slot: str) -> None: ...
     def idle(self, slot: str) -> bool: ...
-    def processes(self, slot: str) -> tuple[int, int]: ...
-    def opened_with(self, slot: str) -> list[str]: ...
     def shadow(
         self, slot: str, ref: EngineRef, gate: ShadowGate, timeout_s: float, cancelled: Callable[[], bool]
     ) -> list[Shadowed]: ...
@@ -85,6 +100,7 @@ class Fetch(Protocol):
         index: Descriptor,
         cancelled: Callable[[], bool],
         progress: Callable[[FetchProgress], None],
+        parts: Callable[[ConfigRelease], Collection[WantedPart]] = ...,
     ) -> Fetched: ...
     def fetch_blob(
         self, blob: Descriptor, cancelled: Callable[[], bool], progress: Callable[[FetchProgress], None]
@@ -128,13 +144,26 @@ class DeployerDependencies:
     returns."""
     wait: Callable[[threading.Condition, float], object] = threading.Condition.wait
     """How a deployer waits, holding the condition, for at most so many seconds."""
+    set_of: Callable[[str], str | None] = lambda slot: None
+    """Slot of an engine → the set that it belongs to, in words; None: to none."""
 
     def ref(self, installed: Installed) -> EngineRef:
         return engine_ref(self.store, installed)
 
 
 def engine_ref(store: Store, installed: Installed) -> EngineRef:
-    """Where an installed engine lies, for the workers."""
+    """Where an installed engine lies, for the workers; of a set a :class:`SetRef`."""
+    if installed.parts:
+        return SetRef(
+            blobs=store.blobs,
+            manifest=installed.manifest,
+            release=installed.release,
+            bundle=installed.bundle,
+            parts=tuple(
+                PartRef(part=one.part, slot=one.slot, engine=engine_ref(store, one.engine))
+                for one in installed.parts
+            ),
+        )
     return EngineRef(
         blobs=store.blobs,
         manifest=installed.manifest,

@@ -15,6 +15,7 @@ from edgectl.agent.deploy.deployment import DEADLINE_S, DeploymentEvent
 from edgectl.agent.deploy.outcomes import StateEnded, failure, named
 from edgectl.agent.deploy.probation import Verdict, judge, judge_shadow
 from edgectl.agent.deploy.shared_plan import take_shared_plan
+from edgectl.agent.deploy.slot_memory import SlotMemory
 from edgectl.agent.deploy.slot_thread import SlotThread
 from edgectl.agent.deploy.start_check import verified_lighter
 from edgectl.agent.state.records import Installed, Slot, ways_back
@@ -73,6 +74,13 @@ class SlotDeployer(SlotThread):
             raise TrustError(
                 f"this device gave {d.brings.release} up before: {code}",
                 hint="raise the attempt to try again",
+            )
+        # one that served here and was damaged is wanted back whatever runs in its place
+        if d.restored is None and (owner := self._c.set_of(self.slot)) is not None:
+            raise StateEnded(
+                DeploymentEvent.REFUSED,
+                "set",
+                f"slot {self.slot} belongs to the set {owner}: bring this engine with a newer set, or clear the set's slot",
             )
         while True:
             try:
@@ -172,7 +180,8 @@ class SlotDeployer(SlotThread):
         self._show("hashing")
         d = self._deployment()
         for installed in filter(None, (d.installed, d.fallback)):
-            self._c.store.verify_variant(installed.manifest)
+            for one in installed.whole:
+                self._c.store.verify_variant(one.manifest)
         if d.installed is not None:
             self._install(verified_lighter(self._c.store, d.installed))
         return DeploymentEvent.VERIFIED
@@ -181,7 +190,7 @@ class SlotDeployer(SlotThread):
         """Saved with the end of the state."""
         self._d = replace(self._deployment(), installed=installed)
 
-    def _prove(self, proof: EngineProof) -> None:
+    def _keep(self, proof: EngineProof) -> None:
         installed = self._deployment().installed
         assert installed is not None
         self._install(installed.model_copy(update={"proof": proof}))
@@ -199,8 +208,11 @@ class SlotDeployer(SlotThread):
         """Metadata may have changed since the release was fetched, weeks ago: one that was withdrawn is
         refused, expired ones wait."""
         d = self._deployment()
+        parts = () if d.installed is None else d.installed.parts
         try:
             self._c.trust.check(d.brings.release, d.brings.digest)
+            for one in parts:
+                self._c.trust.check(one.engine.release, one.engine.bundle)
         except StaleTrust:
             return DeploymentEvent.NOT_NOW
         except TrustError as e:
@@ -213,11 +225,27 @@ class SlotDeployer(SlotThread):
         self._show("hashing")
         self._c.store.verify_variant(d.installed.manifest)  # it may have lain here for weeks
         self._admit(warm_up=True)
-        note = self._shared_plan(d.installed) if d.brings.policy.shared_plans and d.tries <= 1 else None
+        if (proof := self._prove(d.installed, self._memory)) is not None:
+            self._keep(proof)
+        self._prove_lighter(d.tries)
+        self._admit()
+        active = self._c.journal.slot(self.slot).active
+        compared = (
+            d.brings.policy.shadow is not None
+            and active is not None
+            and not self._c.pipelines.idle(self.slot)
+        )
+        return DeploymentEvent.OBSERVE if compared else DeploymentEvent.WARM
+
+    def _prove(self, installed: Installed, memory: SlotMemory) -> EngineProof | None:
+        """In a child process: it loads, reproduces its golden outputs (how closely is returned), is fast enough, and says
+        what it needs."""
+        d = self._deployment()
+        note = self._shared_plan(installed) if d.brings.policy.shared_plans and d.tries <= 1 else None
         self._show("warming up", note=note)
         report = self._c.warm_up(
             self._c.store.blobs,
-            d.installed.manifest,
+            installed.manifest,
             runs=self._c.warm_runs,
             timeout_s=DEADLINE_S[State.WARMING],
             cache=self._c.engine_cache,
@@ -229,18 +257,10 @@ class SlotDeployer(SlotThread):
         limit = d.brings.policy.max_latency_ms
         if limit is not None and report.p50_ms is not None and report.p50_ms > limit:
             raise EngineError(f"warm-up latency is {report.p50_ms:.2f} ms, {limit:g} ms are allowed")
-        self._memory.learn(d.installed.manifest, report.memory)
-        if report.golden is not None:
-            self._prove(EngineProof(golden=report.golden, golden_least=report.golden_least))
-        self._prove_lighter(d.tries)
-        self._admit()
-        active = self._c.journal.slot(self.slot).active
-        compared = (
-            d.brings.policy.shadow is not None
-            and active is not None
-            and not self._c.pipelines.idle(self.slot)
-        )
-        return DeploymentEvent.OBSERVE if compared else DeploymentEvent.WARM
+        memory.learn(installed.manifest, report.memory)
+        if report.golden is None:
+            return None
+        return EngineProof(golden=report.golden, golden_least=report.golden_least)
 
     def _admit(self, *, warm_up: bool = False) -> None:
         """Have memory promised to the new engine, beside what runs; lighter variants are left out if they are what does
@@ -350,7 +370,7 @@ class SlotDeployer(SlotThread):
         each = MAX_SHADOW_BLOCKS // max(1, len(found))  # of more streams than that, nothing
         blocks = tuple(b for s in found for b in s.blocks[:each])
         if blocks:
-            self._prove((installed.proof or EngineProof()).model_copy(update={"shadow": blocks}))
+            self._keep((installed.proof or EngineProof()).model_copy(update={"shadow": blocks}))
         self._admit()  # there may be something to wait for, which the switch has no time for
         return DeploymentEvent.AGREES
 
@@ -376,7 +396,7 @@ class SlotDeployer(SlotThread):
                 return DeploymentEvent.NOT_NOW
             self._admit()
             self._guard(State.ACTIVATING)
-            baseline = d.baseline if slot.active is None else self._baseline(slot.active).data()
+            baseline = d.baseline if slot.active is None else self._baseline(self.slot, slot.active).data()
             d = replace(self._deployment(), baseline=baseline)
             installed = d.installed
             assert installed is not None
@@ -403,12 +423,12 @@ class SlotDeployer(SlotThread):
             self._guard(State.ACTIVATING)
         return DeploymentEvent.ACTIVATED
 
-    def _baseline(self, active: Installed) -> Histogram:
+    def _baseline(self, slot: str, active: Installed) -> Histogram:
         """The latency of the engine before, on this device. Right after a start it has to be measured
         first, but not for ever."""
         policy = self._deployment().brings.policy
         while True:
-            latency = self._c.live.of(self.slot, active.bundle).latency
+            latency = self._c.live.of(slot, active.bundle).latency
             enough = latency.n >= MIN_SAMPLES[policy.percentile]
             late = self._c.clock() - self._entered > _BASELINE_S
             if enough or late or policy.max_latency_ratio is None or self._c.pipelines.idle(self.slot):

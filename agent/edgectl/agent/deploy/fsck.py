@@ -185,7 +185,7 @@ class _Needed:
     def blobs_of(self, installed: Iterable[Installed]) -> str | None:
         """Why one of these engines is not whole; None if all are. Their lighter variants are needed, too."""
         wrong = None
-        for i in installed:
+        for i in (one for each in installed for one in each.whole):
             self.names.add(hex_of(i.bundle))
             whys = [self._variant(manifest) for manifest in i.manifests]
             wrong = wrong or whys[0]

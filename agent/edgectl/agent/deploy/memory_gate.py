@@ -4,7 +4,7 @@ same time do not count on the same bytes. What fits is decided in :mod:`edgectl.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from edgectl.core.memory import MIB
 from edgectl.device_profiles.admission import RESERVE_MB, Admission, Demand, MemoryRoom, admit
@@ -43,6 +43,11 @@ class MemoryGate:
             with self._lock:
                 self._borrowers[borrower] = give_back
         return found
+
+    def promised_besides(self, slots: Collection[str]) -> bool:
+        """Whether others than these slots were promised something that they have not taken yet."""
+        with self._lock:
+            return any(slot not in slots for slot in self._promised)
 
     def drop(self, slot: str) -> None:
         """The slot has taken what it was promised, so that it shows in what is free; or does not want it any more."""

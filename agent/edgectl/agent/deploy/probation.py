@@ -9,7 +9,7 @@ policy's ``min_inferences``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +17,7 @@ from edgectl.core.histogram import MIN_SAMPLES, Histogram
 from edgectl.core.wire import ENGINE_STAGE, Frames, Policy, ShadowGate
 from edgectl.pipelines.host.protocol import Shadowed, Stats
 
-__all__ = ["EngineHealth", "HealthBook", "Verdict", "judge", "judge_shadow"]
+__all__ = ["EngineHealth", "HealthBook", "Verdict", "judge", "judge_shadow", "together"]
 
 _MIN_ERRORS = 3
 _KEPT = 3  # engines per slot in the book
@@ -74,6 +74,15 @@ def judge(policy: Policy, live: EngineHealth, baseline: Histogram | None, elapse
         return Verdict("wait", f"{elapsed_s:.0f} of {policy.probation_s:.0f} s")
     compared = f", {now_ms / before_ms:.2f} times the engine before" if before_ms else ""
     return Verdict("healthy", f"{p} latency {now_ms:.2f} ms over {n} inferences{compared}")
+
+
+def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """On a whole, of the verdicts on what it consists of: it is as good as the worst."""
+    for outcome in ("unhealthy", "wait"):
+        for verdict in verdicts:
+            if verdict.outcome == outcome:
+                return verdict
+    return Verdict("healthy", "; ".join(v.reason for v in verdicts))
 
 
 def judge_shadow(gate: ShadowGate, shadowed: Shadowed) -> Verdict:

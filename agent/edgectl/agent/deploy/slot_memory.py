@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgectl.agent.deploy.dependencies import DeployerDependencies
+from collections.abc import Callable
+
+from edgectl.agent.deploy.dependencies import DeployerDependencies, EngineProcesses
 from edgectl.agent.state.records import Installed
 from edgectl.core.bundle import Variant
 from edgectl.core.errors import BundleError
@@ -15,12 +17,20 @@ __all__ = ["SlotMemory"]
 class SlotMemory:
     """Of one slot."""
 
-    def __init__(self, slot: str, context: DeployerDependencies) -> None:
+    def __init__(
+        self,
+        slot: str,
+        context: DeployerDependencies,
+        processes: EngineProcesses | None = None,
+        active: Callable[[], Installed | None] | None = None,
+    ) -> None:
+        """``processes``: which would open its engine; None: those of the slot's pipelines. ``active``: what serves there;
+        None: what is on record for the slot."""
         self._slot = slot
         self._gate = context.memory
         self._blobs = context.store.blobs
-        self._pipelines = context.pipelines
-        self._journal = context.journal
+        self._pipelines = context.pipelines if processes is None else processes
+        self._active = active or (lambda: context.journal.slot(slot).active)
         self._known: dict[str, EngineMemory] = {}
         """Manifest → what it took here."""
 
@@ -60,7 +70,7 @@ class SlotMemory:
         warm_up: bool,
     ) -> Demand:
         running, new = self._pipelines.processes(self._slot)
-        active = self._journal.slot(self._slot).active
+        active = self._active()
         again = running if active is not None and manifest == active.manifest else 0
         swap = opening(memory, lighter, running=running, new=new, again=again)
         swap = together(swap, map(self._memory, self._pipelines.opened_with(self._slot)))

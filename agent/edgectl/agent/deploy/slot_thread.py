@@ -164,6 +164,8 @@ class SlotThread(ABC):
             proof=slot.active.proof if slot.active else None,
             previous_proof=slot.previous.proof if slot.previous else None,
             error=(d.error if d else None) or note,
+            parts={one.slot: one.engine.release for one in slot.active.parts} if slot.active else {},
+            set=self._c.set_of(self.slot),
         )
 
     # ---- the thread
@@ -345,7 +347,7 @@ class SlotThread(ABC):
         self._save(d.at(state, error), self._after)
         self._working = self._result = None
         if state not in HOLDS_MEMORY:
-            self._memory.drop()
+            self._drop_memory()
         if event is DeploymentEvent.HEALTHY:
             self._c.pipelines.commit(self.slot)
         # what came so far is there when the controller asks again
@@ -384,6 +386,10 @@ class SlotThread(ABC):
             self._c.changed()
 
     # ---- helpers
+
+    def _drop_memory(self) -> None:
+        """Nothing is promised to what is deployed here any more."""
+        self._memory.drop()
 
     def _deployment(self) -> Deployment:
         assert self._d is not None

@@ -26,13 +26,14 @@ log = logging.getLogger(__name__)
 
 
 def damage(store: Store, installed: Installed) -> str | None:
-    """What is wrong with the bytes of an engine; None if each has its digest. A blob with a wrong one is
-    removed.
+    """What is wrong with the bytes of an engine, or of any engine of a set; None if each has its digest. A blob with a
+    wrong one is removed.
 
     Raises :class:`StorageError` where the disk cannot be read at all.
     """
     try:
-        store.verify_variant(installed.manifest)
+        for one in installed.whole:
+            store.verify_variant(one.manifest)
     except BundleError as e:  # IntegrityError is one
         return e.message
     return None

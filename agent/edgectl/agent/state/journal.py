@@ -164,7 +164,7 @@ class Journal:
             deployments = self._db.execute("SELECT state, installed, fallback FROM deployments").fetchall()
         found = [v for row in slots for v in row]
         found += [v for state, *row in deployments if state not in _OVER for v in row]
-        return frozenset(Installed.model_validate_json(v) for v in found if v)
+        return frozenset(one for v in found if v for one in Installed.model_validate_json(v).whole)
 
     # ---- known bad
 

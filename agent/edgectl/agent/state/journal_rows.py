@@ -14,7 +14,7 @@ __all__ = ["Statement", "deployment_of", "deployment_row", "slot_of", "slot_row"
 Statement = tuple[str, tuple[object, ...]]
 """SQL and its values."""
 
-_RESTORED = "restored"
+_RESTORED, _BASELINES = "restored", "baselines"
 _NO_DIGEST = "sha256:" + "0" * 64
 
 
@@ -27,12 +27,16 @@ def deployment_row(d: Deployment) -> Statement:
 
 def _desired_text(d: Deployment) -> str:
     """What is wanted. A slot that is to be empty is written so that an older agent reads it, too: as a
-    release that nobody has. So is what was committed before: as a key that an older one ignores."""
+    release that nobody has. So is what was committed before, and how fast the engines before a set were: as keys that an
+    older one ignores."""
     desired = d.desired
     if isinstance(desired, ClearSlot):
         return json.dumps({"number": desired.number, "release": "", "digest": _NO_DIGEST})
     text = desired.encode().decode()
-    return text if d.restored is None else json.dumps({**json.loads(text), _RESTORED: d.restored})
+    more: dict[str, object] = {} if d.restored is None else {_RESTORED: d.restored}
+    if d.baselines:
+        more[_BASELINES] = {slot: json.loads(one.encode()) for slot, one in d.baselines.items()}
+    return json.dumps({**json.loads(text), **more}) if more else text
 
 
 def _desired_of(text: str) -> DesiredSlot | ClearSlot:
@@ -74,6 +78,10 @@ def deployment_of(
         tries=tries,
         error=why,
         baseline=HistogramData.model_validate_json(baseline) if baseline else None,
+        baselines={
+            slot: HistogramData.model_validate(one)
+            for slot, one in json.loads(desired).get(_BASELINES, {}).items()
+        },
         restored=json.loads(desired).get(_RESTORED),
     )
 

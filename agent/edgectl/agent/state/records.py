@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from edgectl.core.bundle import LighterPreference, Preference
 from edgectl.core.histogram import HistogramData
@@ -11,7 +11,7 @@ from edgectl.core.schema import Message
 from edgectl.core.states import State
 from edgectl.core.wire import ClearSlot, DesiredSlot, EngineProof, Failure
 
-__all__ = ["Deployment", "Installed", "LighterEngine", "Slot", "ways_back"]
+__all__ = ["Deployment", "Installed", "LighterEngine", "SetEngine", "Slot", "ways_back"]
 
 
 class LighterEngine(Message):
@@ -41,6 +41,18 @@ class Installed(Message):
     """Variants before it for which there was no memory then: ``profile/variant``, and the numbers."""
     proof: EngineProof | None = None
     """What was found of it here before it served; None: it was installed by an agent from before."""
+    parts: tuple[SetEngine, ...] = ()
+    """Of a set: the engines that come into force with it, and go with it. This one record says which they are, so that
+    there is nothing that could be half written."""
+
+    @property
+    def whole(self) -> tuple[Installed, ...]:
+        """Itself, and the engines of its parts."""
+        return (self, *(one.engine for one in self.parts))
+
+    def holds(self, slot: str) -> bool:
+        """Whether the slot of an engine runs what this set says."""
+        return any(one.slot == slot for one in self.parts)
 
     @property
     def manifests(self) -> tuple[str, ...]:
@@ -50,6 +62,14 @@ class Installed(Message):
     def is_what(self, prefer: Preference | None, lighter: Collection[LighterPreference]) -> bool:
         """Whether the configuration asked for the same when it was chosen."""
         return self.preference == prefer and {one.preference for one in self.lighter} == set(lighter)
+
+
+class SetEngine(Message):
+    """What one part runs, in the place of what its slot has, while a set is in force."""
+
+    part: str
+    slot: str
+    engine: Installed
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,8 @@ class Deployment:
     error: Failure | None = None
     baseline: HistogramData | None = None
     """Live engine latency of the engine before, on this device."""
+    baselines: Mapping[str, HistogramData] = field(default_factory=dict)
+    """Of a set: slot of an engine → the same of the engine before there."""
     restored: str | None = None
     """Manifest of the engine that was committed and then found damaged: it comes once more, without being asked whether
     it fits."""

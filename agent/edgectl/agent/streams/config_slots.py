@@ -9,23 +9,27 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from edgectl.agent.config import StreamConfig
 from edgectl.agent.streams.config_requests import check_config, configure_stream
-from edgectl.agent.streams.engine_requests import Interrupted
+from edgectl.agent.streams.engine_requests import Interrupted, commit_engine
+from edgectl.agent.streams.set_engines import Wanted, engines_of
 from edgectl.agent.streams.supervised_stream import SupervisedStream
 from edgectl.agent.streams.supervisor import Supervisor
+from edgectl.core.bundle import Variant
 from edgectl.core.bundle.config_release import ConfigDocument
 from edgectl.core.config_file import parse_yaml
 from edgectl.core.errors import BundleError, ConfigError, EngineError, UsageError
 from edgectl.core.schema import key_of
 from edgectl.core.wire import ShadowGate
+from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed
+from edgectl.pipelines.kinds.fit import check_fit
 from edgectl.pipelines.places import shared_place, written_places
 
-__all__ = ["ConfigSlots", "read_config"]
+__all__ = ["ConfigSlots", "PartProcesses", "as_released", "read_config", "released_engines"]
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,23 @@ def as_released(
             return pipeline
 
     return {name: released(p) for name, p in pipelines.items()}
+
+
+def released_engines(
+    pipelines: Mapping[str, StreamConfig], engine_of: Callable[[str], EngineRef | None]
+) -> dict[str, dict[str, EngineRef]]:
+    """Stream → the engines of the set in its slot; none where :func:`as_released` gives what stands in ``agent.toml``."""
+    found = {}
+    for name, pipeline in pipelines.items():
+        ref = None if pipeline.config_slot is None else engine_of(pipeline.config_slot)
+        if ref is None or not (engines := engines_of(pipeline, ref)):
+            continue
+        try:
+            read_config(ref)
+        except BundleError:
+            continue
+        found[name] = engines
+    return found
 
 
 _MOST_KEPT = 16
@@ -120,6 +141,39 @@ class ConfigSlots:
         if slot is None or self._active(slot) is None:
             self._first[stream] = config
 
+    def engines_on_record(self, stream: str) -> Mapping[str, EngineRef]:
+        """Part → engine of the set that goes with :meth:`on_record`."""
+        pipeline = self._pipelines[stream]
+        return released_engines({stream: pipeline}, self._active).get(stream, {})
+
+    def slots_of(self, slot: str, parts: Collection[str]) -> list[tuple[str, str]]:
+        """Parts, and which slots of engines they have in the streams of this slot; ``""``: none."""
+        streams = self._using(slot)
+        return list(dict.fromkeys((part, s.config.slots.get(part, "")) for s in streams for part in parts))
+
+    def parts_of(self, slot: str, parts: Collection[str]) -> list[tuple[str, str]]:
+        """The same, of the slots that a set takes. Raises :class:`BundleError` where that is not for the set alone to
+        say."""
+        found = self.slots_of(slot, parts)
+        for part, taken in found:
+            if not taken:
+                lacking = [s.stream for s in self._using(slot) if part not in s.config.slots]
+                raise BundleError(
+                    f"the set names the part {part}, for which {lacking[0]} has no slot: give it `slots.{part}` in agent.toml"
+                )
+            for name, other in self._pipelines.items():
+                if taken in other.slots.values() and other.config_slot != slot:
+                    raise BundleError(
+                        f"the set would change the engine of {name}, whose configuration it does not bring: give {name} "
+                        f"`config_slot = {slot!r}`, or another slot than {taken}, in agent.toml"
+                    )
+        return found
+
+    def processes_with(self, slot: str, engine_slot: str) -> PartProcesses:
+        """Which processes open an engine that a set in ``slot`` brings."""
+        using = self._using(slot)
+        return PartProcesses([s for s in using if engine_slot in s.config.slots.values()])
+
     def check(self, slot: str, ref: EngineRef, cancelled: Callable[[], bool] = lambda: False) -> str:
         """Have each stream prepare the configuration, and drop it. Returns what they say. Raises :class:`BundleError` for
         one that is for another kind of pipeline, :class:`EngineError` for one that a stream does not take,
@@ -133,8 +187,12 @@ class ConfigSlots:
                 )
         self._check_places(slot, ref, wanted)
         for stream in self._using(slot):
+            engines = engines_of(stream.config, ref)
             try:
-                said.append(f"{stream.stream}: {check_config(stream, wanted, cancelled=cancelled)}")
+                if engines:
+                    _check_engines(stream, wanted, engines)
+                told = check_config(stream, wanted, cancelled=cancelled, engines=engines)
+                said.append(f"{stream.stream}: {told}")
             except ConfigError as e:
                 raise _refused(stream, ref.release, e) from e
         return "; ".join(said) or "no stream uses it"
@@ -142,26 +200,32 @@ class ConfigSlots:
     def ensure(
         self, slot: str, ref: EngineRef | None, timeout_s: float, cancelled: Callable[[], bool]
     ) -> None:
-        """Have every stream of the slot go on with the configuration; None: with what stands in ``agent.toml``.
+        """Have every stream of the slot go on with the configuration, and the engines of a set with it, each between two
+        frames; None: with what stands in ``agent.toml``. A stream is never between the two; streams go one after the
+        other, within ``timeout_s`` each.
 
         Raises :class:`EngineError` if one does not take it; those that have taken it go back.
         """
-        taken: list[tuple[SupervisedStream, dict[str, Any]]] = []
+        taken: list[tuple[SupervisedStream, Wanted]] = []
         for stream in self._using(slot):
             if cancelled():
                 break
             told = {} if ref is None else {"name": ref.release, "digest": ref.bundle}
             try:
                 with stream.configuring:
-                    before = stream.config.config
+                    before = Wanted(stream.config.config, stream.set_engines)
                     wanted = self._first[stream.stream] if ref is None else self._read(ref)
                     new = stream.config.model_copy(update={"config": wanted})
-                    said = configure_stream(stream, new, told, timeout_s)
+                    engines = engines_of(stream.config, ref)
+                    said = configure_stream(stream, new, told, timeout_s, engines)
             except ConfigError as e:
                 for other, old in taken:
                     self._give_back(other, old)
                 what = "the configuration in agent.toml" if ref is None else ref.release
                 raise _refused(stream, what, e) from e
+            for part in before.engines.keys() - engines.keys():
+                # of a set that is gone nothing is kept warm
+                commit_engine(stream, part)
             taken.append((stream, before))
             log.info("%s: %s: %s", slot, stream.stream, said)
 
@@ -169,12 +233,16 @@ class ConfigSlots:
         """Why the configuration is not in force, in a stream that runs or cannot start with it; None: it is."""
         wanted = self._read(ref)
         for stream in self._using(slot):
-            if stream.config.config != wanted:
+            engines = engines_of(stream.config, ref)
+            if (stream.config.config, stream.set_engines) != (wanted, engines):
                 return f"{stream.stream} went back to the configuration before"
             if (fault := stream.config_fault) is not None:
                 return f"{stream.stream} does not start with it: {fault}"
             if stream.running_config not in (None, wanted):
                 return f"{stream.stream} runs with another configuration"
+            running = stream.running_engines
+            if other := [p for p, one in engines.items() if running and running.get(p) != one]:
+                return f"{stream.stream} runs another engine of {', '.join(other)}"
         return None
 
     def idle(self, slot: str) -> bool:
@@ -182,7 +250,10 @@ class ConfigSlots:
         return all(stream.engines() is None for stream in self._using(slot))
 
     def commit(self, slot: str) -> None:
-        """Nothing of the configuration before is kept in a stream."""
+        """Nothing of the configuration before is kept in a stream; engines before a set are, until now."""
+        for stream in self._using(slot):
+            for part in stream.set_engines:
+                commit_engine(stream, part)
 
     def restart(self, slot: str) -> None:
         """Streams of the slot start anew, with what they are to run."""
@@ -223,20 +294,49 @@ class ConfigSlots:
                 f"{ref.release}: {key_of(shared.key)} of {shared.second}: {shared.text}: each stream needs a place of its own"
             )
 
-    def _give_back(self, stream: SupervisedStream, config: dict[str, Any]) -> None:
+    def _give_back(self, stream: SupervisedStream, wanted: Wanted) -> None:
         with stream.configuring:
-            before = stream.config.model_copy(update={"config": config})
+            before = stream.config.model_copy(update={"config": wanted.config})
             try:
-                configure_stream(stream, before, {})
+                configure_stream(stream, before, {}, engines=wanted.engines)
             except ConfigError as e:
                 log.error(
                     "%s does not take what it had before: %s; it starts again", stream.stream, e.message
                 )
-                stream.adopt(before)
+                stream.adopt(before, wanted.engines)
                 stream.restart("its configuration before is back")
 
     def _using(self, slot: str) -> list[SupervisedStream]:
         return [self._supervisor.stream(name) for name, p in self._pipelines.items() if p.config_slot == slot]
+
+
+class PartProcesses:
+    """Of an engine that a set brings, in these streams: what :class:`~edgectl.agent.deploy.slot_memory.SlotMemory` asks.
+    Those that do not run are to run with the set."""
+
+    def __init__(self, streams: Sequence[SupervisedStream]) -> None:
+        self._workers = {stream.worker for stream in streams}
+
+    def processes(self, slot: str) -> tuple[int, int]:
+        running = sum(worker.pid is not None for worker in self._workers)
+        return running, len(self._workers) - running
+
+    def opened_with(self, slot: str) -> list[str]:
+        """Engines of the set are claimed each for itself."""
+        return []
+
+
+def _check_engines(
+    stream: SupervisedStream, config: dict[str, Any], engines: Mapping[str, EngineRef]
+) -> None:
+    """Whether the configuration speaks of what the engines know. Raises :class:`ConfigError`; :class:`BundleError` for an
+    engine that cannot be read."""
+    tasks = {part: Variant.open(ref.blobs, ref.manifest).config.task for part, ref in engines.items()}
+    kind = stream.config.kind
+    try:
+        check_fit(kind, parse_config(kind, config, what=f"the configuration of {stream.stream}"), tasks)
+    except UsageError as e:
+        raise ConfigError(e.message if e.hint is None else f"{e.message}: {e.hint}", key=e.key) from e
 
 
 def _refused(stream: SupervisedStream, what: str, e: ConfigError) -> EngineError:

@@ -59,6 +59,11 @@ class PartEngines:
             standby = {**standby, part: self.serving[part]}
         return replace(done, serving={**self.serving, part: asked}, standby=standby)
 
+    def took(self, engines: Mapping[str, EngineRef]) -> PartEngines:
+        """These took over with another configuration; those before are kept warm."""
+        before = {part: self.serving[part] for part in engines if part in self.serving}
+        return replace(self, serving={**self.serving, **engines}, standby={**self.standby, **before})
+
     def committed(self, part: str) -> PartEngines:
         """The engine before may be unloaded."""
         return replace(self, standby=_without(self.standby, part))

@@ -12,12 +12,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgectl.agent.config import StreamConfig
 from edgectl.agent.state.journal import Journal
+from edgectl.agent.streams.set_engines import Wanted
 from edgectl.agent.streams.start_count import StartCount
 from edgectl.agent.streams.worker_life import (
     Timing,
@@ -101,14 +103,18 @@ class SupervisedStream:
         own_worker: Callable[[], WorkerProcess],
         *,
         on_trial: Callable[[str], bool] = lambda slot: False,
+        set_engines: Mapping[str, EngineRef] = MappingProxyType({}),
         stats_every_s: float = 2.0,
         timing: Timing | None = None,
         cache: Path | None = None,
     ) -> None:
         """``engine_of``: slot → the engine that it is to run now; ``on_trial``: slot → whether that is still judged.
+        ``set_engines``: part → the engine that goes with ``config``, in the place of that of its slot.
         ``own_worker`` makes one that it shares with nobody. ``cache``: folder of finalised engines."""
         self.stream = stream
         self.config = config
+        self.set_engines = set_engines
+        """Changes with ``config``, under ``changed``: what is started or told to a worker is always both."""
         self.engine_of = engine_of
         self._on_trial = on_trial
         self.timing = timing or Timing()
@@ -128,17 +134,19 @@ class SupervisedStream:
         """In the worker that takes messages for it; None while it is in none, or about to leave."""
         self.configuring = threading.RLock()
         """Held by who changes its configuration, from the look at what it has until that is another one."""
-        self.config_asked: dict[int, dict[str, Any] | None] = {}
-        """Number of the request → the configuration that the worker has not answered for yet; None: it only prepares
-        one. Who waits no longer takes it out: a late answer is dropped."""
+        self.config_asked: dict[int, Wanted | None] = {}
+        """Number of the request → what the worker has not answered for yet; None: it only prepares a configuration. Who
+        waits no longer takes it out: a late answer is dropped."""
+        self._told_engines: dict[int, Mapping[str, EngineRef]] = {}
+        """Number of the request → the engines that are to take over with it."""
         self.config_answers: dict[int, Configured | ConfigureFailed | Lost] = {}
         """Number of the request → what came of another configuration. Whoever asked takes it out."""
         self._config_before: dict[str, Any] | None = None
         self._worker_config: dict[str, Any] | None = None
         """What the worker has, started with it or told since; None while the stream is in none."""
         self._config_fault: str | None = None
-        self._launched_config: dict[str, Any] = {}
-        """What it was last started with."""
+        self._launched_config, self._launched_set = config, set_engines
+        """What it was last started with, or is about to be: they belong to the engines of ``life.launched``."""
         self.shadow_answers: dict[str, Shadowed | ShadowFailed] = {}
         """Part → what came of running another engine beside it."""
         self._close_asked = False
@@ -169,35 +177,65 @@ class SupervisedStream:
             return self._worker_config if runs else None
 
     @property
+    def running_engines(self) -> Mapping[str, EngineRef]:
+        """Part → what the worker has said that it runs; empty: it does not run, or is about to start again."""
+        with self.changed:
+            runs = self.life.state is WorkerState.RUNNING and not self._is_interrupted()
+            return self.life.parts.serving if runs else {}
+
+    @property
     def config_fault(self) -> str | None:
         """Why it did not start with the configuration that it has; None: it did, or was not started since."""
         return self._config_fault
 
     def parts(self, slot: str) -> list[str]:
-        return [part for part, s in self.config.slots.items() if s == slot]
+        """That run what the slot has: those of a set do not."""
+        return [part for part, s in self.config.slots.items() if s == slot and part not in self.set_engines]
+
+    def engine(self, part: str) -> EngineRef | None:
+        """What it is to run: by its set, else by its slot; None: the slot is empty."""
+        of_set = self.set_engines.get(part)
+        return self.engine_of(self.config.slots[part]) if of_set is None else of_set
 
     def engines(self) -> dict[str, EngineRef] | None:
         """Part → engine; None while a slot is empty."""
-        found = {
-            part: ref for part, slot in self.config.slots.items() if (ref := self.engine_of(slot)) is not None
-        }
+        found = {part: ref for part in self.config.slots if (ref := self.engine(part)) is not None}
         return found if len(found) == len(self.config.slots) else None
 
     def lacks_only(self, slot: str) -> bool:
         """Whether it can start once this slot has an engine."""
-        return all(self.engine_of(other) is not None for other in self.config.slots.values() if other != slot)
+        return all(self.engine(part) is not None for part, s in self.config.slots.items() if s != slot)
+
+    def others(self, engines: Mapping[str, EngineRef]) -> dict[str, EngineRef] | None:
+        """Part → what it has to change over to, to run ``engines`` as its set, or none; None: a slot is empty that is to
+        be run then. With ``changed`` held."""
+        found = {}
+        for part in {**self.set_engines, **engines}:
+            ref = engines.get(part) or self.engine_of(self.config.slots[part])
+            if ref is None:
+                return None
+            if self.life.parts.serving.get(part) != ref:
+                found[part] = ref
+        return found
+
+    def told(self, number: int, engines: Mapping[str, EngineRef]) -> None:
+        """These take over with the configuration of that request. With ``changed`` held."""
+        self._told_engines[number] = engines
 
     def stop(self) -> None:
         with self.changed:
             self._close_asked = True
             self.changed.notify_all()
 
-    def adopt(self, config: StreamConfig) -> None:
-        """Start with this configuration from now on."""
+    def adopt(self, config: StreamConfig, engines: Mapping[str, EngineRef] | None = None) -> None:
+        """Start with this configuration from now on, and with these engines of its set; None: with those that it has."""
         with self.changed:
+            engines = self.set_engines if engines is None else engines
             if config.config != self.config.config:
-                self._config_before, self._config_fault = self.config.config, None
-            self.config = config
+                # alone it does not come back behind other engines
+                self._config_before = self.config.config if engines == self.set_engines else None
+                self._config_fault = None
+            self.config, self.set_engines = config, engines
             self.changed.notify_all()
 
     def adopt_all_but_config(self, config: StreamConfig) -> None:
@@ -205,10 +243,10 @@ class SupervisedStream:
         with self.changed:
             self.adopt(config.model_copy(update={"config": self.config.config}))
 
-    def start_with(self, config: StreamConfig) -> None:
+    def start_with(self, config: StreamConfig, engines: Mapping[str, EngineRef] | None = None) -> None:
         """The same for a stream that does not run; one that is being started with another one starts again."""
         with self.changed:
-            self.adopt(config)
+            self.adopt(config, engines)
             if self.life.state in (WorkerState.LAUNCHING, WorkerState.LOADING, WorkerState.RUNNING):
                 self.restart("its configuration is another one")
 
@@ -278,7 +316,10 @@ class SupervisedStream:
 
     def _look_for_engines(self) -> None:
         try:
-            engines, reason = self.engines(), "a slot has no engine yet"
+            with self.changed:
+                # together: no start is made of the one from before a change and the other from behind it
+                engines, reason = self.engines(), "a slot has no engine yet"
+                self._launched_config, self._launched_set = self.config, self.set_engines
         except StorageError as e:
             # of the journal: nobody knows which engine, until it can be read
             engines, reason = None, e.message
@@ -289,8 +330,7 @@ class SupervisedStream:
             self._step(WorkerEvent.ENGINES, engines=engines)
 
     def _launch(self) -> None:
-        engines, c = self.life.launched, self.config
-        self._launched_config = c.config
+        engines, c = self.life.launched, self._launched_config
         if is_crash_loop(self._starts.add(engines, c.config), self.timing):
             self._hooks.crash_loop(self.stream, engines, c.config)
         start = Start(
@@ -299,7 +339,7 @@ class SupervisedStream:
             source=c.source,
             config=c.config,
             engines=dict(engines),
-            on_trial=tuple(part for part, slot in c.slots.items() if self._on_trial(slot)),
+            on_trial=tuple(part for part in c.slots if self._is_on_trial(part)),
             out=c.out,
             cache=self._cache,
             stats_every_s=self._stats_every_s,
@@ -363,7 +403,7 @@ class SupervisedStream:
             if isinstance(message, Ready):
                 self._config_fault = None
                 self._end_trials()
-                if self._worker_config != self.config.config:
+                if (self._worker_config, self._launched_set) != (self.config.config, self.set_engines):
                     self.restart("its configuration became another one while it started")
             self.changed.notify_all()
         if self.life.steady and not before.steady:
@@ -373,9 +413,13 @@ class SupervisedStream:
     def _end_trials(self) -> None:
         """What was said of an engine while it was being started did not reach the worker. With the lock held: before any
         swap."""
-        for part, slot in self.config.slots.items():
-            if not self._on_trial(slot):
+        for part in self.config.slots:
+            if not self._is_on_trial(part):
                 self.send(Commit(stream=self.stream, part=part))
+
+    def _is_on_trial(self, part: str) -> bool:
+        slot = self.config.config_slot if part in self.set_engines else self.config.slots[part]
+        return slot is not None and self._on_trial(slot)
 
     def _take_answer(self, answer: Configured | ConfigureFailed) -> None:
         """In the order of the worker's messages: what it takes back a moment later is back, however late the thread that
@@ -384,10 +428,15 @@ class SupervisedStream:
             log.warning("%s: an answer about its configuration came too late", self.stream)
             return
         asked = self.config_asked.pop(answer.number)
+        engines = self._told_engines.pop(answer.number, {})
         self.config_answers[answer.number] = answer
         if asked is not None and isinstance(answer, Configured):
-            self.adopt(self._with(asked))
-            self._worker_config = asked
+            self.adopt(self._with(asked.config), asked.engines)
+            self._worker_config = asked.config
+            self.life = replace(self.life, parts=self.life.parts.took(engines))
+            if engines and not answer.in_force:
+                # which engine runs is told by frames, and there are none
+                self.restart("its camera gives no frame at which its engines could change")
 
     def _lose_answers(self) -> None:
         """The stream is out of the worker. Who killed that in the middle of another configuration finds it in force all
@@ -397,8 +446,9 @@ class SupervisedStream:
         for number, asked in self.config_asked.items():
             self.config_answers[number] = Lost(fault)
             if asked is not None:
-                self.adopt(self._with(asked))
+                self.adopt(self._with(asked.config), asked.engines)
         self.config_asked.clear()
+        self._told_engines.clear()
 
     def _with(self, config: dict[str, Any]) -> StreamConfig:
         return self.config.model_copy(update={"config": config})
@@ -448,7 +498,7 @@ class SupervisedStream:
 
     def _forgive(self) -> None:
         """Its last start does not count."""
-        self._starts.clear(self.life.launched, self._launched_config)
+        self._starts.clear(self.life.launched, self._launched_config.config)
 
     def _back_off(self) -> None:
         """A request for another engine, or the end, cuts it short."""

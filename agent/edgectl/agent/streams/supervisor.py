@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgectl.agent.config import StreamConfig
@@ -47,15 +48,16 @@ class Supervisor:
         hooks: WorkerCallbacks,
         *,
         on_trial: Callable[[str], bool] = lambda slot: False,
+        set_engines: Mapping[str, Mapping[str, EngineRef]] = MappingProxyType({}),
         command: Sequence[str] = WORKER,
         stats_every_s: float = 2.0,
         timing: Timing | None = None,
         cache: Path | None = None,
         pictures: Path | None = None,
     ) -> None:
-        """``on_trial``: slot → whether its engine is still judged. ``cache``: folder of finalised engines. ``pictures``:
+        """``on_trial``: slot → whether its engine is still judged. ``set_engines``: stream → part → engine of the set that
+        its configuration is. ``cache``: folder of finalised engines. ``pictures``:
         folder of the sockets at which workers serve pictures; None: they serve none."""
-        self._engine_of = engine_of
         numbers = itertools.count()
         timing = timing or Timing()
         self._edition = 0
@@ -78,6 +80,7 @@ class Supervisor:
                     worker,
                     partial(worker_of, stream),
                     on_trial=on_trial,
+                    set_engines=set_engines.get(stream, {}),
                     stats_every_s=stats_every_s,
                     timing=timing,
                     cache=cache,
@@ -224,8 +227,8 @@ class Supervisor:
         found = set()
         for stream in self._using(slot):
             if stream.worker.pid is None and stream.lacks_only(slot):
-                others = {s for s in stream.config.slots.values() if s != slot}
-                refs = [ref for other in others if (ref := self._engine_of(other)) is not None]
+                others = [part for part, s in stream.config.slots.items() if s != slot]
+                refs = [ref for other in others if (ref := stream.engine(other)) is not None]
                 found |= {(stream.worker.name, ref.manifest) for ref in refs}
         return [manifest for _, manifest in sorted(found)]
 
@@ -257,4 +260,5 @@ class Supervisor:
         )
 
     def _using(self, slot: str) -> list[SupervisedStream]:
-        return [stream for stream in self._streams.values() if slot in stream.config.slots.values()]
+        """Streams that run what the slot has; those whose set says what they run do not."""
+        return [stream for stream in self._streams.values() if stream.parts(slot)]

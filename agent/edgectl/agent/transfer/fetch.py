@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgectl.agent.state.records import Installed, LighterEngine
+from edgectl.agent.state.records import Installed, LighterEngine, SetEngine
 from edgectl.agent.state.store import Store
 from edgectl.agent.transfer.download import Download, FetchProgress
 from edgectl.core.bundle import (
@@ -31,13 +31,14 @@ from edgectl.core.bundle import (
     select_fitting,
     select_lighter,
 )
-from edgectl.core.bundle.config_release import MAX_CONFIG_BYTES
+from edgectl.core.bundle.choice import Selected
+from edgectl.core.bundle.config_release import MAX_CONFIG_BYTES, ConfigDocument, ConfigRelease
 from edgectl.core.errors import BundleError, StorageError
 from edgectl.core.schema import parse_json
 from edgectl.core.wire import Topics
 from edgectl.link.mqtt import Link
 
-__all__ = ["Fetched", "Fetcher", "MachineFacts"]
+__all__ = ["Fetched", "Fetcher", "MachineFacts", "WantedPart"]
 
 
 class MachineFacts(Protocol):
@@ -56,6 +57,19 @@ class Fetched:
 
     chosen: Installed
     fallback: Installed | None
+
+
+@dataclass(frozen=True)
+class WantedPart:
+    """An engine of a set: for which part and slot, and which variant of its release."""
+
+    part: str
+    slot: str
+    release: str
+    index: Descriptor
+    """As it is signed."""
+    prefer: Preference | None
+    unfit: Unfit
 
 
 @dataclass
@@ -92,31 +106,11 @@ class Fetcher:
         not what was signed), :class:`BundleError` (no variant runs here, or the bundle is malformed),
         :class:`AdmissionError` (each that runs is unfit), :class:`StorageError` (no space), :class:`Cancelled`.
         """
-        _check_size(release, index)
         with self.open_link() as link, contextlib.ExitStack() as stack:
             link.start()
             download = stack.enter_context(self._download(link, cancelled, progress))
-            download.get([index])
-            parsed = self._index(index)
-            if parsed.annotations.get(ANNOTATION_TYPE) == "config":
-                raise BundleError(f"{release} is a configuration, and this slot holds engines")
-            runtimes = self.machine.runtimes
-            candidates = [
-                d for d in parsed.manifests if d.annotations.get(ANNOTATION_RUNTIME) in (None, *runtimes)
-            ]
-            download.get(candidates)
-            manifests = [_manifest(self.store, d) for d in candidates]
-            download.get([m.config for m in manifests])
-            variants = [Variant.open(self.store.blobs, d.digest) for d in candidates]
-            selected = select_fitting(
-                variants,
-                self.machine.facts,
-                profile=self.profile,
-                runtimes=runtimes,
-                prefer=prefer,
-                unfit=unfit,
-            )
-            chosen = selected.variant
+            variants, selected = self._choose(download, release, index, prefer, unfit)
+            chosen, runtimes = selected.variant, self.machine.runtimes
             fallback = self._fallback(variants)
             wanted = [chosen] if fallback is None or fallback.digest == chosen.digest else [chosen, fallback]
             self._get(download, wanted)
@@ -142,9 +136,11 @@ class Fetcher:
         index: Descriptor,
         cancelled: Callable[[], bool],
         progress: Callable[[FetchProgress], None],
+        parts: Callable[[ConfigRelease], Collection[WantedPart]] = lambda release: (),
     ) -> Fetched:
-        """Fetch a release that is a configuration. Raises like :meth:`fetch`; :class:`BundleError` for one that is a
-        bundle of engines."""
+        """Fetch a release that is a configuration. Of a set ``parts`` says which engines come with it; there is room for
+        all of them before any is fetched. Raises like :meth:`fetch`, and like ``parts``; :class:`BundleError` for one
+        that is a bundle of engines."""
         _check_size(release, index)
         with self.open_link() as link:
             link.start()
@@ -161,8 +157,43 @@ class Fetcher:
                     raise BundleError(f"the configuration {release} has {size} bytes, more than there may be")
                 self.store.check_space(size, begun=blobs)
                 download.get(blobs)
+                document = ConfigDocument.open(self.store.blobs, at.digest)
+                wanted = list(parts(document.config)) if document.config.parts else []
+                chosen = [self._choose(download, w.release, w.index, w.prefer, w.unfit)[1] for w in wanted]
+                self._get(download, [one.variant for one in chosen])
+        engines = tuple(
+            SetEngine(part=w.part, slot=w.slot, engine=_part_installed(w, one))
+            for w, one in zip(wanted, chosen, strict=True)
+        )
         return Fetched(
-            chosen=Installed(release=release, bundle=index.digest, manifest=at.digest), fallback=None
+            chosen=Installed(release=release, bundle=index.digest, manifest=at.digest, parts=engines),
+            fallback=None,
+        )
+
+    def _choose(
+        self, download: Download, release: str, index: Descriptor, prefer: Preference | None, unfit: Unfit
+    ) -> tuple[list[Variant], Selected]:
+        """Manifests and configs of a bundle, and the variant that this machine takes. Raises like :meth:`fetch`."""
+        _check_size(release, index)
+        download.get([index])
+        parsed = self._index(index)
+        if parsed.annotations.get(ANNOTATION_TYPE) == "config":
+            raise BundleError(f"{release} is a configuration, and this slot holds engines")
+        runtimes = self.machine.runtimes
+        candidates = [
+            d for d in parsed.manifests if d.annotations.get(ANNOTATION_RUNTIME) in (None, *runtimes)
+        ]
+        download.get(candidates)
+        manifests = [_manifest(self.store, d) for d in candidates]
+        download.get([m.config for m in manifests])
+        variants = [Variant.open(self.store.blobs, d.digest) for d in candidates]
+        return variants, select_fitting(
+            variants,
+            self.machine.facts,
+            profile=self.profile,
+            runtimes=runtimes,
+            prefer=prefer,
+            unfit=unfit,
         )
 
     def _index(self, index: Descriptor) -> Index:
@@ -248,6 +279,16 @@ class Fetcher:
             return select(fallbacks, self.machine.facts, profile=self.profile, runtimes=self.machine.runtimes)
         except BundleError:
             return None  # the previous engine remains the way back
+
+
+def _part_installed(wanted: WantedPart, selected: Selected) -> Installed:
+    return Installed(
+        release=wanted.release,
+        bundle=wanted.index.digest,
+        manifest=selected.variant.digest,
+        preference=wanted.prefer,
+        passed_over=tuple(selected.passed_over.items()),
+    )
 
 
 def _check_size(release: str, index: Descriptor) -> None:

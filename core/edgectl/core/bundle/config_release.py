@@ -1,5 +1,8 @@
 """A release of the type ``config``: the same OCI layout with one manifest, whose one layer is a pipeline's YAML file.
 
+It may name the releases of its parts: then it is a set. A set has an artifact type of its own, so that an agent from
+before, which would take the configuration and leave the engines, refuses it.
+
 ::
 
     index.json                      annotation io.edgectl.type: config
@@ -12,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from edgectl.core.bundle.layout import Bundle, read_index
 from edgectl.core.bundle.schema import (
     ANNOTATION_TYPE,
@@ -22,25 +27,40 @@ from edgectl.core.bundle.schema import (
 from edgectl.core.bundle.variant import Variant, read_blob, read_bounded, verify_blob
 from edgectl.core.errors import BundleError
 from edgectl.core.files import digest_of, hex_of
-from edgectl.core.schema import Config, parse_json
+from edgectl.core.schema import Config, Digest, Name, parse_json
 
 __all__ = [
     "ARTIFACT_CONFIG",
+    "ARTIFACT_SET",
     "LAYER_YAML",
     "MAX_CONFIG_BYTES",
+    "MAX_PARTS",
     "MEDIA_CONFIG_RELEASE",
     "ConfigBundle",
     "ConfigDocument",
     "ConfigRelease",
+    "PartRelease",
     "open_artifact",
     "open_release",
 ]
 
 ARTIFACT_CONFIG = "application/vnd.edgectl.config.v1"
+ARTIFACT_SET = "application/vnd.edgectl.set.v1"
 MEDIA_CONFIG_RELEASE = "application/vnd.edgectl.config.release.v1+json"
 LAYER_YAML = "application/vnd.edgectl.config.v1+yaml"
 MAX_CONFIG_BYTES = 256 << 10
 """Of the YAML file."""
+MAX_PARTS = 16
+"""Of a set."""
+
+
+class PartRelease(Config):
+    """The engines that one part of a pipeline is to run."""
+
+    release: str = Field(max_length=200)
+    """``name@version``."""
+    digest: Digest
+    """Of its index.json: what is signed with the set is exact."""
 
 
 class ConfigRelease(Config):
@@ -51,6 +71,12 @@ class ConfigRelease(Config):
     version: str
     kind: str
     """Of pipeline: ``surveillance``, …"""
+    parts: dict[Name, PartRelease] = Field(default={}, max_length=MAX_PARTS)
+    """Part → what it runs with this configuration, and with no other; none: it is no set."""
+
+    def to_json(self) -> bytes:
+        """The config blob. Without parts it is what it was before there were sets, to the byte."""
+        return self.model_dump_json(exclude=None if self.parts else {"parts"}).encode()
 
 
 class ConfigDocument:
@@ -71,7 +97,7 @@ class ConfigDocument:
 
     @classmethod
     def of(cls, blobs: Path, digest: str, manifest: Manifest) -> ConfigDocument:
-        if manifest.artifactType != ARTIFACT_CONFIG:
+        if manifest.artifactType not in (ARTIFACT_CONFIG, ARTIFACT_SET):
             raise BundleError("this is an engine and no configuration")
         if [d.mediaType for d in manifest.layers] != [LAYER_YAML]:
             raise BundleError("a configuration has one layer, its YAML file")
@@ -82,6 +108,8 @@ class ConfigDocument:
             what="config of a configuration",
             error=BundleError,
         )
+        if bool(config.parts) != (manifest.artifactType == ARTIFACT_SET):
+            raise BundleError("a set names the releases of its parts, and no other configuration does")
         return cls(blobs, digest, manifest, config)
 
     def text(self) -> str:
@@ -156,7 +184,7 @@ def open_release(root: Path) -> Bundle | ConfigBundle:
 def open_artifact(blobs: Path, digest: str) -> Variant | ConfigDocument:
     """What a manifest names: a variant or a configuration. Raises :class:`BundleError` / :class:`IntegrityError`."""
     manifest = _manifest(blobs, digest)
-    if manifest.artifactType == ARTIFACT_CONFIG:
+    if manifest.artifactType in (ARTIFACT_CONFIG, ARTIFACT_SET):
         return ConfigDocument.of(blobs, digest, manifest)
     return Variant.open(blobs, digest)
 

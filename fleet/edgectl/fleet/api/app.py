@@ -315,7 +315,13 @@ def make_app(controller: Controller, token: str, dashboard: Dashboard | None = N
             Route("/v1/blobs/{digest}", guarded(put_blob), methods=["PUT"]),
             Route(
                 "/v1/releases",
-                get(lambda _: [dataclasses.asdict(r) for r in controller.inventory.releases().values()]),
+                get(lambda _: _releases(controller)),
+            ),
+            Route(
+                "/v1/releases/{release}/tasks",
+                get(
+                    lambda r: [t.model_dump(mode="json") for t in controller.tasks(r.path_params["release"])]
+                ),
             ),
             Route("/v1/releases", guarded(add_release), methods=["POST"]),
             Route(
@@ -453,7 +459,21 @@ def _trust(controller: Controller) -> dict[str, Any]:
 
 def _configuration(controller: Controller, release: str) -> dict[str, Any]:
     document = controller.configuration(release)
-    return {"release": release, "kind": document.config.kind, "text": document.text()}
+    found = {"release": release, "kind": document.config.kind, "text": document.text()}
+    parts = {part: one.model_dump() for part, one in document.config.parts.items()}
+    return {**found, "parts": parts} if parts else found
+
+
+def _releases(controller: Controller) -> list[dict[str, Any]]:
+    """With what each is: ``engine``, ``config`` or ``set``, and the parts of that."""
+    return [
+        {
+            **dataclasses.asdict(release),
+            "type": None if sort is None else sort.name,
+            "parts": {} if sort is None else {part: one.release for part, one in sort.parts.items()},
+        }
+        for release, sort in controller.releases()
+    ]
 
 
 def _json(message: Message | None) -> Any:

@@ -14,6 +14,7 @@ import httpx
 from edgectl.core import errors
 from edgectl.core.errors import EdgectlError, LinkError, ProtocolError, TrustError, UsageError
 from edgectl.core.licence import LicencePolicy
+from edgectl.core.task import TaskSpec
 
 __all__ = ["FleetClient"]
 
@@ -114,10 +115,17 @@ class FleetClient:
         return LicencePolicy.model_validate(self._json("GET", "/licences"))
 
     def releases(self) -> list[dict[str, Any]]:
+        """``type``: engine, config or set, whose ``parts`` name the releases of its engines."""
         return list(self._json("GET", "/releases"))
 
+    def tasks(self, release: str) -> list[TaskSpec]:
+        """What the engines of a release do, each task once."""
+        found = self._json("GET", f"/releases/{quote(release, safe='')}/tasks")
+        return [TaskSpec.model_validate(task) for task in found]
+
     def configuration(self, release: str) -> dict[str, Any]:
-        """``release``, ``kind`` and ``text`` of a published configuration."""
+        """``release``, ``kind`` and ``text`` of a published configuration, and ``parts`` of a set: part → ``release``,
+        ``digest``."""
         return dict(self._json("GET", f"/configurations/{quote(release, safe='')}"))
 
     # ---- rollouts

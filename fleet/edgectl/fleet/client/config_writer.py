@@ -1,4 +1,4 @@
-"""Writes a configuration as a release: an OCI layout with one manifest (:mod:`edgectl.core.bundle.config_release` reads
+"""Writes a configuration, or a set, as a release: an OCI layout with one manifest (:mod:`edgectl.core.bundle.config_release` reads
 it)."""
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from pathlib import Path
 from edgectl.core.bundle import ANNOTATION_TYPE, MEDIA_MANIFEST, Index, Manifest
 from edgectl.core.bundle.config_release import (
     ARTIFACT_CONFIG,
+    ARTIFACT_SET,
     LAYER_YAML,
     MEDIA_CONFIG_RELEASE,
     ConfigRelease,
@@ -21,9 +22,10 @@ __all__ = ["write_config"]
 def write_config(root: Path, release: ConfigRelease, text: bytes) -> str:
     """Write it into the empty folder ``root``. Returns the digest of the release; the same contents give the same one.
     Raises :class:`StorageError`."""
-    config = release.model_dump_json().encode()
+    config = release.to_json()
     config_at, layer_at = describe(config, MEDIA_CONFIG_RELEASE), describe(text, LAYER_YAML)
-    manifest = Manifest(artifactType=ARTIFACT_CONFIG, config=config_at, layers=(layer_at,)).encode()
+    artifact = ARTIFACT_SET if release.parts else ARTIFACT_CONFIG
+    manifest = Manifest(artifactType=artifact, config=config_at, layers=(layer_at,)).encode()
     manifest_at = describe(manifest, MEDIA_MANIFEST)
     annotations = {
         ANNOTATION_TYPE: "config",

@@ -6,9 +6,10 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from edgectl.core.bundle import (
     CHUNK_SIZE,
@@ -22,14 +23,14 @@ from edgectl.core.bundle import (
     VariantConfig,
     read_bounded,
 )
-from edgectl.core.bundle.config_release import ConfigDocument, open_artifact
+from edgectl.core.bundle.config_release import ConfigDocument, PartRelease, open_artifact
 from edgectl.core.delta import Span, common_bytes, make_delta, tensor_spans
 from edgectl.core.errors import BundleError, IntegrityError, ProtocolError
 from edgectl.core.files import atomic_write, digest_of, fsync_dir, hex_of, open_atomic, storage
 from edgectl.core.schema import Message, parse_json
 from edgectl.core.transfer import DeltaOffer
 
-__all__ = ["BlobStore"]
+__all__ = ["BlobStore", "ReleaseType"]
 
 _KEEP_SHARE = 0.6
 """Of the whole: a larger difference is not worth keeping."""
@@ -52,6 +53,12 @@ class _Offers(Message):
     offers: tuple[DeltaOffer, ...] = ()
 
 
+class ReleaseType(NamedTuple):
+    name: Literal["engine", "config", "set"]
+    parts: Mapping[str, PartRelease] = {}
+    """Of a set."""
+
+
 class BlobStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,6 +66,7 @@ class BlobStore:
         self._hashes: dict[str, tuple[int, list[bytes]]] = {}
         self._expected: dict[str, float] = {}
         """Blobs of a release that is being published: when they were asked for or came (Unix time)."""
+        self._types: dict[str, ReleaseType] = {}
         with storage(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -190,6 +198,17 @@ class BlobStore:
         """None where the release is a bundle of engines. Raises :class:`BundleError` / :class:`IntegrityError`."""
         found = (open_artifact(self.folder, d.digest) for d in self._index(index_digest).manifests)
         return next((c for c in found if isinstance(c, ConfigDocument)), None)
+
+    def type_of(self, index_digest: str) -> ReleaseType:
+        """Remembered: a release never changes. Raises :class:`BundleError` / :class:`IntegrityError`."""
+        if (known := self._types.get(index_digest)) is None:
+            document = self.configuration(index_digest)
+            known = ReleaseType("engine")
+            if document is not None:
+                parts = document.config.parts
+                known = ReleaseType("set" if parts else "config", parts)
+            self._types[index_digest] = known
+        return known
 
     def _index(self, digest: str) -> Index:
         data = self._json(digest, MAX_INDEX_BYTES)

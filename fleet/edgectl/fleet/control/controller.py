@@ -35,13 +35,14 @@ from edgectl.core.errors import BundleError, EdgectlError, LinkError, StorageErr
 from edgectl.core.files import atomic_write, storage
 from edgectl.core.histogram import Histogram
 from edgectl.core.licence import LicencePolicy
+from edgectl.core.task import TaskSpec
 from edgectl.core.wire import ControllerState, Reply, Telemetry, Topics
 from edgectl.fleet.alerts.book import Alert
 from edgectl.fleet.alerts.facts import AlertFacts
 from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.config import ControllerConfig
 from edgectl.fleet.control.alerting import Alerting
-from edgectl.fleet.control.blobs import BlobStore
+from edgectl.fleet.control.blobs import BlobStore, ReleaseType
 from edgectl.fleet.control.certificate_dates import CertificateDates
 from edgectl.fleet.control.clearing import Cleared, ClearRequest
 from edgectl.fleet.control.commands import Commander, CommandRequest, SequenceNumbers
@@ -404,7 +405,8 @@ class Controller:
         for an unknown release, or one whose licence the fleet does not take by now."""
         release = self.inventory.releases().get(request.release)
         if release is not None and self.config.licences != LicencePolicy():
-            check_licences(self.config.licences, self.blobs.configs(release.digest))
+            for digest in (release.digest, *self._parts_of(release.digest).values()):
+                check_licences(self.config.licences, self.blobs.configs(digest))
         if any(request.wave(n).soak_inferences for n in range(request.last_wave + 1)) and (
             release is not None and self.blobs.configuration(release.digest) is not None
         ):
@@ -429,10 +431,11 @@ class Controller:
         :class:`BundleError` / :class:`IntegrityError` where its blobs are not whole."""
         release = self.inventory.releases().get(request.release)
         if release is None:
-            return self._steering.preview(request, (), self.config.transfer.rates())
+            return self._steering.preview(request, (), self.config.transfer.rates(), {})
         artifacts = self.blobs.configuration(release.digest) or self.blobs.variants(release.digest)
+        parts = {part: self.blobs.variants(digest) for part, digest in self._parts_of(release.digest).items()}
         return self._steering.preview(
-            request, artifacts, self.config.transfer.rates(), self._variants_if_there
+            request, artifacts, self.config.transfer.rates(), parts, self._variants_if_there
         )
 
     def _variants_if_there(self, digest: str) -> list[Variant]:
@@ -443,6 +446,33 @@ class Controller:
         except BundleError as e:
             log.warning("%s cannot be compared with what it declares: %s", digest[:19], e.message)
             return []
+
+    def _parts_of(self, digest: str) -> dict[str, str]:
+        """Part → digest, of a set."""
+        return {part: one.digest for part, one in self.blobs.type_of(digest).parts.items()}
+
+    def releases(self) -> list[tuple[Release, ReleaseType | None]]:
+        """With what each is; None where its blobs cannot be read."""
+        found: list[tuple[Release, ReleaseType | None]] = []
+        for release in self.inventory.releases().values():
+            try:
+                found.append((release, self.blobs.type_of(release.digest)))
+            except EdgectlError as e:
+                log.warning("blobs of %s: %s", release.release, e.message)
+                found.append((release, None))
+        return found
+
+    def tasks(self, release: str) -> list[TaskSpec]:
+        """What the engines of a release do, each task once. Raises :class:`UsageError` for a release that is not
+        published, :class:`BundleError` / :class:`IntegrityError` where its blobs are not whole."""
+        known = self.inventory.releases().get(release)
+        if known is None:
+            raise UsageError(f"{release} is not published", hint="`edgectl release list` lists releases")
+        found: list[TaskSpec] = []
+        for config in self.blobs.configs(known.digest):
+            if config.task not in found:
+                found.append(config.task)
+        return found
 
     def change_rollout(self, rollout: str, op: str) -> RolloutProgress:
         """``pause``, ``resume``, ``approve`` (the next wave), ``abort`` (which takes the release back), ``halt`` (which

@@ -46,7 +46,8 @@ class GarbageCollector:
         known = self._inventory.releases()
         for release in known.keys() & set(releases):
             try:
-                self._gone |= frozenset(self._blobs.offered(known[release].digest))
+                digest = known[release].digest
+                self._gone |= {*self._blobs.offered(digest), *self._of_parts([digest])}
             except EdgectlError as e:
                 log.warning("blobs of %s: %s", release, e.message)
 
@@ -70,7 +71,9 @@ class GarbageCollector:
             return  # a release takes its blobs
         try:
             gone, self._gone = self._gone, frozenset()
-            kept = {b for r in self._inventory.releases().values() for b in self._blobs.offered(r.digest)}
+            releases = [r.digest for r in self._inventory.releases().values()]
+            kept = {b for digest in releases for b in self._blobs.offered(digest)}
+            kept |= self._of_parts(releases)
             removed = self._blobs.collect(kept | set(self._trust.plans()), gone)
         except EdgectlError as e:
             log.warning("no blob is removed: %s", e.message)
@@ -86,3 +89,9 @@ class GarbageCollector:
             self._publisher.forget(
                 t for digest, size in removed.items() for t in manifest_topics(self._topics, digest, size)
             )
+
+    def _of_parts(self, releases: Iterable[str]) -> set[str]:
+        """Of the engines that sets name, also of those whose own release was withdrawn: it may be published again, and
+        the set is whole then."""
+        parts = {one.digest for digest in releases for one in self._blobs.type_of(digest).parts.values()}
+        return {b for digest in parts if self._blobs.has(digest) for b in self._blobs.offered(digest)}

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from edgectl.core.errors import EdgectlError, TrustError, UsageError
+from edgectl.core.errors import EdgectlError, RolloutError, TrustError, UsageError
 from edgectl.core.licence import LicencePolicy
 from edgectl.core.transfer import DeltaOffer
 from edgectl.core.trust import release_name
@@ -96,6 +96,7 @@ class ReleaseRegistry:
         self._collector.expect(gone)
         with self._devices.lock:
             if not stop_rollouts:
+                self._check_in_no_set(gone)
                 self._steering.check_unused(gone)
             new = {n: data for n, data in files.items() if data != self._trust.files().get(n)}
             if new:
@@ -106,13 +107,15 @@ class ReleaseRegistry:
                 if not self._trust.names(release):
                     self._inventory.drop_release(release)
                     self._inventory.log("release", release, "withdrawn")
-                    self._steering.abort_all_of(release)
+                    for needs_it in (release, *self._sets_with(release)):
+                        self._steering.abort_all_of(needs_it, f"{release} was withdrawn")
 
     def _take(self, release: str, digest: str, files: Mapping[str, bytes], delta_from: str | None) -> Release:
         if not self._blobs.has(digest):
             raise UsageError(f"the index of {release} was not uploaded", hint="upload blobs first")
         closure = self._blobs.closure(digest)
         check_licences(self._licences, self._blobs.configs(digest))
+        self._check_parts(release, digest)
         new = {n: data for n, data in files.items() if data != self._trust.files().get(n)}
         if new:
             self._trust.accept(new)
@@ -135,6 +138,54 @@ class ReleaseRegistry:
         self._inventory.log("release", release, f"published, {len(closure) + 1} blobs, {len(deltas)} deltas")
         self._publisher.offer(offered)
         return found
+
+    def _check_parts(self, release: str, digest: str) -> None:
+        """The engines of a set are published, just these, and there are devices for all of them. Raises
+        :class:`UsageError`."""
+        parts = self._blobs.type_of(digest).parts
+        known = self._inventory.releases()
+        profiles: dict[str, frozenset[str]] = {}
+        for part, one in parts.items():
+            found = known.get(one.release)
+            if found is None or found.digest != one.digest:
+                raise UsageError(
+                    f"{release} names {one.release} for its part {part}, which is not published as that",
+                    hint="publish the set again: it takes the digests of releases as they are now",
+                )
+            if (sort := self._blobs.type_of(found.digest).name) != "engine":
+                raise UsageError(
+                    f"{release} names {one.release} for its part {part}, which is a {sort} and no bundle of engines",
+                    hint="`edgectl release list` says what each release is",
+                )
+            profiles[part] = frozenset(found.profiles)
+        if parts and not frozenset.intersection(*profiles.values()):
+            each = "; ".join(f"{part} for {', '.join(sorted(p)) or 'none'}" for part, p in profiles.items())
+            raise UsageError(
+                f"no device profile has engines for all parts of {release}: {each}",
+                hint="build the parts for the same profiles",
+            )
+
+    def _sets_with(self, release: str) -> list[str]:
+        """Published sets that name it."""
+        found = []
+        for other in self._inventory.releases().values():
+            try:
+                parts = self._blobs.type_of(other.digest).parts
+            except EdgectlError as e:
+                log.warning("blobs of %s: %s", other.release, e.message)
+                continue
+            if any(one.release == release for one in parts.values()):
+                found.append(other.release)
+        return found
+
+    def _check_in_no_set(self, gone: tuple[str, ...]) -> None:
+        """Raises :class:`RolloutError` where a set that stays names one of these."""
+        for release in gone:
+            if left := [s for s in self._sets_with(release) if s not in gone]:
+                raise RolloutError(
+                    f"{release} is not withdrawn: the set {left[0]} needs it, which no device could install any more",
+                    hint=f"withdraw {left[0]} first, or `edgectl release withdraw {release} --yes`",
+                )
 
     def _make_deltas(self, new: Release, delta_from: str | None) -> list[DeltaOffer]:
         releases = self._inventory.releases()

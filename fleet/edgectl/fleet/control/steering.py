@@ -43,6 +43,7 @@ from edgectl.fleet.rollouts.preview import Preview, preview
 from edgectl.fleet.rollouts.selection import groups_in
 from edgectl.fleet.rollouts.takeback import abort, advance, busy, leave, needs, rollback, skip
 from edgectl.fleet.rollouts.values import OPEN
+from edgectl.fleet.rollouts.waves import fits
 from edgectl.fleet.store.inventory import Device, Inventory, Release
 
 __all__ = ["Steering"]
@@ -103,6 +104,7 @@ class Steering:
         with self._devices.lock:
             release = self._release(request.release)
             self._check_groups(request.select)
+            self._check_no_set(request, release)
             known = self._inventory.rollouts()
             for spec, progress in known.values():
                 if spec.slot == request.slot and progress.state in ACTIVE:
@@ -128,14 +130,28 @@ class Steering:
         self._wake.set()
         return spec
 
+    def _check_no_set(self, request: RolloutRequest, release: Release) -> None:
+        """A slot belongs to one rollout: where a set says what runs in it, to that of the set. Raises
+        :class:`RolloutError`."""
+        spec = RolloutSpec(id="check", digest=release.digest, **request.model_dump())
+        for name, view in sorted(self._views().items()):
+            reported = view.reported.get(spec.slot)
+            if reported is not None and reported.set is not None and fits(spec, view):
+                raise RolloutError(
+                    f"slot {spec.slot} of {name} belongs to the set {reported.set}",
+                    hint="publish a set that brings this release, or clear the slot of the set first",
+                )
+
     def preview(
         self,
         request: RolloutRequest,
         artifacts: Sequence[Variant] | ConfigDocument,
         rates: Rates,
+        parts: Mapping[str, Sequence[Variant]],
         variants_of: Callable[[str], Sequence[Variant]] = lambda _digest: (),
     ) -> Preview:
-        """What a rollout would do now. ``artifacts``: of the release; ``variants_of``: of another, by its digest. Raises :class:`UsageError` for an unknown
+        """What a rollout would do now. ``artifacts``: of the release; ``parts``: of a set; ``variants_of``: of another
+        release, by its digest. Raises :class:`UsageError` for an unknown
         release."""
         with self._devices.lock:
             release = self._release(request.release)
@@ -144,7 +160,7 @@ class Steering:
             views = self._views()
         had = Counter(r.active for v in views.values() if (r := v.reported.get(request.slot)) and r.active)
         before = {digest: variants_of(digest) for digest, _ in had.most_common(_MOST_BEFORE)}
-        return preview(spec, views, artifacts, rates, before)
+        return preview(spec, views, artifacts, rates, parts, before)
 
     def _release(self, name: str) -> Release:
         release = self._inventory.releases().get(name)
@@ -284,11 +300,11 @@ class Steering:
                         hint=f"`edgectl release withdraw {release} --yes` withdraws it and stops what is under way",
                     )
 
-    def abort_all_of(self, release: str) -> None:
-        """It was withdrawn. Under ``Devices.lock``."""
+    def abort_all_of(self, release: str, why: str) -> None:
+        """Under ``Devices.lock``."""
         for spec, progress in self._inventory.rollouts(active=True).values():
             if spec.release == release and progress.state in (RolloutState.RUNNING, RolloutState.PAUSED):
-                new, actions = abort(spec, progress, self._views(), f"{release} was withdrawn")
+                new, actions = abort(spec, progress, self._views(), why)
                 self._advance(spec, progress, new, actions)
 
     # ---- under the lock

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from edgectl.core.bundle import Variant
 from edgectl.core.bundle.choice import requirement_met, runnable
@@ -73,14 +74,16 @@ def preview(
     views: Mapping[str, DeviceView],
     artifacts: Sequence[Variant] | ConfigDocument,
     rates: Rates = NO_LIMIT,
-    before: Mapping[str, Sequence[Variant]] = {},
+    parts: Mapping[str, Sequence[Variant]] = MappingProxyType({}),
+    before: Mapping[str, Sequence[Variant]] = MappingProxyType({}),
 ) -> Preview:
-    """``artifacts``: the variants of the release, or the configuration that it is. ``before``: the same of releases that
-    devices have in the slot, by digest, as far as they are known."""
+    """``artifacts``: the variants of the release, or the configuration that it is; ``parts``: of a set, part → the variants
+    of its release; ``before``: the variants of releases that devices have in the slot, by digest, as far as they are
+    known."""
     members = selected(spec, RolloutProgress(), views)
     absent = tuple(sorted(n for n, m in members.items() if m.outcome is DeviceOutcome.AWAY))
     there = {n: m for n, m in members.items() if n not in absent}
-    kit = _ConfigKit(artifacts) if isinstance(artifacts, ConfigDocument) else _Kit(artifacts)
+    kit = _ConfigKit(artifacts, parts) if isinstance(artifacts, ConfigDocument) else _Kit(artifacts)
     fitting = {n: _rightly(spec, artifacts, views[n]) or kit.of(views[n]) for n in there}
     current = {
         n for n in there if (r := views[n].reported.get(spec.slot)) is not None and r.active == spec.digest
@@ -103,7 +106,9 @@ def preview(
         current=len(current),
         unfit={n: fit.why for n, fit in sorted(fitting.items()) if fit.variant is None},
         waves=waves,
-        upload_bytes=_bytes_of({fit.variant for n, fit in fitting.items() if fit.variant and size[n]}),
+        upload_bytes=_bytes_of(
+            {one for n, fit in fitting.items() if size[n] for one in (fit.variant, *fit.parts) if one}
+        ),
         received_bytes=sum(size.values()),
         peak_bytes=round(share * busiest.bytes),
         peak_site_bytes=round(share * max(sites.values(), default=0)),
@@ -253,6 +258,8 @@ class _Taken:
     variant: Variant | ConfigDocument | None
     size: int = 0
     why: str = ""
+    parts: tuple[Variant, ...] = ()
+    """That come with it."""
 
 
 class _Kit:
@@ -291,6 +298,8 @@ def _rightly(
     spec: RolloutSpec, artifacts: Sequence[Variant] | ConfigDocument, view: DeviceView
 ) -> _Taken | None:
     """Why the slot cannot hold a release of this type; None: it can."""
+    if (r := view.reported.get(spec.slot)) is not None and r.set is not None:
+        return _Taken(None, why=f"its slot {spec.slot} belongs to the set {r.set}")
     if isinstance(artifacts, ConfigDocument) == (spec.slot in view.config_slots):
         return None
     holds = "a configuration" if spec.slot in view.config_slots else "an engine"
@@ -298,16 +307,23 @@ def _rightly(
 
 
 class _ConfigKit:
-    """A configuration is the same for every device with a pipeline of its kind."""
+    """A configuration is the same for every device with a pipeline of its kind; the engines of a set are each device's."""
 
-    def __init__(self, document: ConfigDocument) -> None:
+    def __init__(self, document: ConfigDocument, parts: Mapping[str, Sequence[Variant]]) -> None:
         self._document = document
+        self._parts = {part: _Kit(variants) for part, variants in parts.items()}
 
     def of(self, view: DeviceView) -> _Taken:
         kind = self._document.config.kind
         if kind not in view.streams.values():
             return _Taken(None, why=f"it has no pipeline of the kind {kind}")
-        return _Taken(self._document, _bytes_of({self._document}))
+        engines: list[Variant] = []
+        for part, kit in self._parts.items():
+            fit = kit.of(view)
+            if not isinstance(fit.variant, Variant):
+                return _Taken(None, why=f"part {part}: {fit.why}")
+            engines.append(fit.variant)
+        return _Taken(self._document, _bytes_of({self._document, *engines}), parts=tuple(engines))
 
 
 def _bytes_of(artifacts: Iterable[Variant | ConfigDocument]) -> int:

@@ -134,6 +134,13 @@ class PageSource:
         read = self._controller.inventory.releases
         return self._sparing.get("releases", lambda: list(read().values())[::-1])
 
+    def types(self) -> dict[str, str]:
+        """Digest → what a release is, in a word."""
+        read = self._controller.releases
+        return self._sparing.get(
+            "types", lambda: {r.digest: sort.name if sort is not None else "?" for r, sort in read()}
+        )
+
     def content(self, digest: str) -> release_view.ReleaseContent:
         """What a release is, of its blobs; or why they cannot be read."""
         blobs = self._controller.blobs
@@ -142,7 +149,10 @@ class PageSource:
             try:
                 document = blobs.configuration(digest)
                 if document is not None:
-                    return release_view.ReleaseContent(kind=document.config.kind, text=document.text())
+                    parts = tuple((part, one.release) for part, one in document.config.parts.items())
+                    return release_view.ReleaseContent(
+                        kind=document.config.kind, text=document.text(), parts=parts
+                    )
                 variants = blobs.variants(digest)
                 lines = tuple(
                     release_view.variant_line(v.config, sum(d.size for d in v.descriptors()))

@@ -235,7 +235,10 @@ class Pages:
             "Releases",
             "releases.html",
             "/releases",
-            list=("release_list.html", {"page": page, "href": _hrefs("/releases", query)}),
+            list=(
+                "release_list.html",
+                {"page": page, "types": self._source.types(), "href": _hrefs("/releases", query)},
+            ),
         )
 
     def release(self, path: Query, query: Query) -> PageView:

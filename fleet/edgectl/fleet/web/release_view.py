@@ -60,7 +60,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class ReleaseContent:
-    """What a release is: variants of engines, or a configuration."""
+    """What a release is: variants of engines, or a configuration, which with parts is a set."""
 
     lines: tuple[VariantLine, ...] = ()
     provenance: Provenance | None = None
@@ -68,6 +68,8 @@ class ReleaseContent:
     """Of a configuration: for pipelines of this kind."""
     text: str = ""
     """Of a configuration, as it was written."""
+    parts: tuple[tuple[str, str], ...] = ()
+    """Of a set: part → release."""
     problem: str = ""
     """Why its blobs cannot be read."""
 

@@ -231,7 +231,8 @@ class HostedStream:
         what = f"the configuration of stream {self.name}"
         try:
             config = parse_config(self._start.kind, command.config, what=what)
-            done = pipeline.configure(config, command.told, check=command.check)
+            engines = {part: _part_variant(ref) for part, ref in command.engines.items()}
+            done = pipeline.configure(config, command.told, check=command.check, engines=engines)
         except EdgectlError as e:
             self._say(
                 ConfigureFailed(

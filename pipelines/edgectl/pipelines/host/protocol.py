@@ -113,7 +113,7 @@ class ShadowMessage(Message):
 
 
 class Configure(Message):
-    """Go on with another configuration between two frames."""
+    """Go on with another configuration between two frames, and with other engines between the same two."""
 
     op: Literal["configure"] = "configure"
     stream: Name
@@ -122,6 +122,9 @@ class Configure(Message):
     config: dict[str, Any] = {}
     told: dict[str, Any] = {}
     """What the event ``configuration`` says of it: ``digest``, ``name``."""
+    engines: dict[Name, EngineRef] = {}
+    """Part → the engine that takes over with it; the one before stays warm, and the new one is on trial, until Commit or
+    Revert."""
     check: bool = False
     """Prepare it, its rules on the last minute of tracks, and drop it: nothing changes."""
 

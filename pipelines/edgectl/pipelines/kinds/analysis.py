@@ -77,10 +77,10 @@ class Analyser(Protocol):
 class Reconfigurable(Protocol):
     """An analyser that takes another configuration while it runs. One of another package need not."""
 
-    def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
+    def prepare(self, config: Any, told: Mapping[str, Any], *, final: bool = False) -> Callable[[], None]:
         """Another configuration, ready to be taken over by what is returned, which is called between two steps.
-        From any thread, while another one steps. ``told``: what the event ``configuration`` says of it. Raises
-        :class:`EdgectlError`."""
+        From any thread, while another one steps. ``told``: what the event ``configuration`` says of it. ``final``: a
+        step that fails does not bring the one before back. Raises :class:`EdgectlError`."""
         ...
 
     @property

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from edgectl.core.bundle import Variant
@@ -123,10 +124,17 @@ class Pipeline(Protocol):
         ...
 
     def configure(
-        self, config: PipelineConfig, told: Mapping[str, Any], *, check: bool = False
+        self,
+        config: PipelineConfig,
+        told: Mapping[str, Any],
+        *,
+        check: bool = False,
+        engines: Mapping[str, PartVariant] = MappingProxyType({}),
     ) -> Reconfigured:
         """Go on with another configuration between two frames; tracks, counts and files go on. ``told``: what the
         event ``configuration`` says of it (``digest``, ``name``). ``check``: only prepare it, and say what would change.
+        ``engines``: part → the engine that takes over with it, between the same two frames; those before stay warm
+        until :meth:`commit`. Nothing of it goes back by itself then.
 
         Raises :class:`~edgectl.pipelines.kinds.difference.NewStartNeeded` for settings that a running stream cannot
         take, and :class:`EdgectlError` for what is wrong with it; nothing has changed then.

@@ -5,9 +5,12 @@ Left out: what is decided once, when the stream starts (:mod:`edgectl.pipelines.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from edgectl.core.errors import EngineError
@@ -17,7 +20,7 @@ from edgectl.pipelines.kinds.camera_view import CameraView
 from edgectl.pipelines.kinds.config import PipelineConfig, VideoConfig
 from edgectl.pipelines.kinds.config_change import ConfigChange, Reconfigured
 from edgectl.pipelines.kinds.difference import NewStartNeeded, difference
-from edgectl.pipelines.kinds.second_stage import attribute_values
+from edgectl.pipelines.kinds.second_stage import attribute_values, open_crop_engine
 from edgectl.pipelines.kinds.source_facts import period_s
 from edgectl.pipelines.rules import RulesConfig, RuleSet
 from edgectl.pipelines.rules.line import LineConfig, counted
@@ -27,6 +30,7 @@ from edgectl.pipelines.sinks.files import OutFiles
 from edgectl.pipelines.sinks.pool import SinkPool
 from edgectl.pipelines.sources import SourceInfo
 from edgectl.pipelines.sources.media.ring import PacketRing
+from edgectl.pipelines.stream.part import PartVariant
 from edgectl.pipelines.video.capture import Capture
 from edgectl.pipelines.video.detector import Detector
 from edgectl.pipelines.video.frame_choice import FrameChoice
@@ -36,14 +40,24 @@ from edgectl.pipelines.video.hidden_log import HiddenLog
 from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.object_filter import ObjectFilters
 from edgectl.pipelines.video.privacy import Privacy
+from edgectl.pipelines.video.second_stage.crop_engine import CropEngine
+from edgectl.pipelines.video.second_stage.stage import SecondStage
 from edgectl.pipelines.video.second_stage.stages import SecondStages
-from edgectl.pipelines.video.swap import HotSwap
+from edgectl.pipelines.video.swap import HotSwap, OtherLabels
 from edgectl.pipelines.video.tracker import ObjectTracker
 
 __all__ = ["Configurable", "naming"]
 
 _IN_FORCE_S = 2.0
 """The answer to another configuration does not wait longer for a frame of a camera that is away."""
+
+
+@dataclass(frozen=True)
+class _OtherEngines:
+    """That take over with another configuration."""
+
+    detector: Detector | None = None
+    crops: tuple[tuple[SecondStage, CropEngine], ...] = ()
 
 
 class Configurable:
@@ -82,41 +96,84 @@ class Configurable:
     _named_sinks: dict[str, Sink]
     outputs: tuple[Any, ...]
 
+    def _fitting(self, part: str, slot: PartVariant) -> Detector:
+        raise NotImplementedError
+
     def configure(
-        self, config: PipelineConfig, told: Mapping[str, Any], *, check: bool = False
+        self,
+        config: PipelineConfig,
+        told: Mapping[str, Any],
+        *,
+        check: bool = False,
+        engines: Mapping[str, PartVariant] = MappingProxyType({}),
     ) -> Reconfigured:
-        with self._configuring:
+        with self._configuring, contextlib.ExitStack() as undo:
             if not self._started or self._stopped or self._done.is_set():
                 raise EngineError("the stream is not running: its configuration was not changed")
             new = self._complete(config)
             changes = difference(self._config, new)
-            if not changes.changed:
+            if not changes.changed and not engines:
                 return Reconfigured((), in_force=True)
             changes.check()
+            taken = self._open_others(engines, undo)
+            changed = (*changes.changed, *sorted(engines))
             analyser = self._analysis.analyser
             if not isinstance(analyser, Reconfigurable):
                 raise NewStartNeeded(
                     f"the configuration of a {self._kind} stream cannot change while it runs",
                     hint="start the stream again",
                 )
-            take = analyser.prepare(new, {**told, "changed": list(changes.changed)})
-            change = self._change(new, changes.sinks, take)
+            told = {**told, "changed": list(changed)}
+            # of an analyser of another package that knows no sets nothing is asked that it does not know
+            take = analyser.prepare(new, told, final=True) if engines else analyser.prepare(new, told)
+            change = self._change(new, changes.sinks, take, taken)
             if check:
-                return Reconfigured(changes.changed, in_force=False)
-            self._before, self._config = self._config, new
+                return Reconfigured(changed, in_force=False)
+            undo.pop_all()
+            # with other engines the rules before would be judged on what they were not made for
+            self._before, self._config = None if engines else self._config, new
+            if engines:
+                self._path.beside.end("the stream took another engine")
             self._path.change(change)
             in_force = change.done.wait(_IN_FORCE_S)
-            return Reconfigured(changes.changed, in_force)
+            return Reconfigured(changed, in_force)
+
+    def _open_others(self, engines: Mapping[str, PartVariant], undo: contextlib.ExitStack) -> _OtherEngines:
+        """Opened, warm and seated beside those that run; ``undo`` closes them. Raises :class:`NewStartNeeded` for those
+        that speak of other things."""
+        detector: Detector | None = None
+        crops: list[tuple[SecondStage, CropEngine]] = []
+        try:
+            for part, slot in engines.items():
+                if (second := self._second.of(part)) is None:
+                    detector = self._fitting(part, slot)
+                    undo.callback(detector.close)
+                    self._path.seat(detector)
+                    continue
+                crop = open_crop_engine(self._args, second.config, slot)
+                second.seat(crop)
+                undo.callback(crop.close)
+                second.stop_comparing()
+                crops.append((second, crop))
+        except OtherLabels as e:
+            raise NewStartNeeded(e.message, hint=e.hint) from e
+        return _OtherEngines(detector, tuple(crops))
 
     def _change(
-        self, config: VideoConfig, sinks: frozenset[str], take: Callable[[], None] | None
+        self,
+        config: VideoConfig,
+        sinks: frozenset[str],
+        take: Callable[[], None] | None,
+        engines: _OtherEngines,
     ) -> ConfigChange:
-        """``take``: lets other rules take over. Raises :class:`UsageError` for a label that the model does not have."""
+        """``take``: lets other rules take over. ``engines`` take over with them. Raises :class:`UsageError` for a label that the model does not have."""
         privacy = self._privacy(config)
         filters = ObjectFilters(config.filters, self._labels.labels)
         flow = config.flow
 
         def at_capture() -> None:
+            if engines.detector is not None:
+                self._engines.take(engines.detector)
             self._capture.target_fps = flow.target_fps
             self._view.adopt(self._health_of(config))
             self._choice.gate(config.gate if self._info.kind != "images" else None, config.track.lost_s)
@@ -125,6 +182,8 @@ class Configurable:
             self._path.keep_pictures(self._wants_pictures())
 
         def at_analysis() -> None:
+            for second, crop in engines.crops:
+                second.take(crop)
             self._analysis.adopt(privacy, filters)
             self._tracker.adopt(config.track, period_s(self._info, flow.target_fps))
             self._path.limit(*self._limits(config))
@@ -161,7 +220,7 @@ class Configurable:
         analysis thread."""
         before, self._before = self._before, None
         if before is not None:
-            change = self._change(before, difference(self._config, before).sinks, None)
+            change = self._change(before, difference(self._config, before).sinks, None, _OtherEngines())
             self._config = before
             self._path.change(change)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgectl.core.errors import EdgectlError, EngineError, ModelError, UsageError
+from edgectl.core.errors import EdgectlError, EngineError, UsageError
 from edgectl.core.histogram import Histogram
 from edgectl.core.wire import StreamStats
 from edgectl.pipelines.kinds.analysis import PART, Analyser, Analysis, releases_of
@@ -55,7 +55,7 @@ from edgectl.pipelines.video.labels import LabelMap
 from edgectl.pipelines.video.object_filter import ObjectFilters
 from edgectl.pipelines.video.regions.choice import CallTimes, RegionChoice
 from edgectl.pipelines.video.shadow import Shadow, Shadowing
-from edgectl.pipelines.video.swap import HotSwap
+from edgectl.pipelines.video.swap import HotSwap, OtherLabels
 from edgectl.pipelines.video.track_watch import Known, TrackWatch
 
 __all__ = ["Analyser", "VideoPipeline"]
@@ -399,13 +399,13 @@ class VideoPipeline(Configurable):
         running = self._engines.engine.labels
         if detector.labels != running:
             detector.close()
-            raise ModelError(
+            raise OtherLabels(
                 f"the new engine's {len(detector.labels)} labels are not the {len(running)} of the running one",
                 hint="start the stream anew for another set of labels",
             )
         if detector.keypoints != self._engines.engine.keypoints:
             detector.close()
-            raise ModelError(
+            raise OtherLabels(
                 "the new engine's keypoints are not those of the running one",
                 hint="start the stream anew for other keypoints",
             )

@@ -66,6 +66,8 @@ class Successor:
     switched: Switched
     until_s: float | None
     """The last frame that it has seen; None: it has seen none."""
+    final: bool = False
+    """The configuration before does not come back."""
 
 
 class RuleSet:
@@ -161,10 +163,12 @@ class RuleSet:
         *,
         after_s: float | None = None,
         phase: Literal["applied", "reverted"] = "applied",
+        final: bool = False,
     ) -> Successor:
         """Other zones and rules for the same stream, warmed on the last minute (or on what was ``after_s``). Nothing
         changes before :meth:`succeed`. Callable from any thread, while another one steps. ``told``: what the event
-        says of the configuration, such as its digest. Raises :class:`UsageError` like the constructor, and
+        says of the configuration, such as its digest. ``final``: a rule that fails soon does not bring the configuration
+        before back: engines have changed with it. Raises :class:`UsageError` like the constructor, and
         :class:`EngineError` for a rule that fails on those tracks."""
         new = RuleSet(config, self.labels, self._camera, self._attributes)
         blank = {name: rule.lasting() for name, rule in new._steps.items() if isinstance(rule, Lasting)}
@@ -177,7 +181,7 @@ class RuleSet:
         values = config.model_dump(
             mode="json", include={*RulesConfig.model_fields, "second_stage", "scene"}, exclude_unset=True
         )
-        return Successor(new, blank, Switched(values, after_s, told or {}, phase), last_s)
+        return Successor(new, blank, Switched(values, after_s, told or {}, phase), last_s, final)
 
     def succeed(self, successor: Successor) -> None:
         """Let prepared rules take over before the next step, which tells it as an event ``configuration``. From any
@@ -330,7 +334,12 @@ class RuleSet:
         first_s, until_s, switched = self._recent.first_s, successor.until_s, successor.switched
         if until_s is not None and first_s is not None and until_s < first_s:
             # so long ago that frames between are forgotten
-            successor = self.prepare(successor.rules.config, switched.told, phase=switched.phase)  # type: ignore[arg-type]
+            successor = self.prepare(
+                successor.rules.config,
+                switched.told,
+                phase=switched.phase,  # type: ignore[arg-type]
+                final=successor.final,
+            )
             until_s, switched = successor.until_s, successor.switched
         new = successor.rules
         new._watch(self._recent.between(-1.0 if until_s is None else until_s))
@@ -352,7 +361,7 @@ class RuleSet:
             "gone": [_shown(name) for name in self._steps if name not in new._steps],
             "reset": [event.rule for event in events if event.type == "reset"],
         }
-        is_trial = switched.phase == "applied"
+        is_trial = switched.phase == "applied" and not successor.final
         self._trial = (self.config, frozenset(begun), t + _TRIAL_S) if is_trial else None
         self.switched = switched
         self.config, self.zones, self.rules = new.config, new.zones, new.rules

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from edgectl.core.errors import EngineError
+from edgectl.core.errors import EngineError, ModelError
 from edgectl.pipelines.video.engine_pool import EngineSeat
 from edgectl.pipelines.video.seated_engine import SeatedEngine
 
-__all__ = ["HotSwap"]
+__all__ = ["HotSwap", "OtherLabels"]
 
 E = TypeVar("E", bound=SeatedEngine)
 
@@ -25,6 +25,10 @@ _POLL_S = 0.2
 # the answer does not wait longer for frames of a camera that is away
 _SETTLE_S = 2.0
 _SETTLE_FRAMES = 3
+
+
+class OtherLabels(ModelError):
+    """The engine speaks of other things than the running one: it needs a new start of the stream."""
 
 
 @dataclass
@@ -84,13 +88,13 @@ class HotSwap(Generic[E]):
         that stood in before is closed once its frames are through. A switch of the slot's engine ends it, too, and
         one that comes too late for ``instead_of``, the slot's engine then, is closed."""
         with self._asked:
-            if self._over() or instead_of is not self.engine:
-                if engine is not None:
-                    engine.close()
-                return
             with self._lock:
-                self._leave(self._stand_in)
-                self._stand_in = engine
+                late = self._over() or instead_of is not self.engine
+                if not late:
+                    self._leave(self._stand_in)
+                    self._stand_in = engine
+            if late and engine is not None:
+                engine.close()
             self._close_leaving()
 
     def frame_done(self, engine: SeatedEngine, period_ns: int | None) -> None:
@@ -121,19 +125,24 @@ class HotSwap(Generic[E]):
                 raise EngineError("the stream is not running: the engine was not switched")
             watch = _Watch(engine)
             self._watch = watch
-            with self._lock:
-                # a second swap before a commit: the one in between goes
-                self._leave(self._previous)
-                self._leave(self._stand_in)
-                self._stand_in = None
-                self.engine, self._previous = engine, self.engine
-                self._on_trial = True
+            self.take(engine)
             self._close_leaving()
             for _ in range(round(_SETTLE_S / _POLL_S)):
                 if watch.settled.wait(_POLL_S) or self._over():
                     break
             self._watch = None
             return watch.gap_ns / 1e6
+
+    def take(self, engine: E) -> None:
+        """The same from the thread that begins with frames, between two of them: nothing is waited for. What goes is
+        closed with the next switch, commit or revert."""
+        with self._lock:
+            # a second swap before a commit: the one in between goes
+            self._leave(self._previous)
+            self._leave(self._stand_in)
+            self._stand_in = None
+            self.engine, self._previous = engine, self.engine
+            self._on_trial = True
 
     def commit(self) -> None:
         """The engine stays: close the one that the last switch replaced."""
@@ -183,6 +192,9 @@ class HotSwap(Generic[E]):
             self._leaving = (*self._leaving, engine)
 
     def _close_leaving(self) -> bool:
-        closed = [engine.close() for engine in self._leaving]
-        self._leaving = ()
+        with self._lock:
+            leaving = self._leaving
+        closed = [engine.close() for engine in leaving]
+        with self._lock:
+            self._leaving = self._leaving[len(leaving) :]
         return all(closed)

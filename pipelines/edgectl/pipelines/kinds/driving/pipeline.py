@@ -112,8 +112,8 @@ class DrivingAnalyser:
             self._look_up()
         return events
 
-    def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
-        return partial(self._rules.succeed, self._rules.prepare(config, told))
+    def prepare(self, config: Any, told: Mapping[str, Any], *, final: bool = False) -> Callable[[], None]:
+        return partial(self._rules.succeed, self._rules.prepare(config, told, final=final))
 
     @property
     def switched(self) -> Mapping[str, Any] | None:

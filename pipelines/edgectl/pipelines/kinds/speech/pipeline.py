@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -196,9 +197,14 @@ class SpeechPipeline:
             replaced.close()
 
     def configure(
-        self, config: PipelineConfig, told: Mapping[str, Any], *, check: bool = False
+        self,
+        config: PipelineConfig,
+        told: Mapping[str, Any],
+        *,
+        check: bool = False,
+        engines: Mapping[str, PartVariant] = MappingProxyType({}),
     ) -> Reconfigured:
-        if config == self._args.config:
+        if config == self._args.config and not engines:
             return Reconfigured((), in_force=True)
         raise NewStartNeeded(
             "the configuration of a speech stream cannot change while it runs", hint="start the stream again"

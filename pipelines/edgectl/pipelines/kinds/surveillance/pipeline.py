@@ -96,8 +96,8 @@ class SurveillanceAnalyser:
         self._keep(events, t)
         return events
 
-    def prepare(self, config: Any, told: Mapping[str, Any]) -> Callable[[], None]:
-        return partial(self.rules.succeed, self.rules.prepare(config, told))
+    def prepare(self, config: Any, told: Mapping[str, Any], *, final: bool = False) -> Callable[[], None]:
+        return partial(self.rules.succeed, self.rules.prepare(config, told, final=final))
 
     @property
     def switched(self) -> Mapping[str, Any] | None:

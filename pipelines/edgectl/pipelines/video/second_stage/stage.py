@@ -38,7 +38,7 @@ from edgectl.pipelines.video.second_stage.crop_engine import MOST_CROPS, CropEng
 from edgectl.pipelines.video.second_stage.crop_shadow import CropShadow
 from edgectl.pipelines.video.second_stage.vote import Vote
 from edgectl.pipelines.video.shadow import Beside, Done
-from edgectl.pipelines.video.swap import HotSwap
+from edgectl.pipelines.video.swap import HotSwap, OtherLabels
 from edgectl.pipelines.video.tracker import Tracks
 
 __all__ = ["SecondStage"]
@@ -184,12 +184,23 @@ class SecondStage:
         return self.engines.engine.stuck_s(now_ns) is not None or self._beside.stuck(now_ns)
 
     def swap(self, engine: CropEngine) -> float:
-        """See :meth:`~edgectl.pipelines.video.swap.HotSwap.switch`. Raises :class:`ModelError` for other labels."""
-        self._check_labels(engine)
-        self._sit_down(engine)
+        """See :meth:`~edgectl.pipelines.video.swap.HotSwap.switch`. Raises :class:`OtherLabels`."""
+        self.seat(engine)
         gap_ms = self.engines.switch(engine)
         self._beside.end("the stream took another engine")
         return gap_ms
+
+    def seat(self, engine: CropEngine) -> None:
+        """Make it ready for :meth:`take`. Raises :class:`OtherLabels`; it is closed then."""
+        self._check_labels(engine)
+        self._sit_down(engine)
+
+    def take(self, engine: CropEngine) -> None:
+        """See :meth:`~edgectl.pipelines.video.swap.HotSwap.take`. From the analysis thread."""
+        self.engines.take(engine)
+
+    def stop_comparing(self) -> None:
+        self._beside.end("the stream took another engine")
 
     def revert(self) -> None:
         """See :meth:`~edgectl.pipelines.video.swap.HotSwap.revert`."""
@@ -197,7 +208,7 @@ class SecondStage:
         self._beside.end("the stream took another engine")
 
     def compare(self, engine: CropEngine, percent: float, crops: int, done: Done) -> None:
-        """Run another engine beside on some of the next crops. Raises :class:`ModelError` for other labels."""
+        """Run another engine beside on some of the next crops. Raises :class:`OtherLabels`."""
         self._check_labels(engine)
         self._beside.put(CropShadow(engine, self.engines.engine, self.config, percent, crops, done))
 
@@ -205,7 +216,7 @@ class SecondStage:
         running = self.engines.engine.labels
         if engine.labels != running:
             engine.close()
-            raise ModelError(
+            raise OtherLabels(
                 f"the new engine's {len(engine.labels)} labels are not the {len(running)} of the running one",
                 hint="start the stream anew for another set of labels",
             )
