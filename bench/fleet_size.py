@@ -5,6 +5,9 @@ rollout takes, what the controller costs when nothing happens.
 
 A device here is a connection with a will, a retained birth and report, heartbeats and telemetry in its period; it
 commits whatever is wanted of it at once. All of them live in one process, the controller in another.
+
+``--configuration``: the release is a published configuration. Behind it comes another one that no stream takes, as a
+device would find when it prepares it: it has to be stopped in the canary, and its devices have the first one again.
 """
 
 from __future__ import annotations
@@ -22,10 +25,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import psutil
 from sqlalchemy import func, select
@@ -34,16 +39,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from conftest import free_port, start_mosquitto
 
+from edgectl.core.bundle.config_release import ConfigRelease
 from edgectl.core.errors import LinkError
 from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
-from edgectl.core.wire import Conn, Frames, Reported, ReportedSlot, StreamStats, Telemetry, Topics
+from edgectl.core.wire import Conn, Failure, Frames, Reported, ReportedSlot, StreamStats, Telemetry, Topics
 from edgectl.fleet.client.client import FleetClient
+from edgectl.fleet.client.config_writer import write_config
+from edgectl.fleet.client.publish import publish_bundle
 from edgectl.fleet.store.inventory import Inventory, Release
 from edgectl.fleet.store.schema import DEVICES, ROLLOUTS
 
 T = Topics("home")
 D = "sha256:" + "1" * 64
+GOOD, BAD = "gate@1", "gate@2"
+"""The second is a configuration that every device refuses."""
 KEEPALIVE_S = 600
 
 
@@ -69,6 +79,10 @@ class Device:
     name: str
     sock: socket.socket
     period_s: float
+    is_config: bool = False
+    """Its slot holds a configuration."""
+    runs: ReportedSlot | None = None
+    """What it reported last that it runs."""
     incoming: bytearray = field(default_factory=bytearray)
     outgoing: bytearray = field(default_factory=bytearray)
     packet_id: int = 0
@@ -98,6 +112,7 @@ class Device:
             epoch=1,
             online=True,
             slots=("gate",),
+            config_slots=("gate",) if self.is_config else (),
             streams={"gate": "surveillance"},
             labels={"site": f"s{hash(self.name) % 50}"},
             heartbeat_s=self.period_s,
@@ -110,7 +125,7 @@ class Device:
         slots = {}
         if wish is not None:
             release, digest = str(wish["release"]), str(wish["digest"])
-            slots["gate"] = ReportedSlot(
+            good = ReportedSlot(
                 state=State.COMMITTED,
                 gen=self.gen,
                 digest=digest,
@@ -118,6 +133,20 @@ class Device:
                 active=digest,
                 active_release=release,
             )
+            if release == BAD:
+                why = (
+                    "gate does not take gate@2: classes.0: classes names 'cat', which the model does not know"
+                )
+                before = {} if self.runs is None else self.runs.model_dump()
+                refused = {
+                    **good.model_dump(),
+                    "state": State.FAILED,
+                    "error": Failure(code="engine", detail=why),
+                }
+                good = ReportedSlot(**{**refused, **{k: before.get(k) for k in ("active", "active_release")}})
+            else:
+                self.runs = good
+            slots["gate"] = good
         reported = Reported(epoch=1, seq=self.seq, gen=self.gen, slots=slots, instance=f"{self.name}-1")
         self.publish(T.reported(self.name), reported.encode(), retain=True)
 
@@ -164,7 +193,7 @@ class Device:
             self.report(desired["slots"].get("gate"))
 
 
-def play(port: int, count: int, period_s: float, per_s: float, told: Connection) -> None:
+def play(port: int, count: int, period_s: float, per_s: float, is_config: bool, told: Connection) -> None:
     """All devices, until the process is ended; says when the last one is connected."""
     chosen, devices, connected = selectors.DefaultSelector(), list[Device](), 0
     histogram = Histogram()
@@ -177,7 +206,7 @@ def play(port: int, count: int, period_s: float, per_s: float, told: Connection)
         while len(devices) < min(count, int((now - began) * per_s) + 1):
             sock = socket.create_connection(("127.0.0.1", port), timeout=30)
             sock.setblocking(False)
-            d = Device(f"d{len(devices):05d}", sock, period_s)
+            d = Device(f"d{len(devices):05d}", sock, period_s, is_config)
             d.connect()
             devices.append(d)
             chosen.register(sock, selectors.EVENT_READ, d)
@@ -224,6 +253,7 @@ def main() -> None:
         "--idle", type=float, default=60.0, help="seconds over which the idle controller is measured"
     )
     parser.add_argument("--database", help="URL; default: SQLite in the state folder")
+    parser.add_argument("--configuration", action="store_true", help="roll configurations out")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     out = args.out or Path(tempfile.mkdtemp(prefix="fleet-size-"))
@@ -239,14 +269,17 @@ def main() -> None:
         config = out / "controller.toml"
         config.write_text(f'database = "{args.database}"\n' + config.read_text())
     inventory = Inventory(out / "controller", args.database)
-    inventory.save_release(Release("gate@1", D, (), time.time()))
+    if not args.configuration:
+        inventory.save_release(Release(GOOD, D, (), time.time()))
     with (out / "controller.log").open("wb") as log:
         controller = subprocess.Popen(
             [*edgectl, "controller", "run", "-c", "controller.toml"], cwd=out, stderr=log
         )
     ours, theirs = multiprocessing.Pipe()
     players = multiprocessing.Process(
-        target=play, args=(port, args.devices, args.period, args.per_s, theirs), daemon=True
+        target=play,
+        args=(port, args.devices, args.period, args.per_s, args.configuration, theirs),
+        daemon=True,
     )
     process = psutil.Process(controller.pid)
     told: dict[str, object] = {"devices": args.devices, "cores": os.cpu_count(), "load": os.getloadavg()[0]}
@@ -260,14 +293,27 @@ def main() -> None:
             time.sleep(0.25)
         told |= {"known": known, "known_after_last_connect_s": round(time.time() - last, 1)}
         began, cpu = time.time(), sum(process.cpu_times()[:2])
-        client.start_rollout("gate@1", "gate", canary=10)
-        while (state := _state(inventory)) == "running" and time.time() - began < 600:
-            time.sleep(0.25)
+        if args.configuration:
+            for release, text in ((GOOD, b"update_s: 20\n"), (BAD, b"classes: [cat]\n")):
+                _publish(client, out, release, text)
+            began, cpu = time.time(), sum(process.cpu_times()[:2])
+        found = _rolled(client, inventory, GOOD)
         told |= {
-            "rollout": state,
+            "rollout": found["state"],
             "rollout_s": round(time.time() - began, 1),
             "rollout_cpu_s": round(sum(process.cpu_times()[:2]) - cpu, 1),
         }
+        if args.configuration:
+            began = time.time()
+            found = _rolled(client, inventory, BAD)
+            asked = [m for m in found["members"].values() if m.get("admitted_s") is not None]
+            told |= {
+                "bad": found["state"],
+                "bad_s": round(time.time() - began, 1),
+                "bad_asked": len(asked),
+                "bad_outcomes": dict(Counter(m["outcome"] for m in asked)),
+                "bad_reason": found["reason"],
+            }
         began, cpu = time.time(), sum(process.cpu_times()[:2])
         time.sleep(args.idle)
         told["idle_cores"] = round((sum(process.cpu_times()[:2]) - cpu) / (time.time() - began), 3)
@@ -294,14 +340,30 @@ def _client(api: int, token: Path) -> FleetClient:
     raise RuntimeError("the controller does not answer")
 
 
+def _publish(client: FleetClient, out: Path, release: str, text: bytes) -> None:
+    name, _, version = release.partition("@")
+    place = out / f"{name}-{version}"
+    place.mkdir()
+    write_config(place, ConfigRelease(name=name, version=version, kind="surveillance"), text)
+    publish_bundle(client, place, out / "keys")
+
+
+def _rolled(client: FleetClient, inventory: Inventory, release: str) -> dict[str, Any]:
+    """A rollout of it, when it is over."""
+    rollout = client.start_rollout(release, "gate", canary=10)["id"]
+    state = select(ROLLOUTS.c.state).where(ROLLOUTS.c.id == rollout)
+    until = time.time() + 600
+    while time.time() < until:
+        if inventory._db.read(lambda db: db.execute(state).scalar_one()) not in ("running", "rolling_back"):
+            break
+        time.sleep(0.25)
+    return client.rollout(rollout)
+
+
 def _known(inventory: Inventory) -> int:
     """As another process reads it: what is counted is written."""
     known = select(func.count()).select_from(DEVICES).where(DEVICES.c.reported.is_not(None))
     return int(inventory._db.read(lambda db: db.execute(known).scalar_one()))
-
-
-def _state(inventory: Inventory) -> str:
-    return str(inventory._db.read(lambda db: db.execute(select(ROLLOUTS.c.state)).scalar_one()))
 
 
 if __name__ == "__main__":
