@@ -41,7 +41,7 @@ __all__ = [
     "tables_in",
 ]
 
-REVISION = "0006"
+REVISION = "0007"
 """Of the newest migration. A database that has it is opened without Alembic."""
 
 META = MetaData()
