@@ -73,7 +73,7 @@ def test_a_running_stream_takes_it_in_its_process(bench: Bench, tmp_path: Path) 
     bench.activate(ref(tmp_path, "1"))
     pid = started(bench)
     assert change(bench, with_update(bench, 4)) == "update_s: in force"
-    assert bench.events.get(timeout=5).event == {"kind": "configured", "digest": "d"}
+    assert {"kind": "configured", "digest": "d"}.items() <= bench.events.get(timeout=5).event.items()
     assert (config_of(bench), bench.state) == ({"update_s": 4}, "running")
     assert psutil.pid_exists(pid)
     assert change(bench, with_update(bench, 4)) == "nothing has changed"
