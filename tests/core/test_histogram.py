@@ -111,3 +111,13 @@ def test_counts_that_no_float_holds_are_refused(bad: dict[str, object]) -> None:
 def test_histogram_of_a_peer_that_does_not_say_between_what_can_be_said_again() -> None:
     told = HistogramData(offset=3, counts=(1, 2), sum_us=9.0)
     assert Histogram.of(told).data() == told
+
+
+def test_sum_of_what_liars_say_stays_a_histogram() -> None:
+    most = HistogramData(counts=((1 << 53) - 1,), zero=(1 << 53) - 1, sum_us=1e24)
+    total = Histogram.merged(Histogram.of(most) for _ in range(3))
+    assert total.data() == most
+    total.merge(Histogram.of(HistogramData(counts=(1,), sum_us=1.5)))
+    assert Histogram.of(total.data()).n == 2 * ((1 << 53) - 1)
+    with pytest.raises(ValueError, match="sum_us"):
+        HistogramData(counts=(1,), sum_us=1.7e308)

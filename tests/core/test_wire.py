@@ -168,3 +168,20 @@ def test_proof_of_an_engine_is_bounded_and_an_older_agent_has_none() -> None:
         data = json.dumps({"state": "committed", "proof": wrong}).encode()
         with pytest.raises(ProtocolError):
             parse_json(ReportedSlot, data, max_bytes=10_000, what="slot")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        '"spool_dropped": 1' + "0" * 400,
+        '"spool_dropped": -1',
+        '"streams": {"a": {"kind": "x", "errors": 1' + "0" * 30 + "}}",
+        '"streams": {"a": {"kind": "x", "counters": {"events": 1' + "0" * 30 + "}}}",
+        '"streams": {"a": {"kind": "x", "frames": {"processed": 1' + "0" * 30 + "}}}",
+        '"streams": {"a": {"kind": "x", "frames": {"dropped": {"late": -1}}}}',
+    ],
+)
+def test_what_no_device_can_have_counted_is_refused(wrong: str) -> None:
+    data = f'{{"epoch": 1, "seq": 1, "window_s": 60, {wrong}}}'.encode()
+    with pytest.raises(ProtocolError):
+        parse_json(Telemetry, data, max_bytes=10_000, what="telemetry")

@@ -21,6 +21,9 @@ SCALE = 5
 _PER_OCTAVE = 1 << SCALE
 # what a peer says has to fit a float: quantiles are fractions of it
 _MAX_COUNT = (1 << 53) - 1
+_MAX_SUM_US = 1e24
+"""More than all devices of all fleets will ever measure. Sums and counts stay there: a peer that lies spoils no sum of
+others."""
 _MAX_INDEX = 36 * _PER_OCTAVE  # 2^36 µs: 19 hours
 MIN_SAMPLES = {50.0: 7, 90.0: 64, 95.0: 130, 99.0: 662, 99.9: 6636}
 """Samples below which a percentile is not reported (LoadGen early stopping, 99 % confidence, one
@@ -34,7 +37,7 @@ class HistogramData(Message):
     zero: int = Field(default=0, ge=0)
     offset: int = Field(default=0, ge=0, le=_MAX_INDEX)
     counts: tuple[int, ...] = Field(default=(), max_length=_MAX_INDEX + 1)
-    sum_us: float = Field(default=0.0, ge=0)
+    sum_us: float = Field(default=0.0, ge=0, le=_MAX_SUM_US)
     min_us: float | None = None
     max_us: float | None = None
 
@@ -124,11 +127,16 @@ class Histogram:
             return HistogramData()
         low = min(self._counts, default=0)
         high = max(self._counts, default=-1)
-        counts = tuple(self._counts.get(i, 0) for i in range(low, high + 1))
+        counts = tuple(min(self._counts.get(i, 0), _MAX_COUNT) for i in range(low, high + 1))
         # a peer may say how many and not between what
         low_us, high_us = (None if math.isinf(v) else v for v in (self._min, self._max))
         return HistogramData(
-            zero=self._zero, offset=low, counts=counts, sum_us=self._sum, min_us=low_us, max_us=high_us
+            zero=min(self._zero, _MAX_COUNT),
+            offset=low,
+            counts=counts,
+            sum_us=min(self._sum, _MAX_SUM_US),
+            min_us=low_us,
+            max_us=high_us,
         )
 
     @classmethod

@@ -79,6 +79,7 @@ class Topics:
         self.any_conn = f"{self.root}/d/+/conn"
         self.any_reported = f"{self.root}/d/+/reported"
         self.any_telemetry = f"{self.root}/d/+/tele"
+        self.any_alert = f"{self.root}/alert/+/+"
         self.any_event = f"{self.root}/d/+/ev/+"
         self.any_reply = f"{self.root}/d/+/rsp"
         self.any_need = f"{self.root}/a/+/need/+"
@@ -354,13 +355,18 @@ class Reported(Message):
     """What is wrong with the device as a whole, e.g. expired trust metadata."""
 
 
+MAX_TALLY = 1 << 48
+"""Of anything that a device counts: at 1000 a second, nine thousand years."""
+Tally = Annotated[int, Field(ge=0, le=MAX_TALLY)]
+
+
 class Frames(Message):
     """The ledger of one stream since it started: ``captured == processed + sum(dropped) + in_flight``."""
 
-    captured: int = 0
-    processed: int = 0
-    in_flight: int = 0
-    dropped: dict[str, int] = {}
+    captured: Tally = 0
+    processed: Tally = 0
+    in_flight: int = Field(default=0, ge=-MAX_TALLY, le=MAX_TALLY)
+    dropped: dict[str, Tally] = {}
 
 
 class StreamStats(Message):
@@ -380,7 +386,7 @@ class StreamStats(Message):
     frames: Frames = Frames()
     crops: dict[str, Frames] = Field(default={}, max_length=8)
     """Slot of a second stage → what became of its crops: looked at (``processed``) or dropped, by cause."""
-    errors: int = 0
+    errors: Tally = 0
     fps: float = 0.0
     budget_ms: float | None = None
     state: str = "running"
@@ -389,7 +395,7 @@ class StreamStats(Message):
     """While the source is away: what went wrong last, in a sentence."""
     retry_s: float | None = None
     """Seconds until a source that is away is tried again."""
-    counters: dict[str, int] = {}
+    counters: dict[str, Tally] = {}
 
 
 class Telemetry(Message):
@@ -408,7 +414,7 @@ class Telemetry(Message):
     """That the device ran in, as its vendor calls it; None: it has none, or does not say."""
     throttled: tuple[ShortText, ...] = Field(default=(), max_length=16)
     """Why the device was slower than it can be in this window; empty: it was not, or does not say."""
-    spool_dropped: int = 0
+    spool_dropped: Tally = 0
     replay: bool = False
 
 

@@ -129,3 +129,24 @@ def test_every_rule_says_what_it_is_about() -> None:
     assert set(RULES) == set(get_args(RuleName))
     for rule in RULES.values():
         assert rule.doc.endswith(".")
+
+
+def test_site_that_goes_away_behind_one_device_is_told_and_not_with_every_further_device() -> None:
+    book = AlertBook()
+    step(book, 0, GONE)
+    assert step(book, 120, GONE) == [("firing", "silence", "north", 1)]
+    many = [DeviceFacts(f"d{i}", "north", online=False) for i in range(5000)]
+    assert step(book, 200, GONE, *many[:4]) == []
+    assert step(book, 300, GONE, *many[:5]) == [("firing", "silence", "north", 6)]
+    assert step(book, 400, GONE, *many[:7]) == []
+    assert step(book, 500, GONE, *many) == [("firing", "silence", "north", 5001)]
+
+
+def test_no_alert_of_a_device_ends_while_the_broker_is_away() -> None:
+    book = AlertBook()
+    full = DeviceFacts("a", "north", disk_free_mb=1.0, clock_wrong=True)
+    for t in (0, 700):
+        step(book, t, full)
+    assert set(book.firing) == {("disk", "north"), ("data_quality", "north")}
+    changes = [c for t in range(800, 4000, 50) for c in step(book, t, FINE, connected=False)]
+    assert changes == [("firing", "broker", "", 1)]

@@ -79,13 +79,13 @@ def test_what_the_spool_gave_up_is_remembered_for_an_hour() -> None:
 
 def test_silence_counts_from_when_the_controller_could_hear() -> None:
     watch = AlertWatch()
-    assert facts(watch, START).silent_s is None
+    assert facts(watch, START, since_s=START).silent_s == 0
     watch.add("d0", told(1, health={"disk_free_mb": 123.0}), START)
     assert facts(watch, START + 900).silent_s == 900
     assert facts(watch, START + 900, START + 800).silent_s == 100
     assert facts(watch, START).disk_free_mb == 123.0
     watch.remove("d0")
-    assert facts(watch, START).silent_s is None
+    assert facts(watch, START, since_s=START).silent_s == 0
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,41 @@ def test_device_is_what_it_said_last() -> None:
     d.conn = Conn(epoch=1, online=False, clean=True)
     told_of = AlertWatch().facts(d, START, 0.0)
     assert (told_of.online, told_of.clean, told_of.clock_wrong) == (False, True, True)
+
+
+def test_outage_whose_messages_come_late_leaves_nothing_missing() -> None:
+    watch = AlertWatch()
+    watch.add("d0", told(9), START)
+    for seq in range(10, 40):
+        watch.add("d0", told(seq, replay=True), START + 3600)
+    watch.add("d0", told(40), START + 3600)
+    assert facts(watch, START + 3600).missing == 0
+
+
+def test_message_that_was_lost_is_missing_for_an_hour() -> None:
+    watch = AlertWatch()
+    for seq in (1, 3):
+        watch.add("d0", told(seq), START)
+    assert facts(watch, START + 3599).missing == 1
+    assert facts(watch, START + 3600).missing == 0
+
+
+def test_stream_that_has_just_begun_was_not_late_for_an_hour() -> None:
+    watch = AlertWatch()
+    watch.add("d0", told(1, *(200.0,) * 100), START)
+    rates = facts(watch, START).streams["yard"].late
+    assert rates.m5 == 1.0
+    assert rates.h1 == pytest.approx(1 / 12)
+    for minute in range(1, 11):
+        watch.add("d0", told(1 + minute, *(200.0,) * 100), START + 60 * minute)
+    assert facts(watch, START + 600).streams["yard"].late.h1 == pytest.approx(1 / 6)
+
+
+def test_a_few_frames_say_nothing() -> None:
+    watch = AlertWatch()
+    watch.add("d0", told(1, *(200.0,) * 29), START)
+    assert facts(watch, START).streams["yard"].late == BurnRates()
+
+
+def test_device_that_sent_nothing_since_the_controller_began_is_silent_since_then() -> None:
+    assert facts(AlertWatch(), START + 4000, since_s=START).silent_s == 4000

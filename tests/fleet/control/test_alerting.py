@@ -184,6 +184,43 @@ def test_broker_that_is_away_is_told_on_the_web_and_later_on_the_broker(
     assert T.alert("broker", "") in site.wire.retained
 
 
+def test_alert_that_ended_while_the_broker_was_away_is_cleared_when_it_is_back(site: Site) -> None:
+    goes_away(site, "a")
+    topic = T.alert("silence", "north")
+    site.at(2000)
+    site.at(2120)
+    site.hears(T.conn("a"), Conn(epoch=2, online=True, labels={"site": "north"}))
+    site.at(2200)
+    site.controller.inventory.save_alerts(
+        [], None, 2300.0
+    )  # it ended, and the controller died before it said so
+    site.boot()
+    site.wire.deliver(topic, site.wire.retained[topic])
+    site.at(2400)
+    assert site.wire.retained[topic] == b""
+
+
+def test_what_the_broker_keeps_says_how_many_it_is_about_now(site: Site) -> None:
+    goes_away(site, "a")
+    site.at(2000)
+    site.at(2120)
+    goes_away(site, "b")
+    site.at(2140)
+    assert json.loads(site.wire.retained[T.alert("silence", "north")])["count"] == 2
+
+
+def test_defect_of_a_rule_ends_nothing_else(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def look(*_: object) -> list[Any]:
+        raise ValueError("seeded")
+
+    monkeypatch.setattr("edgectl.fleet.alerts.book.AlertBook.step", look)
+    site.at(2000)
+    site.at(2001)
+    assert caplog.text.count("a defect of the controller") == 1
+
+
 def test_secret_that_is_no_secret_is_refused_at_the_start(tmp_path: Path, site: Site) -> None:
     site.controller.close()
     (tmp_path / "secret").write_text("short")

@@ -467,6 +467,6 @@ def test_groups_are_there_after_a_restart(world: World) -> None:
     world.born("d0")
     world.controller.set_group(DeviceGroup(name="beta", select="slot = gate"))
     again = world.boot()
-    assert again.members_of("beta") == ["d0"]
+    assert again.group_members() == {"beta": ["d0"]}
     with pytest.raises(UsageError, match="there is no group other"):
         again.drop_group("other")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from edgectl.fleet.rollouts.groups import DeviceGroup, groups_with, unknown_group
+from edgectl.fleet.rollouts.groups import DeviceGroup, asks_for, groups_with, unknown_group
 from edgectl.fleet.rollouts.selection import groups_in, parse_query
 from edgectl.fleet.rollouts.values import DeviceView
 
@@ -79,3 +79,17 @@ def test_group_that_there_is_not_is_told() -> None:
 def test_group_that_makes_no_sense_says_why(terms: dict[str, object], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         DeviceGroup.model_validate(terms)
+
+
+def test_group_of_named_devices_means_only_these() -> None:
+    group = DeviceGroup.model_validate({"name": "x", "devices": ["a"], "select": " \n"})
+    assert groups_with(CAM, [group]) == frozenset()
+    assert groups_with(replace(CAM, name="a"), [group]) == {"x"}
+
+
+@pytest.mark.parametrize(
+    "query", ["group = beta", "not group ~ 'be*'", "group", "name = a or group in (x, beta)"]
+)
+def test_query_asks_for_a_group_by_its_name_or_a_pattern(query: str) -> None:
+    assert asks_for(query, "beta")
+    assert asks_for(query, "gamma") == (query == "group")

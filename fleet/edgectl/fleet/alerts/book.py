@@ -21,6 +21,10 @@ from edgectl.fleet.alerts.settings import AlertsConfig
 __all__ = ["Alert", "AlertBook", "AlertChange"]
 
 _ALERTS = 1000
+_MORE = 5
+"""So many more, and twice as many, is a lot worse."""
+_OF_THE_CONTROLLER = frozenset({"broker", "certificate", "metadata"})
+"""Rules that look at no device."""
 _NAMED = 20
 """Of those that an alert is about."""
 
@@ -57,11 +61,14 @@ class AlertBook:
         """Found, and does not fire yet → since when."""
         self._gone_s: dict[tuple[str, str], float] = {}
         """Fires, and is not found any more → since when."""
+        self._told = dict(self.firing)
+        """As it was told last."""
 
     def copy(self) -> AlertBook:
         """To step, and be thrown away where what it decided cannot be kept."""
         other = AlertBook(self.firing.values())
         other._found_s, other._gone_s = dict(self._found_s), dict(self._gone_s)
+        other._told = dict(self._told)
         return other
 
     def step(self, facts: AlertFacts, settings: AlertsConfig) -> list[AlertChange]:
@@ -75,35 +82,36 @@ class AlertBook:
         for key, findings in found.items():
             self._gone_s.pop(key, None)
             if key in self.firing:
-                before = self.firing[key]
-                self.firing[key] = _alert(key, findings, before.since_s)
-                if _worse(before, self.firing[key]):
-                    changes.append(AlertChange("firing", self.firing[key]))
+                now = self.firing[key] = _alert(key, findings, self.firing[key].since_s)
+                if _worse(self._told[key], now):
+                    self._told[key] = now
+                    changes.append(AlertChange("firing", now))
                 continue
             if key not in self._found_s and len(self.firing) + len(self._found_s) >= _ALERTS:
                 continue
             if now_s - self._found_s.setdefault(key, now_s) >= RULES[key[0]].for_s:
                 del self._found_s[key]
-                self.firing[key] = _alert(key, findings, now_s)
+                self.firing[key] = self._told[key] = _alert(key, findings, now_s)
                 changes.append(AlertChange("firing", self.firing[key]))
         for key in self._found_s.keys() - found.keys():
             del self._found_s[key]
         for key in [k for k in self.firing if k not in found and not _unknown(k, facts)]:
             clear_s = RULES[key[0]].clear_s if key[0] in RULES else 0.0
             if now_s - self._gone_s.setdefault(key, now_s) >= clear_s:
-                del self._gone_s[key]
+                del self._gone_s[key], self._told[key]
                 changes.append(AlertChange("resolved", self.firing.pop(key)))
         return changes
 
 
 def _unknown(key: tuple[str, str], facts: AlertFacts) -> bool:
     """Nothing is known of devices while the broker is away: what fired goes on."""
-    return not facts.connected and key[0] in ("silence", "stream")
+    return not facts.connected and key[0] not in _OF_THE_CONTROLLER
 
 
-def _worse(before: Alert, now: Alert) -> bool:
-    """It is told again where it got a lot worse."""
-    return (before.severity, now.severity) == ("ticket", "page")
+def _worse(told: Alert, now: Alert) -> bool:
+    """It is told again where it got a lot worse: one device that is away must not hide a site that is."""
+    paged = (told.severity, now.severity) == ("ticket", "page")
+    return paged or now.count >= max(2 * told.count, told.count + _MORE)
 
 
 def _alert(key: tuple[str, str], findings: list[Finding], since_s: float) -> Alert:

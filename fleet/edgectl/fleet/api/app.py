@@ -444,8 +444,9 @@ def _bytes(files: dict[str, str]) -> dict[str, bytes]:
 
 
 def _groups(controller: Controller) -> list[dict[str, Any]]:
+    members = controller.group_members()
     return [
-        {**group.model_dump(mode="json"), "members": controller.members_of(group.name)}
+        {**group.model_dump(mode="json"), "members": members.get(group.name, [])}
         for group in controller.groups().values()
     ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgectl.core.histogram import SCALE, HistogramData
 from edgectl.core.wire import StreamStats, Telemetry
@@ -26,18 +26,24 @@ _HOUR_S = 3600.0
 _DROPS = 8
 _SITE = 64
 _MOST = (1 << 32) - 1
+_UNKNOWN_WINDOW_S = 600.0
+"""Of a device that has sent nothing since the controller began: some send rarely."""
+_LEAST_FRAMES = 30
+"""Of a window: fewer say nothing of an objective."""
 
 
 class _LateBins:
     """Frames and late ones of the last six hours."""
 
     def __init__(self) -> None:
+        self._since_s: float | None = None
         self._newest = 0
         """Number of the bin that counts now."""
         self._late = array("L", bytes(array("L").itemsize * _BINS))
         self._all = array("L", self._late)
 
     def add(self, late: int, frames: int, now_s: float) -> None:
+        self._since_s = now_s if self._since_s is None else self._since_s
         self._go_to(now_s)
         at = self._newest % _BINS
         self._late[at] = min(self._late[at] + late, _MOST)
@@ -45,13 +51,16 @@ class _LateBins:
 
     def rates(self, now_s: float) -> BurnRates:
         self._go_to(now_s)
-        return BurnRates(*(self._rate(bins) for bins in (1, 6, 12, 72)))
+        return BurnRates(*(self._rate(bins, now_s) for bins in (1, 6, 12, 72)))
 
-    def _rate(self, bins: int) -> float | None:
+    def _rate(self, bins: int, now_s: float) -> float | None:
+        """The time before the first frame counts as good: what began a minute ago was not late for an hour."""
+        covered_s = max(now_s - (self._since_s or 0.0), _BIN_S)
         # the bin that has just begun and the one before: a short window must not be empty
         at = [(self._newest - i) % _BINS for i in range(min(bins + 1, _BINS))]
         frames = sum(self._all[i] for i in at)
-        return sum(self._late[i] for i in at) / frames if frames else None
+        late = sum(self._late[i] for i in at)
+        return late / frames * min(1.0, covered_s / (bins * _BIN_S)) if frames >= _LEAST_FRAMES else None
 
     def _go_to(self, now_s: float) -> None:
         now = int(now_s // _BIN_S)
@@ -66,7 +75,8 @@ class _WatchedDevice:
     window_s: float
     epoch: int
     seq: int
-    missing: int = 0
+    gaps: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_DROPS))
+    """(when, how many) of numbers that did not come."""
     spool_dropped: int = 0
     drops: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_DROPS))
     """(when, how many) of what its spool gave up."""
@@ -82,9 +92,10 @@ class AlertWatch:
         """Take one message that is new."""
         w = self._devices.get(device)
         if t.replay:
-            # what did not come comes late: it is not missing
             if w is not None and t.epoch == w.epoch and t.seq < w.seq:
-                w.missing = max(0, w.missing - 1)
+                _found(w.gaps)  # what did not come comes late: it is not missing
+            elif w is not None and t.epoch == w.epoch:
+                _look_for_gap(w, t.seq, now_s)  # the oldest come first, and those of now behind them
             return
         if w is None or t.epoch != w.epoch:
             streams = {} if w is None else w.streams
@@ -92,15 +103,10 @@ class AlertWatch:
                 now_s, t.window_s, t.epoch, t.seq, spool_dropped=t.spool_dropped, streams=streams
             )
             self._devices[device] = w
-        w.missing += max(0, t.seq - w.seq - 1)
+        _look_for_gap(w, t.seq, now_s)
         if t.spool_dropped > w.spool_dropped:
             w.drops.append((now_s, t.spool_dropped - w.spool_dropped))
-        w.heard_s, w.window_s, w.seq, w.spool_dropped = (
-            now_s,
-            min(t.window_s, _HOUR_S),
-            t.seq,
-            t.spool_dropped,
-        )
+        w.heard_s, w.window_s, w.spool_dropped = now_s, min(t.window_s, _HOUR_S), t.spool_dropped
         w.disk_free_mb = t.health.get("disk_free_mb")
         before = w.streams
         w.streams = {}
@@ -124,8 +130,8 @@ class AlertWatch:
             clean=d.conn.clean,
             clock_wrong=d.reported is not None and d.reported.clock is not None,
         )
-        if w is None:
-            return about
+        if w is None:  # not since the controller began
+            return replace(about, silent_s=now_s - hears_since_s, window_s=_UNKNOWN_WINDOW_S)
         return DeviceFacts(
             name=d.name,
             site=about.site,
@@ -138,10 +144,29 @@ class AlertWatch:
                 for name, (state, reason, bins) in w.streams.items()
             },
             clock_wrong=about.clock_wrong,
-            missing=w.missing,
-            dropped=sum(n for at_s, n in w.drops if now_s - at_s < _HOUR_S),
+            missing=_lately(w.gaps, now_s),
+            dropped=_lately(w.drops, now_s),
             disk_free_mb=w.disk_free_mb,
         )
+
+
+def _look_for_gap(w: _WatchedDevice, seq: int, now_s: float) -> None:
+    if seq > w.seq + 1:
+        w.gaps.append((now_s, seq - w.seq - 1))
+    w.seq = max(w.seq, seq)
+
+
+def _found(gaps: deque[tuple[float, int]]) -> None:
+    for k in reversed(range(len(gaps))):
+        at_s, n = gaps[k]
+        if n:
+            gaps[k] = at_s, n - 1
+            return
+
+
+def _lately(counted: deque[tuple[float, int]], now_s: float) -> int:
+    """Within the hour."""
+    return sum(n for at_s, n in counted if now_s - at_s < _HOUR_S)
 
 
 def _site(label: str) -> str:

@@ -201,6 +201,7 @@ class Controller:
         self._link.subscribe(f"{t.root}/d/+/desired", from_device(t, self._devices.on_desired, empty=True))
         self._link.subscribe(t.ctl, self._retained_guard.on_own)
         self._link.subscribe(t.trust, self._retained_guard.on_own)
+        self._link.subscribe(t.any_alert, self._alerting.on_retained)
         self._link.on_up = self._on_up
         self._link.start()
         self.seeder.start()
@@ -502,9 +503,13 @@ class Controller:
         """Raises :class:`UsageError`, :class:`RolloutError`."""
         self._steering.drop_group(name)
 
-    def members_of(self, group: str) -> list[str]:
-        """Devices that are there and in a group, sorted."""
-        return sorted(n for n, view in self._devices.views().items() if group in view.groups)
+    def group_members(self) -> dict[str, list[str]]:
+        """Group → devices that are there and in it, sorted."""
+        found: dict[str, list[str]] = {name: [] for name in self._devices.groups}
+        for device, view in sorted(self._devices.views().items()):
+            for group in view.groups & found.keys():
+                found[group].append(device)
+        return found
 
     def waiting(self) -> dict[str, bytes]:
         """Device → its desired document, which needs the signature of more of the director's keys."""

@@ -26,6 +26,8 @@ class DeviceViews:
         self._groups = inventory.groups()
         self._made: dict[str, _Made] = {}
         """Device → what its view was made of, and the view."""
+        self._groups_of: dict[str, tuple[Conn, frozenset[str]]] = {}
+        """Device → what its groups were asked of: all that a query can ask is in its birth."""
 
     @property
     def groups(self) -> dict[str, DeviceGroup]:
@@ -42,6 +44,7 @@ class DeviceViews:
         self._inventory.save_group(group)
         self._groups = dict(sorted({**self._groups, group.name: group}.items()))
         self._made.clear()
+        self._groups_of.clear()
 
     def drop_group(self, name: str) -> None:
         """Raises :class:`UsageError` if there is none."""
@@ -50,6 +53,7 @@ class DeviceViews:
         self._inventory.drop_group(name)
         del self._groups[name]
         self._made.clear()
+        self._groups_of.clear()
 
     def of(
         self, devices: Iterable[Device], seen: Mapping[str, float], without: Collection[str]
@@ -79,6 +83,7 @@ class DeviceViews:
     def forget(self, device: str) -> None:
         """It has left the fleet."""
         self._made.pop(device, None)
+        self._groups_of.pop(device, None)
 
     def _view(self, d: Device, conn: Conn, seen_s: float) -> DeviceView:
         view = DeviceView(
@@ -96,4 +101,10 @@ class DeviceViews:
             streams=conn.streams,
             config_slots=frozenset(conn.config_slots),
         )
-        return replace(view, groups=groups_with(view, self._groups.values())) if self._groups else view
+        if not self._groups:
+            return view
+        asked, groups = self._groups_of.get(d.name, (None, frozenset[str]()))
+        if asked is not conn:
+            groups = groups_with(view, self._groups.values())
+            self._groups_of[d.name] = conn, groups
+        return replace(view, groups=groups)

@@ -94,6 +94,8 @@ class OtlpExporter:
             self.push()
         except EdgectlError as e:
             self._complain(f"gets no metrics: {e.message}")
+        except Exception:  # a defect of ours: the next push may not have it
+            log.exception("metrics are not pushed: a defect of the controller")
 
     def _complain(self, what: str) -> None:
         """Once, and not with every push for which it is still so."""

@@ -25,7 +25,7 @@ from edgectl.fleet.control.devices import BELIEVED_GEN, Devices
 from edgectl.fleet.control.gate_keeper import GateKeeper, verdicts
 from edgectl.fleet.control.telemetry_view import LatencyBook
 from edgectl.fleet.keys.trust import Director
-from edgectl.fleet.rollouts.groups import DeviceGroup, unknown_group
+from edgectl.fleet.rollouts.groups import DeviceGroup, asks_for, unknown_group
 from edgectl.fleet.rollouts.planner import (
     ACTIVE,
     DeviceView,
@@ -40,7 +40,6 @@ from edgectl.fleet.rollouts.planner import (
     resume,
 )
 from edgectl.fleet.rollouts.preview import Preview, preview
-from edgectl.fleet.rollouts.selection import groups_in
 from edgectl.fleet.rollouts.takeback import abort, advance, busy, leave, needs, rollback, skip
 from edgectl.fleet.rollouts.values import OPEN
 from edgectl.fleet.rollouts.waves import fits
@@ -218,7 +217,7 @@ class Steering:
         """Raises :class:`UsageError` if there is none, :class:`RolloutError` where a rollout under way selects by it."""
         with self._devices.lock:
             for spec, progress in self._inventory.rollouts(active=True).values():
-                if progress.state in ACTIVE and name in groups_in(spec.select):
+                if progress.state in ACTIVE and asks_for(spec.select, name):
                     raise RolloutError(
                         f"rollout {spec.id} selects by group {name}",
                         hint=f"`edgectl rollout abort {spec.id}` first, or wait for its end",

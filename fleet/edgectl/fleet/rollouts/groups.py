@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable
+from typing import Annotated
 
-from pydantic import Field, field_serializer, model_validator
+from pydantic import AfterValidator, Field, field_serializer, model_validator
 
 from edgectl.core.schema import Name, Terms
 from edgectl.fleet.rollouts.selection import Facts, groups_in, parse_query
 
-__all__ = ["MAX_GROUPS", "DeviceGroup", "groups_with", "unknown_group"]
+__all__ = ["MAX_GROUPS", "DeviceGroup", "asks_for", "groups_with", "unknown_group"]
 
 MAX_GROUPS = 256
 """Of one fleet: every device is looked up in each."""
@@ -22,7 +23,7 @@ class DeviceGroup(Terms):
     name: Name
     devices: frozenset[Name] = Field(default=frozenset(), max_length=100_000)
     """Also such as are not enrolled yet."""
-    select: str = ""
+    select: Annotated[str, AfterValidator(str.strip)] = ""
     """A query (:mod:`edgectl.fleet.rollouts.selection`), which asks for no group itself."""
 
     @field_serializer("devices")
@@ -32,7 +33,7 @@ class DeviceGroup(Terms):
     @model_validator(mode="after")
     def _is_one_of_both(self) -> DeviceGroup:
         parse_query(self.select)
-        if bool(self.devices) == bool(self.select.strip()):
+        if bool(self.devices) == bool(self.select):
             raise ValueError(f"group {self.name} has devices or a query, one of them")
         if groups_in(self.select):
             raise ValueError(
@@ -47,8 +48,13 @@ def unknown_group(query: str, groups: Iterable[str]) -> str | None:
     return next((g for g in sorted(groups_in(query)) if not fnmatch.filter(known, g)), None)
 
 
+def asks_for(query: str, group: str) -> bool:
+    """Whether it names this group, or has a pattern that does."""
+    return any(fnmatch.fnmatchcase(group, asked) for asked in groups_in(query))
+
+
 def groups_with(device: Facts, groups: Iterable[DeviceGroup]) -> frozenset[str]:
     """Names of those that a device is in."""
     return frozenset(
-        g.name for g in groups if (parse_query(g.select)(device) if g.select else device.name in g.devices)
+        g.name for g in groups if (device.name in g.devices if g.devices else parse_query(g.select)(device))
     )

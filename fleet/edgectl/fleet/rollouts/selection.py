@@ -99,7 +99,7 @@ def check_field(field: str) -> str:
     raise ValueError(f"there is no field {field[:80]!r}: {', '.join(known)}")
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=1024)
 def parse_query(text: str) -> Query:
     """Whether a device is meant. An empty text means all. Raises ValueError that says where it stops to make sense."""
     if len(text) > MAX_QUERY:

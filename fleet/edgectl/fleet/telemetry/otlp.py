@@ -97,9 +97,9 @@ def _exponential(
 ) -> bytes:
     data = value.data()
     counts, zero, sum_us = list(data.counts), data.zero, data.sum_us
-    if isinstance(last, Histogram):
-        earlier = last.data()
-        counts, zero = _less(data, earlier), zero - earlier.zero
+    earlier = last.data() if isinstance(last, Histogram) else None
+    if earlier is not None and (fewer := _less(data, earlier)) is not None:
+        counts, zero = fewer, zero - earlier.zero
         sum_us = max(0.0, sum_us - earlier.sum_us)
     buckets = varint_field(1, zigzag(data.offset)) + bytes_field(2, b"".join(map(encoded, counts)))
     point = _attributes(1, f.named(s)) + fixed64_field(2, since_ns) + fixed64_field(3, now_ns)
@@ -111,14 +111,14 @@ def _exponential(
     return point + double_field(14, 1.0)
 
 
-def _less(data: HistogramData, earlier: HistogramData) -> list[int]:
-    """Counts less those of before. Buckets only come: those of before are among those of now."""
-    shift = earlier.offset - data.offset
-    counts = list(data.counts)
-    for k, n in enumerate(earlier.counts):
-        if n:
-            counts[shift + k] -= n
-    return counts
+def _less(data: HistogramData, earlier: HistogramData) -> list[int] | None:
+    """Counts less those of before. None: something else counts under that name by now, from the beginning."""
+    counts = dict(enumerate(data.counts, data.offset))
+    for bucket, n in enumerate(earlier.counts, earlier.offset):
+        counts[bucket] = counts.get(bucket, 0) - n
+    if data.zero < earlier.zero or any(n < 0 for n in counts.values()):
+        return None
+    return [counts[data.offset + k] for k in range(len(data.counts))]
 
 
 def _attributes(number: int, pairs: Iterable[tuple[str, str]] | Sequence[tuple[str, str]]) -> bytes:

@@ -60,4 +60,8 @@ def _tell_profiles(db: sa.Connection) -> None:
     for row in db.execute(sa.select(devices).where(devices.c.conn.is_not(None))).all():
         profile = json.loads(row.conn).get("profile")
         if profile:
-            db.execute(raw.update().where(raw.c.device == row.name).values(profile=str(profile)[:64]))
+            db.execute(
+                raw.update()
+                .where(raw.c.device == row.name)
+                .values(profile=str(profile)[:64].replace("\0", "�"))
+            )
