@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from edgectl.core.schema import Message
 
-__all__ = ["MAX_CORES", "MAX_GPUS", "MAX_SENSORS", "GpuReading", "Resources"]
+__all__ = ["MAX_CORES", "MAX_GPUS", "MAX_SENSORS", "GpuReading", "Resources", "plausible"]
 
 MAX_CORES = 256
 MAX_GPUS = 8
@@ -17,6 +17,18 @@ MAX_SENSORS = 32
 _Percent = Annotated[float, Field(ge=0, le=100)]
 _Amount = Annotated[float, Field(ge=0, le=1e9)]
 _Name = Annotated[str, Field(max_length=64)]
+
+
+_Reading = TypeVar("_Reading", bound=Message)
+
+
+def plausible(kind: type[_Reading], **figures: Any) -> _Reading:
+    """Without the figures that cannot be: a driver may say anything, and no device stops for that."""
+    try:
+        return kind(**figures)
+    except ValidationError as e:
+        wrong = {problem["loc"][0] for problem in e.errors() if problem["loc"]}
+        return kind(**{name: value for name, value in figures.items() if name not in wrong})
 
 
 class GpuReading(Message):

@@ -28,6 +28,7 @@ from edgectl.agent.trust.store import StaleTrust
 from edgectl.core.bundle import MEDIA_INDEX, Bundle, Descriptor
 from edgectl.core.bundle.config_release import ConfigBundle, ConfigRelease
 from edgectl.core.errors import EdgectlError, StorageError, TrustError
+from edgectl.core.histogram import Histogram
 from edgectl.core.states import State
 from edgectl.core.wire import DesiredSlot, Frames, Policy, StreamStats
 from edgectl.fleet.client.config_writer import write_config
@@ -308,3 +309,25 @@ def test_part_that_was_withdrawn_meanwhile_keeps_the_set_out(world: World) -> No
     world.turns_until(State.REJECTED)
     assert "part0@1 is not signed any more" in error_of(world)
     assert world.journal.slot(SLOT) == Slot(active=old)
+
+
+def test_set_with_other_variants_goes_back_to_the_same_set_with_those_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, fast = world.install("1"), with_engines(world, world.install("2"), 1)
+    (world.folder / "alt").mkdir()
+    bundle = Bundle(make_bundle(world.folder / "alt" / "part0", "part0", size=4000, memory=taking(1)))
+    for path in bundle.blobs.iterdir():
+        world.store.put(f"sha256:{path.name}", path.read_bytes())
+    changed = {"manifest": bundle.variants[0].digest, "preference": "accurate"}
+    part = fast.parts[0].model_copy(update={"engine": fast.parts[0].engine.model_copy(update=changed)})
+    accurate = fast.model_copy(update={"parts": (part,)})
+    world.processes_with = lambda slot, engine_slot: OneProcess()  # type: ignore[attr-defined]
+    world.boot(State.ACTIVATING, accurate, fast, active=False)
+    world.journal.save_slot(SLOT, Slot(active=fast, previous=first))
+    monkeypatch.setattr(world.deployer, "_baseline", lambda slot, served: Histogram())
+    world.turns_until(State.PROBATION)
+    assert world.journal.slot(SLOT) == Slot(active=accurate, previous=fast)
+    world.wrong = "yard runs bad"
+    world.turns_until(State.ROLLED_BACK)
+    assert world.journal.slot(SLOT).active == fast

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from support.boards import BOARDS, JETPACK_6, plant
 
 from edgectl.agent.machine.boards import BoardReadings, BoardState, board_state, read_board
+from edgectl.agent.machine.host import hottest
+from edgectl.agent.machine.throttling import ThrottleMeter
 from edgectl.core.resources import GpuReading
 
 
@@ -82,7 +84,7 @@ def test_whatever_stands_in_the_files_is_a_reading_or_left_out(
 ) -> None:
     board_state(
         BoardReadings(
-            zones=zones,
+            zones=tuple(zones.items()),
             gpus=gpus,
             rails=tuple(rails),
             alarms={"oc1": raspberry},
@@ -101,3 +103,16 @@ def test_file_that_cannot_be_read_is_not_there(board: str, tmp_path: Path) -> No
             file.unlink()
             file.mkdir()
     assert board_state(read_board(tmp_path)).tells is False
+
+
+def test_hottest_of_two_zones_of_one_type_is_told() -> None:
+    found = board_state(BoardReadings(zones=(("acpitz", "90000"), ("acpitz", "30000"))))
+    assert hottest(found.temperatures) == {"acpitz": 90.0}
+
+
+def test_core_that_cannot_be_read_for_once_is_no_throttling() -> None:
+    meter = ThrottleMeter()
+    for k, cores in enumerate([("10", "10"), ("10", ""), ("10", "10"), ("10", "12")]):
+        state = board_state(BoardReadings(core_throttles=cores, cooling=(("Processor", "0"),)))
+        meter.look(2.0 * k, state.slowed_by, state.counts)
+    assert meter.window().share == pytest.approx(1 / 3)

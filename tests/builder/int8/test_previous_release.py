@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
+from support.builder.kernels import needs_dot_products
 from support.builder.nets import Save, residual_net
 from support.builder.releases import FEEDS, RECIPE, TENSOR, changed, rebuilt, release_of, table_of, tuned
 
@@ -161,6 +162,7 @@ def test_a_channel_that_outgrows_its_codes_gets_a_larger_scale_and_saturates_not
     assert np.array_equal(moved["point"], given)
 
 
+@needs_dot_products
 def test_a_new_head_is_built_anew_and_the_rest_is_carried_over() -> None:
     base, rng = residual_net(channels=32), np.random.default_rng(1)
     new = tuned(base)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
+from support.builder.kernels import needs_dot_products
 from support.builder.nets import images, residual_net
 
 from edgectl.builder.graph import GraphIndex
@@ -81,6 +82,7 @@ def test_onnxruntime_fuses_every_operator_of_the_chain(tmp_path: Path) -> None:
     assert counts["DequantizeLinear"] == 1
 
 
+@needs_dot_products
 def test_what_a_recipe_keeps_float_stays_float_in_onnxruntime() -> None:
     # ONNX Runtime 1.20+ quantizes such weights itself, per tensor, unless it is told not to.
     model = residual_net()

@@ -144,7 +144,9 @@ class ConfigDeployer(SlotDeployer):
             part, found = lacking
             self._drop_memory()
             # what the set's own engines were promised is nothing to wait for
-            waits = found.waits and self._c.memory.promised_besides({one.slot for one in parts})
+            waits = found.waits and self._c.memory.promised_besides(
+                {self._memory_of(one.slot).owner for one in parts}
+            )
             if not waits or state is State.ACTIVATING:
                 release = self._deployment().brings.release
                 detail = f"{release} needs {part.engine.release} in slot {part.slot}, which {found.sentence}"
@@ -170,7 +172,9 @@ class ConfigDeployer(SlotDeployer):
     def _memory_of(self, slot: str) -> SlotMemory:
         if slot not in self._memories:
             processes = self._streams.processes_with(self.slot, slot)
-            self._memories[slot] = SlotMemory(slot, self._c, processes, lambda: self._serving(slot))
+            self._memories[slot] = SlotMemory(
+                slot, self._c, processes, lambda: self._serving(slot), owner=f"{self.slot}/{slot}"
+            )
         return self._memories[slot]
 
     def _serving(self, slot: str) -> Installed | None:
@@ -198,7 +202,7 @@ class ConfigDeployer(SlotDeployer):
             if not_now := self._still_signed():
                 return not_now
             d = replace(self._deployment(), baselines=baselines)
-            same = slot.active is not None and slot.active.manifest == installed.manifest
+            same = slot.active is not None and slot.active.runs_as(installed)
             previous = slot.previous if same else slot.active
             # From here on the record says "new", of everything in one write: a stream that starts now starts with it.
             self._c.journal.activate(self.slot, replace(slot, active=installed, previous=previous), d)

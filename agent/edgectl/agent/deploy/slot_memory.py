@@ -23,10 +23,13 @@ class SlotMemory:
         context: DeployerDependencies,
         processes: EngineProcesses | None = None,
         active: Callable[[], Installed | None] | None = None,
+        owner: str | None = None,
     ) -> None:
         """``processes``: which would open its engine; None: those of the slot's pipelines. ``active``: what serves there;
-        None: what is on record for the slot."""
+        None: what is on record for the slot. ``owner``: to whom it is promised; None: to the slot. A set and the slot beneath
+        it are two: what one does not want any more, the other may still."""
         self._slot = slot
+        self.owner = owner or slot
         self._gate = context.memory
         self._blobs = context.store.blobs
         self._pipelines = context.pipelines if processes is None else processes
@@ -37,7 +40,7 @@ class SlotMemory:
     def unfit(self, variant: Variant) -> str | None:
         """Why a variant does not fit now, neither promised nor known from here; None if it does, or nobody knows."""
         memory = self._known.get(variant.digest, variant.config.memory)
-        found = self._gate.look(self._slot, self._demand(variant.digest, memory, [], warm_up=True))
+        found = self._gate.look(self.owner, self._demand(variant.digest, memory, [], warm_up=True))
         return found.sentence if found.fits is False and not found.waits else None
 
     def claim(self, installed: Installed, *, warm_up: bool, lighter: bool = True) -> Admission:
@@ -46,7 +49,7 @@ class SlotMemory:
         others = [self._memory(one.manifest) for one in installed.lighter if one.manifest is not None]
         manifest = installed.manifest
         demand = self._demand(manifest, self._memory(manifest), others if lighter else [], warm_up=warm_up)
-        return self._gate.claim(self._slot, demand)
+        return self._gate.claim(self.owner, demand)
 
     def learn(self, manifest: str, memory: EngineMemory | None) -> None:
         """What an engine took when it was warmed up. What only its compiler could tell stays known."""
@@ -58,8 +61,8 @@ class SlotMemory:
         self._known[manifest] = memory
 
     def drop(self) -> None:
-        """Nothing is promised to the slot any more."""
-        self._gate.drop(self._slot)
+        """Nothing is promised any more."""
+        self._gate.drop(self.owner)
 
     def _demand(
         self,

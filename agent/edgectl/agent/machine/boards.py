@@ -33,8 +33,8 @@ _GPU_RAILS = ("VDD_GPU",)
 class BoardReadings:
     """As text, as it was read. Empty: this machine has nothing of the kind."""
 
-    zones: Mapping[str, str] = field(default_factory=dict)
-    """Thermal zone → thousandths of a degree."""
+    zones: tuple[tuple[str, str], ...] = ()
+    """Type of a thermal zone, of which there may be several; thousandths of a degree."""
     gpus: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Name in devfreq → ``load`` (thousandths), ``cur_freq``, ``max_freq`` (Hz)."""
     rails: tuple[tuple[str, str, str], ...] = ()
@@ -67,7 +67,9 @@ def board_state(r: BoardReadings) -> BoardState:
     power = {label: w for label, mv, ma in _rails(r) if 0 <= (w := mv * ma / 1e6) < _NO_BOARD_W}
     gpu_w = next((power[name] for name in _GPU_RAILS if name in power), None)
     counts = {_ALARMS[name]: n for name, text in r.alarms.items() if (n := _whole(text)) is not None}
-    if throttles := [n for text in r.core_throttles if (n := _whole(text)) is not None]:
+    throttles = [n for text in r.core_throttles if (n := _whole(text)) is not None]
+    # of some of them, the sum would fall, and rise again with the next look
+    if throttles and len(throttles) == len(r.core_throttles):
         counts["processor too hot"] = sum(throttles)
     slows = [(kind, state) for kind, text in r.cooling if (state := _whole(text)) is not None]
     slowed = {f"too hot: {kind[:48]}" for kind, state in slows if state > 0 and _SLOWS.search(kind)}
@@ -75,9 +77,7 @@ def board_state(r: BoardReadings) -> BoardState:
     if bits is not None:
         slowed |= {why for bit, why in _RASPBERRY.items() if bits >> bit & 1}
     return BoardState(
-        temperatures=tuple(
-            (name, n / 1000) for name, text in r.zones.items() if (n := _whole(text)) is not None
-        ),
+        temperatures=tuple((name, n / 1000) for name, text in r.zones if (n := _whole(text)) is not None),
         gpus=tuple(_gpu(name, told, gpu_w) for name, told in sorted(r.gpus.items())),
         power_w=next((round(power[name], 2) for name in _BOARD_RAILS if name in power), None),
         slowed_by=frozenset(slowed),
@@ -101,10 +101,10 @@ def read_board(root: Path = Path("/")) -> BoardReadings:
         elif name == "soctherm_oc":
             alarms = {oc: text for oc in _ALARMS if (text := _text(chip / f"{oc}_event_cnt"))}
     return BoardReadings(
-        zones={
-            _text(zone / "type") or zone.name: _text(zone / "temp")
+        zones=tuple(
+            (_text(zone / "type") or zone.name, _text(zone / "temp"))
             for zone in _folders(thermal, "thermal_zone*")
-        },
+        ),
         gpus={
             gpu.name: {
                 "load": _text(gpu / "device/load"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from edgectl.core.resources import MAX_CORES, MAX_SENSORS, Resources
+from edgectl.core.resources import MAX_CORES, MAX_SENSORS, Resources, plausible
 
 __all__ = ["hottest", "read_host"]
 
@@ -26,7 +26,8 @@ def read_host(disk: Path, temperatures: Iterable[tuple[str, float]] = ()) -> Res
     with contextlib.suppress(OSError):
         usage = psutil.disk_usage(str(disk))
         found = {"disk_total_mb": usage.total / _MIB, "disk_free_mb": usage.free / _MIB}
-    return Resources(
+    return plausible(
+        Resources,
         core_load_pct=tuple(round(min(100.0, max(0.0, load)), 1) for load in loads[:MAX_CORES]),
         memory_total_mb=round(memory.total / _MIB, 1),
         memory_available_mb=round(memory.available / _MIB, 1),

@@ -11,7 +11,7 @@ import logging
 from ctypes import byref, c_char_p, c_uint, c_ulonglong, c_void_p
 from typing import Any
 
-from edgectl.core.resources import MAX_GPUS, GpuReading
+from edgectl.core.resources import MAX_GPUS, GpuReading, plausible
 
 __all__ = ["Nvml", "load_nvml"]
 
@@ -81,11 +81,12 @@ class Nvml:
 
     def _gpu(self, handle: c_void_p) -> GpuReading:
         use, memory = _Utilization(), _Memory()
-        used = not self._call.nvmlDeviceGetUtilizationRates(handle, byref(use))
-        held = not self._call.nvmlDeviceGetMemoryInfo(handle, byref(memory)) and memory.total > 0
+        used = self._says("nvmlDeviceGetUtilizationRates", handle, byref(use))
+        held = self._says("nvmlDeviceGetMemoryInfo", handle, byref(memory)) and memory.total > 0
         power = self._number("nvmlDeviceGetPowerUsage", handle)
         limit = self._number("nvmlDeviceGetEnforcedPowerLimit", handle)
-        return GpuReading(
+        return plausible(
+            GpuReading,
             name=self._name(handle),
             load_pct=float(min(100, use.gpu)) if used else None,
             memory_used_mb=round(memory.used / _MIB, 1) if held else None,
@@ -99,9 +100,14 @@ class Nvml:
 
     def _number(self, call: str, handle: c_void_p, kind: Any = c_uint, *which: c_uint) -> int | None:
         value = kind()
-        return None if getattr(self._call, call)(handle, *which, byref(value)) else int(value.value)
+        return int(value.value) if self._says(call, handle, *which, byref(value)) else None
+
+    def _says(self, call: str, *args: Any) -> bool:
+        """A library of another year may lack it."""
+        function = getattr(self._call, call, None)
+        return function is not None and function(*args) == 0
 
     def _name(self, handle: c_void_p) -> str:
         buffer = ctypes.create_string_buffer(96)
-        failed = self._call.nvmlDeviceGetName(handle, ctypes.cast(buffer, c_char_p), c_uint(len(buffer)))
-        return "NVIDIA GPU" if failed else buffer.value.decode("utf-8", "replace")[:64]
+        named = self._says("nvmlDeviceGetName", handle, ctypes.cast(buffer, c_char_p), c_uint(len(buffer)))
+        return buffer.value.decode("utf-8", "replace")[:64] if named else "NVIDIA GPU"

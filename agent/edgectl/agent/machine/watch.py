@@ -18,6 +18,8 @@ from edgectl.pipelines.stream.machine import machine_state
 __all__ = ["MachineWatch", "MachineWindow"]
 
 _LOOK_S = 2.0
+_MODE = 64
+"""Characters of a power mode."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class MachineWatch:
         resources = host.model_copy(
             update={"power_w": board.power_w, "gpus": gpus[:MAX_GPUS], "throttled_share": slowed.share}
         )
-        return MachineWindow(resources, machine_state(self._root).power_mode, slowed.reasons)
+        mode = machine_state(self._root).power_mode
+        return MachineWindow(resources, mode[:_MODE] if mode else None, slowed.reasons)
 
     def _look(self) -> None:
         self._looked_s = self._clock()

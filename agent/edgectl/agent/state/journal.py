@@ -138,7 +138,7 @@ class Journal:
         rows = [slot_row(slot, value), _NEXT_SERIAL, *([deployment_row(d)] if d is not None else [])]
         with self._lock:
             before = self.slot(slot).active
-            if before is None or value.active is None or before.manifest != value.active.manifest:
+            if before is None or value.active is None or not before.runs_as(value.active):
                 rows.append(("DELETE FROM counters WHERE name = ?", (f"activated:{slot}",)))
             self._write(rows)
         self._reflect()

@@ -50,6 +50,10 @@ class Installed(Message):
         """Itself, and the engines of its parts."""
         return (self, *(one.engine for one in self.parts))
 
+    def runs_as(self, other: Installed) -> bool:
+        """Whether the same runs with it, in every part."""
+        return [one.manifest for one in self.whole] == [one.manifest for one in other.whole]
+
     def holds(self, slot: str) -> bool:
         """Whether the slot of an engine runs what this set says."""
         return any(one.slot == slot for one in self.parts)
@@ -119,7 +123,7 @@ def ways_back(slot: Slot) -> list[Installed]:
     engine."""
     found: list[Installed] = []
     for way in (slot.previous, slot.factory):
-        known = [i.manifest for i in (slot.active, *found) if i is not None]
-        if way is not None and way.manifest not in known:
+        known = [i for i in (slot.active, *found) if i is not None]
+        if way is not None and not any(way.runs_as(one) for one in known):
             found.append(way)
     return found

@@ -24,9 +24,7 @@ from edgectl.core.config_file import parse_yaml
 from edgectl.core.errors import BundleError, ConfigError, EngineError, UsageError
 from edgectl.core.schema import key_of
 from edgectl.core.wire import ShadowGate
-from edgectl.pipelines.host.config import parse_config
 from edgectl.pipelines.host.protocol import EngineRef, Shadowed
-from edgectl.pipelines.kinds.fit import check_fit
 from edgectl.pipelines.places import shared_place, written_places
 
 __all__ = ["ConfigSlots", "PartProcesses", "as_released", "read_config", "released_engines"]
@@ -331,6 +329,10 @@ def _check_engines(
 ) -> None:
     """Whether the configuration speaks of what the engines know. Raises :class:`ConfigError`; :class:`BundleError` for an
     engine that cannot be read."""
+    # only where a set is brought: rules load what looks at pictures
+    from edgectl.pipelines.host.config import parse_config
+    from edgectl.pipelines.kinds.fit import check_fit
+
     tasks = {part: Variant.open(ref.blobs, ref.manifest).config.task for part, ref in engines.items()}
     kind = stream.config.kind
     try:
