@@ -30,6 +30,8 @@ class Receiver:
         self.came: queue.Queue[tuple[dict[str, str], bytes]] = queue.Queue()
         self.answers: list[int] = []
         """The next ones; then 200."""
+        self.promises = "0"
+        """Bytes of its answers, none of which come."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,7 +40,7 @@ class Receiver:
                 status = receiver.answers.pop(0) if receiver.answers else 200
                 self.send_response(status)
                 self.send_header("location", f"http://127.0.0.1:{receiver.port}/elsewhere")
-                self.send_header("content-length", "0")
+                self.send_header("content-length", receiver.promises)
                 self.end_headers()
                 receiver.came.put(({k.lower(): v for k, v in self.headers.items()}, body))
 
@@ -146,6 +148,18 @@ def test_notice_waits_for_an_address_that_is_away_and_comes_after_a_restart(
     for _ in range(3):
         assert receiver.notice()["number"] == 1
     assert receiver.notice()["number"] == 1, "it is tried again until it is taken"
+
+
+def test_answer_that_does_not_end_keeps_no_notice_waiting(site: Site, receiver: Receiver) -> None:
+    receiver.promises = str(1 << 40)
+    goes_away(site, "a")
+    site.at(2000)
+    site.at(2120)
+    assert receiver.notice()["number"] == 1
+    site.hears(T.conn("a"), Conn(epoch=2, online=True, labels={"site": "north"}))
+    site.at(2200)
+    site.at(2400)
+    assert receiver.notice()["number"] == 2
 
 
 @pytest.mark.parametrize("status", [400, 404, 302])

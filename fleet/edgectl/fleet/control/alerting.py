@@ -203,7 +203,9 @@ class WebhookSender:
             "edgectl-signature": signature(self._secret, body, int(time.time())),
         }
         try:
-            status = self._http.post(self._url, content=body, headers=headers).status_code
+            # its body is not waited for, however long it is
+            with self._http.stream("POST", self._url, content=body, headers=headers) as answer:
+                status = answer.status_code
         except (httpx.HTTPError, httpx.InvalidURL) as e:
             log.warning("the webhook of alerts does not answer: %s", type(e).__name__)
             return False

@@ -66,7 +66,9 @@ class OtlpExporter:
         body = gzip.compress(request(families, self._resource, now_ns, self._told, c.temporality), 1)
         headers = {**c.headers, "content-type": "application/x-protobuf", "content-encoding": "gzip"}
         try:
-            answer = self._http.post(c.endpoint, content=body, headers=headers)
+            # its body is not waited for, however long it is
+            with self._http.stream("POST", c.endpoint, content=body, headers=headers) as answer:
+                pass
         except (httpx.HTTPError, httpx.InvalidURL) as e:
             self._complain(f"does not answer ({type(e).__name__}): what is there goes with the next push")
             return False
