@@ -54,7 +54,7 @@ def printed(headers: tuple[str, ...], rows: list[tuple[str, ...]], capsys: pytes
 
 def test_every_table_of_the_command_line_is_found() -> None:
     assert len(every_table()) > 25
-    assert ("release", "digest") in every_table()
+    assert ("release", "type", "digest", "parts") in every_table()
 
 
 @pytest.mark.parametrize("width", [80, 140])

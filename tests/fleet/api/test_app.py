@@ -198,14 +198,13 @@ def test_one_rollout_per_slot_and_unknown_things_are_named(fleet: Fleet, tmp_pat
 
 
 def test_rollout_is_previewed_over_the_api_and_nothing_begins(fleet: Fleet, tmp_path: Path) -> None:
-    release = fleet.publish(make_bundle(tmp_path / "b", size=300_000))
+    release = fleet.publish(make_bundle(tmp_path / "b", size=300_000, requires=("sm:8.7",)))
     fleet.enroll("gate-1")
     fleet.start_agent("gate-1")
     wait_until(lambda: any(d["online"] for d in fleet.client.devices()), "it is online")
     found = fleet.client.preview_rollout(release, "gate-detector", select="name ~ gate-*")
     assert (found["devices"], found["online"]) == (1, 1)
-    # the test's agent has no runtime at all
-    assert found["unfit"] == {"gate-1": "cpu/float needs runtime:onnxruntime"}
+    assert found["unfit"] == {"gate-1": "cpu/float needs sm:8.7"}
     assert found["waves"][0]["devices"] == 1
     with pytest.raises(UsageError, match="there is no release m@9"):
         fleet.client.preview_rollout("m@9", "gate-detector")

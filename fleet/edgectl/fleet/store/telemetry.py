@@ -9,7 +9,6 @@ The whole is bounded in bytes: where there is too much, the oldest moves on befo
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -41,8 +40,6 @@ from edgectl.fleet.store.schema import TELEMETRY_RAW as RAW
 from edgectl.fleet.store.schema import TELEMETRY_TOTALS as TOTALS
 
 __all__ = ["ARRIVAL", "DEVICE", "Measurement", "append", "forget", "message", "retain", "series", "size"]
-
-log = logging.getLogger(__name__)
 
 DEVICE, ARRIVAL = "device", "arrival"
 """Whose clock says when a message was measured: the device's, or ours when it came."""
@@ -229,11 +226,7 @@ def _add(db: Connection, device: str, span_s: int, new: Totals) -> int:
         was = before.get((key, start_s))
         if was is None and kept[start_s] >= _KEYS:
             continue
-        try:
-            data = packed(Histogram.merged([histogram, *([unpacked(was.histogram)] if was else [])]))
-        except ValueError as e:  # more than a histogram holds: nobody measured that
-            log.warning("%s: what it says to have measured in %s is left out: %s", device, key.stage, e)
-            continue
+        data = packed(Histogram.merged([histogram, *([unpacked(was.histogram)] if was else [])]))
         kept[start_s] += was is None
         more += len(data) - (was.bytes if was else 0)
         rows.append(_row(device, key, span_s, start_s, data))

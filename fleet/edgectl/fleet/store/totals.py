@@ -204,7 +204,7 @@ def _add(db: Connection, span_s: int, sums: Mapping[_Span, _Sum]) -> dict[_Span,
     brought, held = _held(db, spans) if sums.keys() - before.keys() else (Counter(), Counter())
     rows, added, left_out = list[dict[str, Any]](), dict[_Span, _Sum](), Counter[str]()
     for span, new in sums.items():
-        of, _, start_s = span
+        _, _, start_s = span
         was = before.get(span)
         if was is None:
             if brought[start_s, new.founder] >= BROUGHT or held[start_s] >= CLASSES:
@@ -212,11 +212,7 @@ def _add(db: Connection, span_s: int, sums: Mapping[_Span, _Sum]) -> dict[_Span,
                 continue
             brought[start_s, new.founder] += 1
             held[start_s] += 1
-        try:
-            data = packed(Histogram.merged([new.histogram, *([unpacked(was.histogram)] if was else [])]))
-        except ValueError as e:  # more than a histogram holds: nobody measured that
-            log.warning("%s: what it says to have measured in %s is left out: %s", new.founder, of.stage, e)
-            continue
+        data = packed(Histogram.merged([new.histogram, *([unpacked(was.histogram)] if was else [])]))
         added[span] = new
         rows.append(_row(span, span_s, was.founder if was else new.founder, data))
     upsert(db, TOTALS, rows)
