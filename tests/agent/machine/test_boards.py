@@ -10,7 +10,7 @@ from support.boards import BOARDS, JETPACK_6, plant
 from edgectl.agent.machine.boards import BoardReadings, BoardState, board_state, read_board
 from edgectl.agent.machine.host import hottest
 from edgectl.agent.machine.throttling import ThrottleMeter
-from edgectl.core.resources import GpuReading
+from edgectl.core.resources import MAX_GPUS, GpuReading, Resources, plausible
 
 
 def seen(root: Path, board: str) -> BoardState:
@@ -82,7 +82,7 @@ def test_whatever_stands_in_the_files_is_a_reading_or_left_out(
     cooling: list[tuple[str, str]],
     raspberry: str,
 ) -> None:
-    board_state(
+    state = board_state(
         BoardReadings(
             zones=tuple(zones.items()),
             gpus=gpus,
@@ -93,6 +93,12 @@ def test_whatever_stands_in_the_files_is_a_reading_or_left_out(
             raspberry=raspberry,
         )
     )
+    told = {
+        "temperatures_c": hottest(state.temperatures),
+        "power_w": state.power_w,
+        "gpus": state.gpus[:MAX_GPUS],
+    }
+    assert plausible(Resources, **told) == Resources(**told), "nothing of it has to be left out any more"
 
 
 @pytest.mark.parametrize("board", BOARDS)

@@ -245,3 +245,18 @@ def test_secret_that_is_no_secret_is_refused_at_the_start(tmp_path: Path, site: 
         site.boot()
     (tmp_path / "secret").write_text(SECRET)
     site.boot()
+
+
+def test_rules_look_once_all_devices_were_looked_at_a_piece_with_every_tick(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgectl.fleet.control.alert_round._PIECE", 2)
+    goes_away(site, *"abcde")
+    for t in (2000, 2001, 2002):
+        site.at(t)
+    for t in (2130, 2131):
+        site.at(t)
+        assert site.controller.alerts() == []
+    site.at(2132)
+    (alert,) = site.controller.alerts()
+    assert (alert.count, alert.since_s) == (5, 2132)

@@ -403,7 +403,7 @@ class SlotDeployer(SlotThread):
             if not_now := self._still_signed():
                 return not_now
             # From here on the record says "new": a worker that starts now starts with it.
-            same = slot.active is not None and slot.active.manifest == installed.manifest
+            same = slot.active is not None and slot.active.runs_as(installed)
             previous = slot.previous if same else slot.active
             self._c.journal.activate(self.slot, replace(slot, active=installed, previous=previous), d)
             self._d = d

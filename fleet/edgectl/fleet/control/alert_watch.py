@@ -6,10 +6,12 @@ minutes.
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from array import array
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from edgectl.core.histogram import SCALE, HistogramData
 from edgectl.core.wire import StreamStats, Telemetry
@@ -50,7 +52,10 @@ class _LateBins:
         self._all[at] = min(self._all[at] + frames, _MOST)
 
     def rates(self, now_s: float) -> BurnRates:
+        """Without a late frame there is nothing to tell, and most streams of a fleet have none."""
         self._go_to(now_s)
+        if not any(self._late):
+            return BurnRates()
         return BurnRates(*(self._rate(bins, now_s) for bins in (1, 6, 12, 72)))
 
     def _rate(self, bins: int, now_s: float) -> float | None:
@@ -82,6 +87,9 @@ class _WatchedDevice:
     """(when, how many) of what its spool gave up."""
     disk_free_mb: float | None = None
     streams: dict[str, tuple[str, str, _LateBins]] = field(default_factory=dict)
+
+
+_NOT_HEARD = _WatchedDevice(-math.inf, _UNKNOWN_WINDOW_S, epoch=0, seq=0)
 
 
 class AlertWatch:
@@ -121,29 +129,20 @@ class AlertWatch:
 
     def facts(self, d: Device, now_s: float, hears_since_s: float) -> DeviceFacts:
         """``hears_since_s``: since when the controller has been able to hear it."""
-        w = self._devices.get(d.name)
         assert d.conn is not None
-        about = DeviceFacts(
+        w = self._devices.get(d.name) or _NOT_HEARD  # since the controller began
+        return DeviceFacts(
             name=d.name,
             site=_site(d.conn.labels.get("site", "")),
             online=d.conn.online,
             clean=d.conn.clean,
-            clock_wrong=d.reported is not None and d.reported.clock is not None,
-        )
-        if w is None:  # not since the controller began
-            return replace(about, silent_s=now_s - hears_since_s, window_s=_UNKNOWN_WINDOW_S)
-        return DeviceFacts(
-            name=d.name,
-            site=about.site,
-            online=about.online,
-            clean=about.clean,
             silent_s=now_s - max(w.heard_s, hears_since_s),
             window_s=w.window_s,
             streams={
                 name: StreamFacts(state, reason, bins.rates(now_s))
                 for name, (state, reason, bins) in w.streams.items()
             },
-            clock_wrong=about.clock_wrong,
+            clock_wrong=d.reported is not None and d.reported.clock is not None,
             missing=_lately(w.gaps, now_s),
             dropped=_lately(w.drops, now_s),
             disk_free_mb=w.disk_free_mb,
@@ -169,6 +168,7 @@ def _lately(counted: deque[tuple[float, int]], now_s: float) -> int:
     return sum(n for at_s, n in counted if now_s - at_s < _HOUR_S)
 
 
+@functools.lru_cache(maxsize=4096)
 def _site(label: str) -> str:
     """As a name, which becomes a topic: whatever else is in it is a dash."""
     return re.sub(r"[^a-z0-9._-]", "-", label.lower().strip())[:_SITE].strip(".-_")

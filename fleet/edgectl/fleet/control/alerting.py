@@ -84,12 +84,14 @@ class Alerting:
         if payload and levels is not None and len(levels) == 3:
             self._heard.append((levels[1], "" if levels[2] == "-" else levels[2]))
 
-    def tick(self, now_s: float, facts: Callable[[float], AlertFacts]) -> None:
-        """Have the rules look, if it is time. Raises :class:`StorageError`: it is looked again then."""
-        if now_s >= self._next_s:
+    def tick(self, now_s: float, facts: Callable[[float], AlertFacts | None]) -> None:
+        """Have the rules look, if it is time and ``facts`` has all of them: it is asked with every tick until then. Raises
+        :class:`StorageError`: it is looked again then."""
+        found = facts(now_s) if now_s >= self._next_s else None
+        if found is not None:
             book = self._book.copy()
             try:
-                changes = book.step(facts(now_s), self._config)
+                changes = book.step(found, self._config)
             except (ArithmeticError, LookupError, TypeError, ValueError):
                 # a defect of ours: no rollout waits for it
                 log.exception("alerts are not looked for: a defect of the controller")

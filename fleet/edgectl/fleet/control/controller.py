@@ -41,6 +41,7 @@ from edgectl.fleet.alerts.book import Alert
 from edgectl.fleet.alerts.facts import AlertFacts
 from edgectl.fleet.broker.publisher import Publisher
 from edgectl.fleet.config import ControllerConfig
+from edgectl.fleet.control.alert_round import AlertRound
 from edgectl.fleet.control.alerting import Alerting
 from edgectl.fleet.control.blobs import BlobStore, ReleaseType
 from edgectl.fleet.control.certificate_dates import CertificateDates
@@ -182,6 +183,7 @@ class Controller:
         self._alerting = Alerting(config.alerts, self.topics, self.inventory, self._link, config.fleet)
         self._certificates = CertificateDates(config.broker)
         self._up_s: float | None = None
+        self._alert_round = AlertRound(self._devices, self.latency.alerts)
         """Since when the broker is there, in the time of alerts."""
         self._retained_guard = RetainedGuard(
             self.topics, self._publisher, self._devices, self.director, self.inventory, self._wake, self.blobs
@@ -285,19 +287,16 @@ class Controller:
                 book.count(counted or {})
             self._count_s = 0.0 if counted is not None else time.monotonic() + _COUNT_S
 
-    def _alert_facts(self, now_s: float) -> AlertFacts:
-        """``now_s``: in the time that devices are watched in."""
+    def _alert_facts(self, now_s: float) -> AlertFacts | None:
+        """``now_s``: in the time that devices are watched in. None: not all devices were looked at yet."""
         if not self._link.is_up:
             self._up_s = None
         elif self._up_s is None:
             self._up_s = now_s
         since_s = now_s if self._up_s is None else self._up_s
-        with self._devices.lock:
-            devices = tuple(
-                self.latency.alerts.facts(d, now_s, since_s)
-                for d in self._devices.all()
-                if d.conn is not None and not self._devices.is_revoked(d.name)
-            )
+        devices = self._alert_round.look(now_s, since_s)
+        if devices is None:
+            return None
         return AlertFacts(
             now_s,
             self._up_s is not None,

@@ -69,6 +69,7 @@ class Configurable:
     _before: VideoConfig | None
     """The configuration before this one."""
     _complete: Callable[[PipelineConfig], VideoConfig]
+    _fitting: Callable[[str, PartVariant], Detector]
     _health_of: Callable[[VideoConfig], HealthConfig | None]
     _configuring: threading.Lock
     _done: threading.Event
@@ -95,9 +96,6 @@ class Configurable:
     _sinks: SinkPool
     _named_sinks: dict[str, Sink]
     outputs: tuple[Any, ...]
-
-    def _fitting(self, part: str, slot: PartVariant) -> Detector:
-        raise NotImplementedError
 
     def configure(
         self,
